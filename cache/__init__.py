@@ -1,0 +1,31 @@
+"""Vectors on disk: what made them, which exist, reading them. The only room that imports h5py.
+
+Knows nothing of pictures, CLIP, labels' meaning or heads; the other rooms talk to disk through it.
+"""
+
+from cache.files import write_atomically
+from cache.index import DatasetIndex, UnusableIndex, index_path, read_index, write_index
+from cache.keys import content_key, text_key
+from cache.segments import DamagedSegment, Segment
+from cache.spec import SpecMismatch, differences, require_same_spec, spec_id
+from cache.store import KINDS, MissingVectors, VectorStore
+
+__all__ = [
+    "KINDS",
+    "DamagedSegment",
+    "DatasetIndex",
+    "UnusableIndex",
+    "MissingVectors",
+    "Segment",
+    "SpecMismatch",
+    "VectorStore",
+    "content_key",
+    "differences",
+    "index_path",
+    "read_index",
+    "require_same_spec",
+    "spec_id",
+    "text_key",
+    "write_atomically",
+    "write_index",
+]

@@ -1,0 +1,57 @@
+"""Image bytes to a decoded picture: the one way in for the batch job and for the server. The bytes are hostile.
+
+It knows nothing of files, CLIP or HTTP. Pixels are as open_clip would see them: Pillow, the first frame, no EXIF
+rotation, no mode conversion (open_clip resizes first and converts to RGB after, which differs for palettes).
+"""
+
+import io
+import warnings
+
+from PIL import Image, ImageFile
+
+# Formats memes come in, none of which starts another program (EPS does) or reads other files.
+FORMATS = ("PNG", "JPEG", "MPO", "GIF", "WEBP", "BMP", "TIFF")
+# Real memes reach 24 megapixels; 64 of them decode in under 300 MB.
+MAX_PIXELS = 64_000_000
+# CLIP scales the short side up to its input, so a 1 x 60,000 picture would grow to gigabytes.
+MAX_ASPECT = 100
+
+
+class UnreadableImage(ValueError):
+    """Bytes that are not a picture we can use; the message says why."""
+
+
+def decode_picture(data: bytes) -> Image.Image:
+    """Decode the first frame fully. Raises UnreadableImage: empty, not an image, cut off, too many pixels."""
+    if not data:
+        raise UnreadableImage("the file is empty")
+    if ImageFile.LOAD_TRUNCATED_IMAGES:
+        raise RuntimeError("PIL.ImageFile.LOAD_TRUNCATED_IMAGES is on: half a picture would be embedded silently")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # our own limits stand; odd EXIF or palettes are no reason to refuse
+        picture = _open(data)
+        _check_size(*picture.size)
+        try:
+            picture.load()
+        # Pillow's decoders raise whatever a broken file leads them into, from SyntaxError to struct.error.
+        except Exception as error:
+            raise UnreadableImage(f"the picture is cut off or damaged ({error})") from error
+    return picture
+
+
+def _open(data: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.UnidentifiedImageError as error:
+        raise UnreadableImage(f"not an image in a known format ({', '.join(FORMATS)})") from error
+    except Image.DecompressionBombError as error:
+        raise UnreadableImage(f"more than {MAX_PIXELS:,} pixels") from error
+    except Exception as error:
+        raise UnreadableImage(f"its header cannot be read ({error})") from error
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise UnreadableImage(f"{width} x {height} is more than {MAX_PIXELS:,} pixels")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise UnreadableImage(f"{width} x {height}: one side is more than {MAX_ASPECT} times the other")

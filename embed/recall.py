@@ -1,0 +1,59 @@
+"""Remember which spec a model name led to, so that a run with nothing to do loads no model.
+
+The memory is only a hint for planning: it counts while the libraries' versions and the weight files' size and
+modification time are those it was made with, and whoever loads the model compares the real spec.
+"""
+
+import importlib.metadata
+import json
+from pathlib import Path
+from typing import Any
+
+from cache import write_atomically
+
+_LOCAL_DIR = "local-dir:"
+
+
+def library_versions() -> dict[str, str]:
+    """Versions that are part of a spec, read without importing the packages."""
+    return {name: importlib.metadata.version(name) for name in ("open_clip_torch", "pillow", "ftfy")}
+
+
+def recall_spec(memory: Path, model: str, pretrained: str) -> dict[str, Any] | None:
+    """The spec that `remember_spec` noted for this request, or None where anything it depends on has changed."""
+    noted = _read(memory).get(_request(model, pretrained))
+    if noted is None or any(_stamp(Path(path)) != stamp for path, stamp in noted["files"].items()):
+        return None
+    return noted["spec"]
+
+
+def remember_spec(memory: Path, model: str, pretrained: str, spec: dict[str, Any], weights: Path) -> None:
+    """Note the spec that loading `model` with `pretrained` gave."""
+    files = [weights]
+    if model.startswith(_LOCAL_DIR):
+        files.append(Path(model.removeprefix(_LOCAL_DIR)) / "open_clip_config.json")
+    noted = {"spec": spec, "files": {str(path.resolve()): _stamp(path) for path in files}}
+    text = json.dumps(_read(memory) | {_request(model, pretrained): noted}, indent=1, sort_keys=True)
+    write_atomically(memory, lambda path: path.write_text(text, encoding="utf-8") and None)
+
+
+def _request(model: str, pretrained: str) -> str:
+    place = str(Path(pretrained).resolve()) if pretrained and Path(pretrained).is_file() else pretrained
+    if model.startswith(_LOCAL_DIR):
+        model = _LOCAL_DIR + str(Path(model.removeprefix(_LOCAL_DIR)).resolve())
+    return json.dumps([model, place, library_versions()], sort_keys=True)
+
+
+def _stamp(path: Path) -> list[int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _read(memory: Path) -> dict[str, Any]:
+    try:
+        return json.loads(memory.read_text("utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return {}  # a hint that cannot be read is no hint
