@@ -97,8 +97,8 @@ def _fill(path: Path, segment: Segment) -> None:
 
 def _put(file: h5py.File, name: str, rows: np.ndarray) -> None:
     chunk = (max(1, min(_CHUNK_ROWS, len(rows))), *(max(1, n) for n in rows.shape[1:]))
-    limit = (None, *rows.shape[1:])  # an empty dataset can be chunked only when it may grow
-    file.create_dataset(name, data=rows, chunks=chunk, maxshape=limit, fletcher32=True)
+    # Nothing grows, but HDF5 takes a chunk larger than an empty dataset only when that might.
+    file.create_dataset(name, data=rows, chunks=chunk, maxshape=(None,) * rows.ndim, fletcher32=True)
 
 
 def _raw(keys: Sequence[str]) -> np.ndarray:

@@ -148,9 +148,11 @@ def _check_digest(path: Path, promised: str | None) -> None:
 
 def _append_line(path: Path, line: str) -> None:
     """One O_APPEND write, so that two jobs on one store interleave whole lines."""
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
     try:
-        os.write(handle, f"{line}\n".encode())
+        size = os.fstat(handle).st_size
+        torn = size > 0 and os.pread(handle, 1, size - 1) != b"\n"  # a killed job's last line
+        os.write(handle, (("\n" if torn else "") + line + "\n").encode())
         os.fsync(handle)
     finally:
         os.close(handle)

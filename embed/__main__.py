@@ -49,7 +49,7 @@ def _report(settings: EmbedSettings, summary: Summary) -> str:
         f"encoder    {settings.model} {settings.pretrained}".rstrip() + f" (spec {spec_id(summary.store.spec)}){device}",
         f"images     {_counts(summary, 'image')}",
         f"texts      {_counts(summary, 'text')}; {truncated}",
-        f"skipped    {len(summary.skipped)} memes",
+        f"skipped    {len(summary.skipped)} meme{'' if len(summary.skipped) == 1 else 's'}",
         *(f"           {name} ({where}): {reason}" for name, where, reason in summary.skipped),
         f"rate       {new / summary.seconds:.0f} vectors/s ({new} in {summary.seconds:.1f} s)" if new else "",
         f"vectors    {summary.store.folder}",

@@ -10,7 +10,7 @@ import warnings
 from PIL import Image, ImageFile
 
 # Formats memes come in, none of which starts another program (EPS does) or reads other files.
-FORMATS = ("PNG", "JPEG", "MPO", "GIF", "WEBP", "BMP", "TIFF")
+FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF")
 # Real memes reach 24 megapixels; 64 of them decode in under 300 MB.
 MAX_PIXELS = 64_000_000
 # CLIP scales the short side up to its input, so a 1 x 60,000 picture would grow to gigabytes.
@@ -19,6 +19,14 @@ MAX_ASPECT = 100
 
 class UnreadableImage(ValueError):
     """Bytes that are not a picture we can use; the message says why."""
+
+
+class NotAnImage(UnreadableImage):
+    """The bytes are in no image format that we read."""
+
+
+class TooManyPixels(UnreadableImage):
+    """The picture would decode, or be scaled, to more pixels than we hold."""
 
 
 def decode_picture(data: bytes) -> Image.Image:
@@ -43,15 +51,15 @@ def _open(data: bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.UnidentifiedImageError as error:
-        raise UnreadableImage(f"not an image in a known format ({', '.join(FORMATS)})") from error
+        raise NotAnImage(f"not an image in a known format ({', '.join(FORMATS)})") from error
     except Image.DecompressionBombError as error:
-        raise UnreadableImage(f"more than {MAX_PIXELS:,} pixels") from error
+        raise TooManyPixels(f"more than {MAX_PIXELS:,} pixels") from error
     except Exception as error:
         raise UnreadableImage(f"its header cannot be read ({error})") from error
 
 
 def _check_size(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
-        raise UnreadableImage(f"{width} x {height} is more than {MAX_PIXELS:,} pixels")
+        raise TooManyPixels(f"{width} x {height} is more than {MAX_PIXELS:,} pixels")
     if max(width, height) > MAX_ASPECT * min(width, height):
-        raise UnreadableImage(f"{width} x {height}: one side is more than {MAX_ASPECT} times the other")
+        raise TooManyPixels(f"{width} x {height}: one side is more than {MAX_ASPECT} times the other")

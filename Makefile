@@ -1,0 +1,50 @@
+# Every target runs in a virtual environment that it makes itself; nothing else on the machine is touched.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+
+DATA ?= demo/memes
+MODEL ?= local-dir:demo/encoder
+PRETRAINED ?=
+DEVICE ?= auto
+TRIALS ?= 40
+STUDY ?=
+BUNDLE ?= artifacts/bundles/latest
+HOST ?= 127.0.0.1
+PORT ?= 8080
+
+SOURCE = --data "$(DATA)" --model "$(MODEL)" --pretrained "$(PRETRAINED)"
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo embed tune report serve test
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  DATA=<folder> MODEL=<open_clip model> PRETRAINED=<tag or file> choose what embed and tune work on:"
+	@echo "  now DATA=$(DATA) MODEL=$(MODEL) PRETRAINED=$(PRETRAINED)"
+
+install: $(VENV)/installed ## make the virtual environment and install the pinned packages (the others do it when needed)
+
+$(VENV)/installed: requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+demo: install ## everything from nothing on the data that ship with the project: embed, tune, report, serve, predict
+	$(PY) -m demo
+
+embed: install ## embed DATA with MODEL into artifacts/vectors (DEVICE=auto|cpu|cuda)
+	$(PY) -m embed $(SOURCE) --device "$(DEVICE)"
+
+tune: install ## tune the fusion head on DATA's vectors: TRIALS=40 in all, resumable by STUDY=<name>
+	$(PY) -m head tune $(SOURCE) --trials "$(TRIALS)" $(if $(STUDY),--study "$(STUDY)")
+
+report: install ## write BUNDLE's report.html again and print its table
+	$(PY) -m head report "$(BUNDLE)"
+
+serve: install ## answer HTTP on HOST:PORT with BUNDLE (default: the one tuned last)
+	$(PY) -m api serve --bundle "$(BUNDLE)" --host "$(HOST)" --port "$(PORT)" --device "$(DEVICE)"
+
+test: install ## run the tests
+	$(PY) -m pytest

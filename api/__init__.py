@@ -1,0 +1,1 @@
+"""The combined CLIP-plus-head module and HTTP. The only room that imports flask and waitress."""

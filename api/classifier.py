@@ -1,0 +1,69 @@
+"""One module from picture and tokens to the probability of `offensive`, rebuilt from a bundle on disk.
+
+    classifier = MemeClassifier.from_bundle(Path("artifacts/bundles/latest"), torch.device("cpu"))
+    classifier(*classifier.prepare(image_bytes, "the text on it"))   # -> tensor([0.87])
+
+It goes through the same decoding, transform and tokenizer as the embedding job; it knows nothing of HTTP.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from cache import require_same_spec
+from embed.encoder import ClipEncoder, load_encoder
+from embed.text import clean_text
+from head.bundle import Bundle, load_bundle
+
+
+class MemeClassifier(nn.Module):
+    """A frozen CLIP and the fusion head that was trained on its vectors."""
+
+    def __init__(self, encoder: ClipEncoder, bundle: Bundle) -> None:
+        """Join the two. Raises SpecMismatch when the head was trained on another encoder's vectors."""
+        super().__init__()
+        name = bundle.config["name"]
+        require_same_spec(bundle.config["spec"], encoder.spec, f"the bundle {name} and the encoder that was loaded")
+        self.clip = encoder.clip
+        self.head = bundle.head.to(encoder.device)
+        self.name: str = name
+        self.version: str = bundle.config["version"]
+        self.threshold: float = bundle.config["threshold"]
+        self._encoder = encoder
+        self.eval()
+
+    @classmethod
+    def from_bundle(
+        cls, folder: Path, device: torch.device, model: str | None = None, pretrained: str | None = None
+    ) -> "MemeClassifier":
+        """Rebuild from a bundle; `model` and `pretrained` say where its encoder is now, if it has moved.
+
+        Raises UnusableBundle, EncoderUnavailable or SpecMismatch, each naming what to do.
+        """
+        bundle = load_bundle(folder)
+        source = bundle.config["encoder"]
+        encoder = load_encoder(
+            source["model"] if model is None else model,
+            source["pretrained"] if pretrained is None else pretrained,
+            device,
+        )
+        return cls(encoder, bundle)
+
+    def prepare(self, data: bytes, text: str) -> tuple[Tensor, Tensor]:
+        """Image bytes and text -> pixels (1, 3, H, W) and tokens (1, L). Raises UnreadableImage."""
+        return self._encoder.pixels(data)[None], self._encoder.tokens([clean_text(text)])
+
+    @torch.inference_mode()
+    def forward(self, pixels: Tensor, tokens: Tensor) -> Tensor:
+        """(N, 3, H, W) and (N, L) -> (N,) probabilities of `offensive`."""
+        device = self._encoder.device
+        image = self.clip.encode_image(pixels.to(device)).float()  # (N, D)
+        text = self.clip.encode_text(tokens.to(device)).float()  # (N, D)
+        return torch.sigmoid(self.head(image, text))
+
+    def warm_up(self) -> None:
+        """Run once on nothing in particular: the first call of a torch module is several times slower."""
+        size = self._encoder.spec["preprocess"]["size"]
+        height, width = (size, size) if isinstance(size, int) else size
+        self(torch.zeros(1, 3, height, width), self._encoder.tokens([""]))

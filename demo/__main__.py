@@ -1,0 +1,103 @@
+"""`python -m demo` (what `make demo` runs): the whole path on the data and the encoder that ship with the project.
+
+Embed, tune, report, serve on a free port, classify one offensive and one harmless meme over HTTP, stop the server.
+It drives the rooms as a person would, by their commands, and knows nothing of their insides.
+"""
+
+import base64
+import csv
+import json
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_MEMES = Path("demo/memes")
+_TEST = _MEMES / "Split Dataset" / "Testing_meme_dataset.csv"
+_BUNDLE = Path("artifacts/bundles/latest")
+_STOP_SECONDS = 20
+
+
+def main() -> int:
+    """Run every step; return the first failing step's exit code, or 0."""
+    started = time.monotonic()
+    for title, command in (
+        ("embed: CLIP vectors of every picture and text, once", ["embed"]),
+        ("tune: search the fusion head over those vectors", ["head", "tune"]),
+        ("report: the page about the result", ["head", "report"]),
+    ):
+        _say(title)
+        code = subprocess.run([sys.executable, "-m", *command], check=False).returncode
+        if code:
+            return code
+    _say("serve: CLIP and head together over HTTP")
+    with _server() as url:
+        for row in _pair():
+            _predict(url, row)
+    _say(f"done in {time.monotonic() - started:.0f} s")
+    print(_next_steps())
+    return 0
+
+
+def _say(title: str) -> None:
+    print(f"\n== {title}", flush=True)
+
+
+@contextmanager
+def _server() -> Iterator[str]:
+    """A server on a free port, stopped by SIGTERM afterwards; yields its URL."""
+    command = [sys.executable, "-m", "api", "serve", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            line = process.stdout.readline().strip() if process.stdout else ""
+            if not line:
+                raise SystemExit(process.wait() or 1)
+            print(line)
+            yield line.rsplit(" ", 1)[1]
+        finally:
+            process.terminate()
+            code = process.wait(_STOP_SECONDS)
+    print(f"server stopped (exit {code})")
+
+
+def _pair() -> list[dict[str, str]]:
+    """The first offensive and the first harmless meme of the test split."""
+    with _TEST.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [next(row for row in rows if (row["label"] == "offensive") is wanted) for wanted in (True, False)]
+
+
+def _predict(url: str, row: dict[str, str]) -> None:
+    image = _MEMES / "Labelled Images" / row["image_name"]
+    body = {"image": base64.b64encode(image.read_bytes()).decode(), "text": row["sentence"]}
+    request = urllib.request.Request(
+        f"{url}/predict", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=60) as response:
+        answer = json.load(response)
+    print(f"\nPOST /predict  {image}  {row['sentence']!r}  (labelled {row['label']})")
+    print(json.dumps(answer, indent=2, ensure_ascii=False))
+
+
+def _next_steps() -> str:
+    bundle = _BUNDLE.resolve().relative_to(Path.cwd())
+    return f"""
+made
+  artifacts/vectors/          the vectors, one folder per encoder
+  artifacts/datasets/         the dataset index: ids, labels, splits, keys
+  artifacts/studies.sqlite3   the Optuna study
+  {bundle}/
+      config.json, head.safetensors   the model
+      report.html                     open it in a browser
+
+next
+  make serve                                  then open http://127.0.0.1:8080
+  make embed DATA=<folder with your memes>    and make tune DATA=<the same>
+  make help"""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

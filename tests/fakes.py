@@ -1,0 +1,74 @@
+"""Small stand-ins for the tests: a data set drawn on the spot, and an encoder without a network."""
+
+import csv
+import hashlib
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from embed.pictures import decode_picture
+
+
+def picture(seed: int = 0, size: tuple[int, int] = (24, 16), mode: str = "RGB", format: str = "PNG") -> bytes:
+    """An image file of random pixels."""
+    pixels = np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(buffer, format)
+    return buffer.getvalue()
+
+
+def write_multioff(folder: Path, rows: Sequence[tuple[str, str, str]], table: str = "Training") -> Path:
+    """Write rows of (image_name, sentence, label) in the MultiOFF layout, with a picture for each new name."""
+    (folder / "Labelled Images").mkdir(parents=True, exist_ok=True)
+    (folder / "Split Dataset").mkdir(exist_ok=True)
+    with (folder / "Split Dataset" / f"{table}_meme_dataset.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image_name", "sentence", "label"])
+        writer.writerows(rows)
+    for name, _, _ in rows:
+        path = folder / "Labelled Images" / name
+        if not path.exists():
+            path.write_bytes(picture(int(hashlib.sha256(name.encode()).hexdigest()[:6], 16)))
+    return folder
+
+
+def memes(count: int) -> list[tuple[str, str, str]]:
+    """Rows for `write_multioff`, both labels in turn."""
+    return [(f"m{i}.png", f"text {i}", ("offensive", "Non-offensiv")[i % 2]) for i in range(count)]
+
+
+@dataclass
+class FakeEncoder:
+    """As `embed.encoder.ClipEncoder`: 4 x 4 thumbnails and letter counts for vectors."""
+
+    weights: Path
+    on_encode: Callable[[], None] = lambda: None
+    device: torch.device = torch.device("cpu")
+    spec: dict[str, Any] = field(default_factory=lambda: {"model": "fake", "tokenizer": {"context_length": 8}})
+    encoded: list[int] = field(default_factory=list)
+
+    def pixels(self, data: bytes) -> torch.Tensor:
+        thumbnail = decode_picture(data).convert("RGB").resize((4, 4))
+        return torch.tensor(np.asarray(thumbnail), dtype=torch.float32).permute(2, 0, 1)
+
+    def tokens(self, texts: Sequence[str]) -> torch.Tensor:
+        return torch.tensor([[len(t), sum(map(ord, t))] for t in texts])
+
+    def token_count(self, text: str) -> int:
+        return len(text.split()) + 2
+
+    def encode_images(self, pixels: torch.Tensor) -> np.ndarray:
+        self.on_encode()
+        self.encoded.append(len(pixels))
+        return pixels.flatten(1).numpy()
+
+    def encode_texts(self, tokens: torch.Tensor) -> np.ndarray:
+        self.on_encode()
+        self.encoded.append(len(tokens))
+        return tokens.float().numpy()

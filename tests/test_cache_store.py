@@ -1,0 +1,128 @@
+"""The vector store: what goes in comes out, kills and damage cost one segment, nothing is silent."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cache import MissingVectors, Segment, SpecMismatch, VectorStore, content_key, differences, spec_id, text_key
+
+SPEC = {"model": "m", "preprocess": {"size": 224}}
+
+
+def segment(*names: str, width: int = 3, failures: dict[str, str] | None = None) -> Segment:
+    keys = [text_key(name) for name in names]
+    vectors = np.array([[len(n) + i for i in range(width)] for n in names], np.float32).reshape(len(names), width)
+    return Segment(keys, vectors, np.arange(len(names), dtype=np.int32), failures or {})
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> VectorStore:
+    store = VectorStore(tmp_path, SPEC)
+    store.add("text", segment("a", "bb", "ccc"))
+    store.add("text", segment("dddd"))
+    return store
+
+
+def test_reads_any_order_with_repeats_from_disk(store: VectorStore, tmp_path: Path) -> None:
+    again = VectorStore(tmp_path, SPEC)
+    keys = [text_key(n) for n in ("dddd", "a", "ccc", "a")]
+    assert again.read("text", keys)[:, 0].tolist() == [4, 1, 3, 1]
+    assert again.read("text", keys).dtype == np.float32
+    assert again.token_counts(keys).tolist() == [0, 0, 2, 0]
+    assert again.known("text") == store.known("text") and not again.known("image")
+
+
+def test_nothing_is_written_before_the_first_row(tmp_path: Path) -> None:
+    VectorStore(tmp_path / "new", SPEC)
+    assert not (tmp_path / "new").exists()
+
+
+def test_missing_vectors_are_named(store: VectorStore) -> None:
+    with pytest.raises(MissingVectors, match="1 of 2 text vectors"):
+        store.read("text", [text_key("a"), text_key("never")])
+
+
+def test_failures_are_rows_and_a_later_success_clears_them(store: VectorStore, tmp_path: Path) -> None:
+    key = content_key(b"half a picture")
+    store.add("image", Segment([], np.empty((0, 0), np.float32), np.empty(0, np.int32), {key: "cut off é"}))
+    assert VectorStore(tmp_path, SPEC).failures("image") == {key: "cut off é"}
+    store.add("image", Segment([key], np.ones((1, 3), np.float32), np.zeros(1, np.int32)))
+    assert VectorStore(tmp_path, SPEC).failures("image") == {}
+
+
+@pytest.mark.parametrize("where", [600, -5])
+def test_a_flipped_byte_is_named_and_its_rows_are_made_again(store: VectorStore, tmp_path: Path, where: int) -> None:
+    first = json.loads((store.folder / "manifest.jsonl").read_text().splitlines()[0])
+    path = store.folder / first["segment"]
+    data = bytearray(path.read_bytes())
+    data[where] ^= 1
+    path.write_bytes(data)
+    hurt = VectorStore(tmp_path, SPEC)
+    assert hurt.damaged == [path.name]
+    with pytest.raises(MissingVectors, match=path.name):
+        hurt.read("text", list(store.known("text")))
+    lost = store.known("text") - hurt.known("text")
+    assert lost
+    hurt.forget_damaged()
+    hurt.add("text", segment("a", "bb", "ccc"))
+    healed = VectorStore(tmp_path, SPEC)
+    assert healed.damaged == [] and healed.known("text") >= lost
+
+
+def test_a_missing_segment_is_not_silent(store: VectorStore, tmp_path: Path) -> None:
+    path = next(store.folder.glob("text-*.h5"))
+    path.unlink()
+    assert VectorStore(tmp_path, SPEC).damaged == [path.name]
+
+
+def test_a_kill_before_the_manifest_line_loses_nothing(store: VectorStore, tmp_path: Path) -> None:
+    manifest = store.folder / "manifest.jsonl"
+    lines = manifest.read_text().splitlines()
+    manifest.write_text(f"{lines[0]}\n{lines[1][:20]}")
+    again = VectorStore(tmp_path, SPEC)
+    assert again.known("text") == store.known("text") and not again.damaged
+
+
+def test_a_kill_in_the_middle_of_a_manifest_line_does_not_spoil_the_next_one(
+    store: VectorStore, tmp_path: Path
+) -> None:
+    manifest = store.folder / "manifest.jsonl"
+    manifest.write_text(manifest.read_text()[:-20])
+    VectorStore(tmp_path, SPEC).add("text", segment("eeeee"))
+    promised = [json.loads(line)["segment"] for line in manifest.read_text().splitlines() if line.endswith("}")]
+    assert len(promised) == 2 and len(VectorStore(tmp_path, SPEC).known("text")) == 5
+
+
+def test_temporary_files_of_a_killed_job_are_ignored(store: VectorStore, tmp_path: Path) -> None:
+    (store.folder / ".text-0123.tmp").write_bytes(b"half")
+    assert not VectorStore(tmp_path, SPEC).damaged
+
+
+def test_two_jobs_on_one_store_lose_no_rows(store: VectorStore, tmp_path: Path) -> None:
+    other = VectorStore(tmp_path, SPEC)
+    other.add("text", segment("x"))
+    store.add("text", segment("y"))
+    assert {text_key("x"), text_key("y")} <= VectorStore(tmp_path, SPEC).known("text")
+
+
+def test_nan_is_refused(store: VectorStore) -> None:
+    with pytest.raises(ValueError, match="NaN"):
+        store.add("text", Segment([text_key("n")], np.full((1, 3), np.nan, np.float32), np.zeros(1, np.int32)))
+
+
+def test_another_spec_is_another_folder(store: VectorStore, tmp_path: Path) -> None:
+    other = VectorStore(tmp_path, {**SPEC, "model": "n"})
+    assert other.folder != store.folder and not other.known("text")
+
+
+def test_a_folder_made_under_another_spec_is_refused(store: VectorStore, tmp_path: Path) -> None:
+    (store.folder / "spec.json").write_text(json.dumps({**SPEC, "model": "n"}))
+    with pytest.raises(SpecMismatch, match="model: expected 'n', got 'm'"):
+        VectorStore(tmp_path, SPEC)
+
+
+def test_spec_differences_name_nested_fields() -> None:
+    assert differences(SPEC, {"model": "m", "preprocess": {"size": 336}}) == ["preprocess.size: expected 224, got 336"]
+    assert spec_id({"a": 1, "b": 2}) == spec_id({"b": 2, "a": 1})

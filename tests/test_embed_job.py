@@ -1,0 +1,236 @@
+"""The embedding job with a fake encoder: nothing twice, nothing lost, everything counted."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fakes import FakeEncoder, memes, picture, write_multioff
+
+import embed.encoder
+import embed.fill
+from cache import VectorStore, read_index
+from embed.__main__ import main
+from embed.job import EmbedSettings, NothingReadable, Summary, embed_dataset
+
+Run = Callable[..., Summary]
+
+
+@pytest.fixture
+def loads() -> list[FakeEncoder]:
+    """Every encoder that was loaded."""
+    return []
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loads: list[FakeEncoder]) -> Run:
+    """Embed tmp_path/data with the fake encoder."""
+    weights = tmp_path / "weights"
+    weights.write_bytes(b"w")
+
+    def load(*_: object) -> FakeEncoder:
+        loads.append(FakeEncoder(weights))
+        return loads[-1]
+
+    monkeypatch.setattr(embed.encoder, "load_encoder", load)
+
+    def run(**changes: object) -> Summary:
+        settings = {"data": str(tmp_path / "data"), "model": "fake", "artifacts": tmp_path / "artifacts"}
+        return embed_dataset(EmbedSettings(**{**settings, **changes}), say=lambda note: None)
+
+    return run
+
+
+def test_first_run_embeds_and_the_second_loads_no_model(tmp_path: Path, run: Run, loads: list[FakeEncoder]) -> None:
+    write_multioff(tmp_path / "data", memes(50))
+    first = run()
+    assert first.distinct == first.embedded == {"image": 50, "text": 50}
+    assert first.cached == {"image": 0, "text": 0} and not first.skipped
+    second = run()
+    assert second.embedded == {"image": 0, "text": 0} and second.cached == {"image": 50, "text": 50}
+    assert len(loads) == 1
+
+
+def test_only_what_is_new_is_embedded(tmp_path: Path, run: Run) -> None:
+    write_multioff(tmp_path / "data", memes(10))
+    run()
+    write_multioff(tmp_path / "data", memes(60))
+    assert run().embedded == {"image": 50, "text": 50}
+    (tmp_path / "data" / "Labelled Images" / "m3.png").write_bytes(picture(99))
+    assert run().embedded == {"image": 1, "text": 0}
+
+
+def test_a_copy_is_embedded_once_and_both_rows_have_its_key(tmp_path: Path, run: Run) -> None:
+    write_multioff(tmp_path / "data", [("a.png", "same", "1"), ("b.png", "same", "0")])
+    folder = tmp_path / "data" / "Labelled Images"
+    (folder / "b.png").write_bytes((folder / "a.png").read_bytes())
+    assert run().embedded == {"image": 1, "text": 1}
+    index = read_index(EmbedSettings(str(tmp_path / "data"), "fake", artifacts=tmp_path / "artifacts").index)
+    assert len(set(index.image_keys)) == len(set(index.text_keys)) == 1 and index.labels == [1, 0]
+
+
+def test_the_index_leads_to_the_vectors_of_each_row(tmp_path: Path, run: Run, loads: list[FakeEncoder]) -> None:
+    write_multioff(tmp_path / "data", memes(70))
+    summary = run()
+    index = read_index(EmbedSettings(str(tmp_path / "data"), "fake", artifacts=tmp_path / "artifacts").index)
+    stored = VectorStore(tmp_path / "artifacts" / "vectors", index.spec)
+    image = stored.read("image", index.image_keys)
+    for row, path in enumerate(index.images):
+        pixels = loads[0].pixels((tmp_path / "data" / path).read_bytes())
+        assert np.array_equal(image[row], pixels.flatten().numpy())
+    assert stored.token_counts(index.text_keys).tolist() == [4] * 70
+    assert summary.store.spec == index.spec
+
+
+def test_bad_pictures_are_skipped_counted_and_not_tried_again(
+    tmp_path: Path, run: Run, loads: list[FakeEncoder]
+) -> None:
+    write_multioff(tmp_path / "data", memes(6))
+    folder = tmp_path / "data" / "Labelled Images"
+    (folder / "m0.png").unlink()
+    (folder / "m1.png").write_bytes(b"")
+    (folder / "m2.png").write_bytes(picture(size=(64, 64))[:-2000])
+    (folder / "m3.png").write_bytes(b"no image")
+    for summary in (run(), run()):
+        reasons = {name: reason for name, _, reason in summary.skipped}
+        assert list(reasons) == ["m0.png", "m1.png", "m2.png", "m3.png"]
+        assert "no such file" in reasons["m0.png"] and "empty" in reasons["m1.png"]
+        assert "cut off" in reasons["m2.png"] and "not an image" in reasons["m3.png"]
+    assert len(loads) == 1
+    assert run(retry_failed=True).embedded["image"] == 0 and len(loads) == 2
+    index = read_index(EmbedSettings(str(tmp_path / "data"), "fake", artifacts=tmp_path / "artifacts").index)
+    assert len(index) == 6 and [bool(s) for s in index.skipped] == [True] * 4 + [False] * 2
+
+
+def test_nothing_readable_is_an_error(tmp_path: Path, run: Run) -> None:
+    write_multioff(tmp_path / "data", memes(2))
+    for path in (tmp_path / "data" / "Labelled Images").iterdir():
+        path.write_bytes(b"no image")
+    with pytest.raises(NothingReadable, match="none of its 2 memes can be used. m0.png"):
+        run()
+
+
+def test_texts_of_every_kind(tmp_path: Path, run: Run) -> None:
+    texts = ["", "word " * 300, "🤷‍♀️ 😀", "Привет 你好 مرحبا", "tab\tand\nnewline"]
+    write_multioff(tmp_path / "data", [(f"{i}.png", text, "1") for i, text in enumerate(texts)])
+    summary = run()
+    assert summary.distinct["text"] == 5 and summary.truncated == 1 and not summary.skipped
+
+
+def test_another_model_stands_beside_the_first(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_multioff(tmp_path / "data", memes(3))
+    first = run()
+    real = embed.encoder.load_encoder
+
+    def other(*arguments: object) -> FakeEncoder:
+        encoder = real(*arguments)
+        encoder.spec = {**encoder.spec, "model": "other"}
+        return encoder
+
+    monkeypatch.setattr(embed.encoder, "load_encoder", other)
+    second = run(model="other")
+    assert second.embedded == {"image": 3, "text": 3} and second.store.folder != first.store.folder
+    assert run().embedded == {"image": 0, "text": 0}
+
+
+def test_changed_weights_are_another_spec(tmp_path: Path, run: Run, loads: list[FakeEncoder]) -> None:
+    write_multioff(tmp_path / "data", memes(3))
+    run()
+    (tmp_path / "weights").write_bytes(b"other weights")
+    run()
+    assert len(loads) == 2  # the remembered spec was not trusted
+
+
+@pytest.fixture
+def tiny_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embed.fill, "_SEGMENT_SECONDS", 0.0)
+
+
+def test_ctrl_c_keeps_what_is_encoded(
+    tmp_path: Path, run: Run, loads: list[FakeEncoder], monkeypatch: pytest.MonkeyPatch, tiny_segments: None
+) -> None:
+    write_multioff(tmp_path / "data", memes(80))
+    encode = FakeEncoder.encode_images
+
+    def interrupted(encoder: FakeEncoder, pixels: torch.Tensor) -> np.ndarray:
+        if encoder.encoded:
+            raise KeyboardInterrupt
+        return encode(encoder, pixels)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeEncoder, "encode_images", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    assert run().cached["image"] == 32
+
+
+_KILLED = """
+import sys, time
+from pathlib import Path
+import embed.encoder, embed.fill
+from fakes import FakeEncoder
+from embed.job import EmbedSettings, embed_dataset
+embed.fill._SEGMENT_SECONDS = 0.0
+data, artifacts, weights = map(Path, sys.argv[1:])
+embed.encoder.load_encoder = lambda *_: FakeEncoder(weights, on_encode=lambda: time.sleep(0.2))
+embed_dataset(EmbedSettings(str(data), "fake", artifacts=artifacts), say=print)
+"""
+
+
+def test_kill_9_loses_the_segment_in_hand_and_nothing_else(tmp_path: Path, run: Run, loads: list[FakeEncoder]) -> None:
+    data = write_multioff(tmp_path / "data", memes(320))
+    undisturbed = run(artifacts=tmp_path / "undisturbed")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([".", "tests"])}
+    command = [sys.executable, "-c", _KILLED, str(data), str(tmp_path / "artifacts"), str(tmp_path / "weights")]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 60
+        while len(list(tmp_path.glob("artifacts/vectors/*/image-*.h5"))) < 3 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+    resumed = run()
+    assert 3 * 32 <= resumed.cached["image"] < 320
+    assert resumed.embedded["image"] == 320 - resumed.cached["image"]
+    for kind in ("image", "text"):
+        keys = sorted(undisturbed.store.known(kind))
+        assert keys == sorted(resumed.store.known(kind))
+        assert np.array_equal(undisturbed.store.read(kind, keys), resumed.store.read(kind, keys))
+
+
+def test_a_damaged_segment_is_said_and_made_again(tmp_path: Path, run: Run) -> None:
+    write_multioff(tmp_path / "data", memes(5))
+    segment = next(run().store.folder.glob("image-*.h5"))
+    segment.write_bytes(segment.read_bytes()[:-1])
+    assert run().embedded == {"image": 5, "text": 0}
+    assert run().embedded == {"image": 0, "text": 0}
+
+
+def test_the_command_prints_a_summary(tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    write_multioff(tmp_path / "data", memes(4))
+    (tmp_path / "data" / "Labelled Images" / "m1.png").unlink()
+    arguments = ["--data", str(tmp_path / "data"), "--model", "fake", "--artifacts", str(tmp_path / "artifacts")]
+    assert main(arguments) == 0
+    printed = capsys.readouterr()
+    for expected in (
+        "memes      4 (4 train)",
+        "images     3 distinct: 0 already cached, 3 newly embedded",
+        "texts      4 distinct: 0 already cached, 4 newly embedded; 0 longer than 8 tokens, cut",
+        "skipped    1 meme\n           m1.png (Training_meme_dataset.csv, row 3): no such file",
+        "on cpu",
+        "vectors/s (7 in",
+    ):
+        assert expected in printed.out
+    assert "loading fake on" in printed.err
+    assert main(arguments) == 0
+    assert "not loaded: nothing to embed" in capsys.readouterr().out
+
+
+def test_user_errors_are_a_sentence_and_exit_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--data", str(tmp_path / "nowhere"), "--artifacts", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and "no such folder" in error and "Traceback" not in error

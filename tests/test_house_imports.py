@@ -1,0 +1,59 @@
+"""The arrows between the rooms: cache <- embed | head <- api, and who alone may import which library."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MAY_IMPORT = {
+    "cache": set(),
+    "embed": {"cache"},
+    "head": {"cache"},
+    "api": {"cache", "embed", "head"},
+    "demo": set(),
+}
+ONLY_IN = {
+    "h5py": {"cache"},
+    "open_clip": {"embed", "demo"},
+    "PIL": {"embed", "demo"},
+    "optuna": {"head"},
+    "sklearn": {"head"},
+    "matplotlib": {"head"},
+    "flask": {"api"},
+    "waitress": {"api"},
+}
+
+
+def imported(source: str) -> set[str]:
+    """Top-level names of every import in a module, also those inside functions."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "rooms import each other by their full names"
+            names.add((node.module or "").split(".")[0])
+    return names
+
+
+def violations(room: str, source: str) -> set[str]:
+    names = imported(source)
+    foreign = (names & MAY_IMPORT.keys()) - MAY_IMPORT[room] - {room}
+    return foreign | {name for name in names if room not in ONLY_IN.get(name, {room})}
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_every_arrow_runs_the_right_way(room: str) -> None:
+    modules = sorted((ROOT / room).rglob("*.py"))
+    assert modules, f"no modules in {room}"
+    wrong = {str(path): found for path in modules if (found := violations(room, path.read_text("utf-8")))}
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("room", "source"),
+    [("cache", "import embed.job"), ("head", "def f():\n    from embed import text"), ("api", "import h5py")],
+)
+def test_a_wrong_arrow_is_seen(room: str, source: str) -> None:
+    assert violations(room, source)
