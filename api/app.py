@@ -22,6 +22,7 @@ from embed.pictures import NotAnImage, TooManyPixels, UnreadableImage
 
 # Phone photos reach 12 MB, and base64 adds a third.
 MAX_BODY_BYTES = 20_000_000
+_MAX_FORM_PARTS = 10
 _FIELDS = {"image", "text"}
 
 
@@ -37,6 +38,8 @@ def create_app(predictor: Predictor) -> Flask:
     """The application; `predictor` has its model loaded."""
     app = Flask("api")
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    app.config["MAX_FORM_MEMORY_SIZE"] = MAX_BODY_BYTES  # a long text is refused by its own rule, with its own words
+    app.config["MAX_FORM_PARTS"] = _MAX_FORM_PARTS
     app.json.sort_keys = False  # the label first, as people read it
 
     @app.post("/predict")
@@ -66,6 +69,11 @@ def create_app(predictor: Predictor) -> Flask:
     return app
 
 
+def problem_json(status: int, title: str, detail: str) -> str:
+    """The body of a refusal, RFC 9457."""
+    return json.dumps({"type": "about:blank", "title": title, "status": status, "detail": detail})
+
+
 def _handle_errors(app: Flask) -> None:
     @app.errorhandler(Problem)
     def problem(error: Problem) -> Response:
@@ -80,7 +88,7 @@ def _handle_errors(app: Flask) -> None:
     def http(error: HTTPException) -> Response:
         response = _problem(error.code or 500, error.name, _DETAILS.get(error.code, error.description or ""))
         if error.code == 405:
-            response.headers["Allow"] = ", ".join(error.valid_methods or ())
+            response.headers["Allow"] = ", ".join(sorted(error.valid_methods or ()))
         return response
 
     @app.errorhandler(Exception)
@@ -99,7 +107,7 @@ def _handle_errors(app: Flask) -> None:
 _IMAGE_PROBLEMS = {NotAnImage: (415, "Not an image"), TooManyPixels: (413, "Image too large")}
 _DETAILS = {
     404: "there is no such address; POST /predict classifies a meme, GET / is a page to try it",
-    413: f"the body is larger than {MAX_BODY_BYTES:,} bytes; send a smaller picture",
+    413: f"the body has more than {MAX_BODY_BYTES:,} bytes or {_MAX_FORM_PARTS} parts; send a smaller picture alone",
 }
 
 
@@ -159,8 +167,7 @@ def _field(detail: str) -> Problem:
 
 
 def _problem(status: int, title: str, detail: str) -> Response:
-    body = {"type": "about:blank", "title": title, "status": status, "detail": detail}
-    return Response(json.dumps(body), status, content_type="application/problem+json")
+    return Response(problem_json(status, title, detail), status, content_type="application/problem+json")
 
 
 def _short(error: BaseException) -> str:

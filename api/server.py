@@ -8,10 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from waitress import create_server
+from waitress.channel import HTTPChannel
+from waitress.server import BaseWSGIServer
+from waitress.task import ErrorTask
 
-from api.app import MAX_BODY_BYTES, create_app
+from api.app import MAX_BODY_BYTES, create_app, problem_json
 from api.classifier import MemeClassifier
 from api.prediction import Predictor
 from embed.encoder import choose_device
@@ -43,25 +47,51 @@ def load_predictor(settings: ServeSettings) -> Predictor:
 
 
 def serve(settings: ServeSettings, say: Callable[[str], None]) -> None:
-    """Load, listen, answer. Returns on SIGTERM or Ctrl-C. Raises OSError when the port is taken."""
-    predictor = load_predictor(settings)
-    server = create_server(
-        create_app(predictor),
-        host=settings.host,
-        port=settings.port,
-        threads=settings.threads,
-        # a little above Flask's own limit, so that the refusal is ours
-        max_request_body_size=MAX_BODY_BYTES + 1_000_000,
-        # doubled the rate of uploads of 2 MB
-        recv_bytes=262_144,
-        ident=None,
-    )
+    """Load, listen, answer. Returns on SIGTERM or Ctrl-C. Raises what `load_predictor` raises, and OSError when the
+    port is taken."""
+    # waitress has no handler of its own, and as a container's first process it would ignore the signal
     signal.signal(signal.SIGTERM, _stop)
+    predictor = load_predictor(settings)
+    sockets: dict[int, Any] = {}
+    try:
+        server = create_server(
+            create_app(predictor),
+            map=sockets,
+            host=settings.host,
+            port=settings.port,
+            threads=settings.threads,
+            # a little above Flask's own limit, which words most refusals
+            max_request_body_size=MAX_BODY_BYTES + 1_000_000,
+            # measured: twice the rate of uploads of 2 MB that the default gives
+            recv_bytes=262_144,
+            ident=None,
+        )
+    except OSError as error:
+        raise OSError(f"cannot listen on {settings.host}:{settings.port} ({error.strerror}); give another --port") from error
+    listening = [socket for socket in sockets.values() if isinstance(socket, BaseWSGIServer)]
+    for socket in listening:  # more than one where the host's name has several addresses
+        socket.channel_class = _Channel
     model = predictor.model
-    say(f"serving {model['name']} {model['version']} on http://{settings.host}:{server.effective_port}")
+    say(f"serving {model['name']} {model['version']} on http://{settings.host}:{listening[0].effective_port}")
     server.run()  # returns after SystemExit and KeyboardInterrupt
 
 
+class _ProblemTask(ErrorTask):
+    """waitress's own refusals (a body over its limit, a broken header) in the form that ours have."""
+
+    def execute(self) -> None:
+        error = self.request.error
+        body = problem_json(error.code, error.reason, f"the request was refused unread: {error.body}").encode()
+        self.status = f"{error.code} {error.reason}"
+        self.response_headers.append(("Content-Type", "application/problem+json"))
+        self.set_close_on_finish()
+        self.content_length = len(body)
+        self.write(body)
+
+
+class _Channel(HTTPChannel):
+    error_task_class = _ProblemTask
+
+
 def _stop(_signal: int, _frame: FrameType | None) -> None:
-    # waitress has no handler of its own, and as a container's first process it would ignore the signal
     raise SystemExit(0)

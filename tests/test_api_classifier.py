@@ -1,0 +1,202 @@
+"""The served probability is the one that the training side computes from the cache, for every kind of picture."""
+
+import base64
+import json
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fakes import picture
+from flask.testing import FlaskClient
+from PIL import Image
+
+from api.__main__ import main
+from api.app import create_app
+from api.classifier import MemeClassifier
+from api.prediction import Predictor
+from cache import SpecMismatch
+from embed.dataset import Meme, read_dataset
+from embed.encoder import EncoderUnavailable
+from embed.job import EmbedSettings, embed_dataset
+from head.bundle import UnusableBundle, save_bundle
+from head.data import load_features
+from head.fusion import HeadConfig
+from head.train import TrainConfig, predict, train_head
+
+CPU = torch.device("cpu")
+LONG = "a very long tale " * 60
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A bundle, and what the training side computed from the cache for each of its memes."""
+
+    folder: Path
+    root: Path
+    memes: dict[str, Meme]
+    probability: dict[str, float]
+
+
+def kind(path: Path) -> tuple[str, str, str]:
+    """Suffix, true format and mode of an image file."""
+    with Image.open(path) as image:
+        return path.suffix, image.format or "", image.mode
+
+
+def some_of_each_kind(root: Path, memes: list[Meme]) -> list[Meme]:
+    """Up to eight memes of each kind of image file, both labels."""
+    taken: dict[tuple[object, ...], list[Meme]] = {}
+    for meme in memes:
+        group = taken.setdefault((kind(root / meme.image), meme.label), [])
+        if len(group) < 4:
+            group.append(meme)
+    return [meme for group in taken.values() for meme in group]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    folder = tmp_path_factory.mktemp("trained")
+    root, memes = read_dataset(Path("demo/memes"))
+    memes = some_of_each_kind(root, memes)
+    rows = [
+        {"id": m.id, "img": str(m.image), "text": ("", LONG, m.text)[min(n, 2)], "label": m.label, "split": split}
+        for n, (m, split) in enumerate(zip(memes, ["train", "validation"] * len(memes)))
+    ]
+    data = folder / "data"
+    data.mkdir()
+    (data / "Labelled Images").symlink_to((root / "Labelled Images").resolve())
+    (data / "memes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = EmbedSettings(str(data), "local-dir:demo/encoder", artifacts=folder / "artifacts", device="cpu")
+    embed_dataset(settings, say=print)
+    features, index = load_features(settings.index, settings.vectors)
+    shape = HeadConfig(features.image.shape[1], features.text.shape[1], width=16, hidden=16)
+    fitted = train_head(shape, TrainConfig(learning_rate=1e-2, max_epochs=30, patience=30), features)
+    probability = predict(fitted, features)
+    save_bundle(
+        folder / "bundle",
+        fitted,
+        {
+            "name": "tested",
+            "encoder": {"model": index.source["model"], "pretrained": index.source["pretrained"]},
+            "spec": index.spec,
+            "threshold": float(np.median(probability)),
+        },
+        {},
+    )
+    by_id = {meme.id: meme for meme in read_dataset(data)[1]}
+    return Trained(folder / "bundle", data, by_id, dict(zip(features.ids, probability)))
+
+
+@pytest.fixture(scope="module")
+def classifier(trained: Trained) -> MemeClassifier:
+    return MemeClassifier.from_bundle(trained.folder, CPU)
+
+
+@pytest.fixture(scope="module")
+def client(classifier: MemeClassifier) -> FlaskClient:
+    return create_app(Predictor(classifier)).test_client()
+
+
+def test_the_demo_set_has_the_kinds_that_real_sets_have(trained: Trained) -> None:
+    kinds = {kind(trained.root / meme.image) for meme in trained.memes.values()}
+    assert kinds >= {(".png", "PNG", "RGBA"), (".png", "PNG", "P"), (".png", "JPEG", "RGB"), (".jpg", "JPEG", "RGB")}
+
+
+def test_probability_over_http_equals_that_from_the_cache(client: FlaskClient, trained: Trained) -> None:
+    assert np.ptp(list(trained.probability.values())) > 0.2, "a constant would pass"
+    labels = set()
+    for name, expected in trained.probability.items():
+        meme = trained.memes[name]
+        path = trained.root / meme.image
+        body = {"image": base64.b64encode(path.read_bytes()).decode(), "text": meme.text}
+        answer = client.post("/predict", json=body).get_json()
+        assert answer["probability"] == pytest.approx(expected, abs=1e-5), (name, kind(path))
+        assert (answer["label"] == "offensive") == (answer["probability"] >= answer["threshold"])
+        labels.add(answer["label"])
+    assert labels == {"offensive", "non-offensive"}
+
+
+def test_the_module_is_one_module_and_takes_batches(classifier: MemeClassifier, trained: Trained) -> None:
+    names = list(trained.probability)[:5]
+    prepared = [
+        classifier.prepare((trained.root / trained.memes[n].image).read_bytes(), trained.memes[n].text) for n in names
+    ]
+    pixels, tokens = (torch.cat(parts) for parts in zip(*prepared))
+    assert isinstance(classifier, torch.nn.Module) and not classifier.training
+    expected = [trained.probability[n] for n in names]
+    assert classifier(pixels, tokens).tolist() == pytest.approx(expected, abs=1e-5)
+    assert {name.split(".")[0] for name in classifier.state_dict()} == {"clip", "head"}
+
+
+def test_predict_command_prints_the_same_json(
+    client: FlaskClient, trained: Trained, capsys: pytest.CaptureFixture[str]
+) -> None:
+    meme = next(m for m in trained.memes.values() if m.text and len(m.text) < 200)
+    path = trained.root / meme.image
+    assert main(["predict", str(path), "--text", meme.text, "--bundle", str(trained.folder), "--device", "cpu"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    with path.open("rb") as file:
+        served = client.post("/predict", data={"image": (file, "x"), "text": meme.text}).get_json()
+    assert printed.keys() == served.keys()
+    assert {**printed, "request_id": ""} == {**served, "request_id": ""}
+
+
+def test_a_bundle_of_another_encoder_is_refused_by_field(trained: Trained, tmp_path: Path) -> None:
+    (tmp_path / "head.safetensors").write_bytes((trained.folder / "head.safetensors").read_bytes())
+    config = json.loads((trained.folder / "config.json").read_text())
+    config["spec"]["preprocess"]["size"] = 336
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(SpecMismatch, match="preprocess.size: expected 336, got"):
+        MemeClassifier.from_bundle(tmp_path, CPU)
+
+
+def test_an_encoder_that_has_moved_can_be_pointed_to(trained: Trained, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    moved.symlink_to(Path("demo/encoder").resolve())
+    assert MemeClassifier.from_bundle(trained.folder, CPU, model=f"local-dir:{moved}").name == "tested"
+    with pytest.raises(EncoderUnavailable, match="open_clip_config.json"):
+        MemeClassifier.from_bundle(trained.folder, CPU, model=f"local-dir:{tmp_path / 'nowhere'}")
+
+
+def test_no_bundle_and_no_picture_are_a_sentence_and_exit_2(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = tmp_path / "x.png"
+    image.write_bytes(b"no image")
+    for arguments, said in (
+        ([str(tmp_path / "none.png"), "--bundle", str(trained.folder)], "none.png"),
+        ([str(image), "--bundle", str(tmp_path)], "config.json"),
+        ([str(image), "--bundle", str(trained.folder)], "not an image"),
+    ):
+        assert main(["predict", *arguments]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and said in error
+    with pytest.raises(UnusableBundle):
+        MemeClassifier.from_bundle(tmp_path, CPU)
+
+
+def test_the_server_answers_and_stops_on_sigterm_with_exit_0(trained: Trained) -> None:
+    command = [sys.executable, "-m", "api", "serve", "--bundle", str(trained.folder), "--port", "0", "--device", "cpu"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        line = process.stdout.readline()
+        found = re.search(r"http://127\.0\.0\.1:\d+", line)
+        assert found, line
+        with urllib.request.urlopen(f"{found[0]}/readyz", timeout=30) as response:
+            assert json.load(response)["status"] == "ready"
+        request = urllib.request.Request(
+            f"{found[0]}/predict",
+            json.dumps({"image": base64.b64encode(picture()).decode()}).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=30) as response:
+            assert 0 <= json.load(response)["probability"] <= 1
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
