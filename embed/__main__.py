@@ -12,6 +12,9 @@ from pathlib import Path
 from cache import spec_id
 from embed.job import EmbedSettings, Summary, embed_dataset
 
+# A screenful; a data set whose pictures are elsewhere would print thousands.
+_SKIPPED_LINES = 20
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the job; return the exit code."""
@@ -50,12 +53,22 @@ def _report(settings: EmbedSettings, summary: Summary) -> str:
         f"images     {_counts(summary, 'image')}",
         f"texts      {_counts(summary, 'text')}; {truncated}",
         f"skipped    {len(summary.skipped)} meme{'' if len(summary.skipped) == 1 else 's'}",
-        *(f"           {name} ({where}): {reason}" for name, where, reason in summary.skipped),
+        *(f"           {line}" for line in _skipped(summary)),
         f"rate       {new / summary.seconds:.0f} vectors/s ({new} in {summary.seconds:.1f} s)" if new else "",
         f"vectors    {summary.store.folder}",
         f"index      {settings.index}",
     ]
     return "\n".join(line for line in lines if line)
+
+
+def _skipped(summary: Summary) -> list[str]:
+    lines = [
+        # a name may hold anything, a line break too
+        f"{name if name.isprintable() else ascii(name)} ({where}): {reason}"
+        for name, where, reason in summary.skipped[:_SKIPPED_LINES]
+    ]
+    more = len(summary.skipped) - len(lines)
+    return lines + ([f"and {more} more; the index has every reason"] if more else [])
 
 
 def _counts(summary: Summary, kind: str) -> str:

@@ -230,6 +230,17 @@ def test_the_command_prints_a_summary(tmp_path: Path, run: Run, capsys: pytest.C
     assert "not loaded: nothing to embed" in capsys.readouterr().out
 
 
+def test_a_long_list_of_skipped_memes_is_cut(tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    write_multioff(tmp_path / "data", [*memes(30), ("odd\nname.png", "x", "1")])
+    for path in (tmp_path / "data" / "Labelled Images").glob("*.png"):
+        if path.name != "m9.png":
+            path.unlink()
+    assert main(["--data", str(tmp_path / "data"), "--model", "fake", "--artifacts", str(tmp_path / "artifacts")]) == 0
+    printed = capsys.readouterr().out
+    assert "skipped    30 memes" in printed and "and 10 more" in printed
+    assert printed.count("no such file") == 20
+
+
 def test_user_errors_are_a_sentence_and_exit_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--data", str(tmp_path / "nowhere"), "--artifacts", str(tmp_path)]) == 2
     error = capsys.readouterr().err

@@ -1,0 +1,1 @@
+"""Tuning a fusion head over cached vectors: arrays in, a model bundle out. Never loads CLIP."""
