@@ -40,7 +40,7 @@ embed: install ## embed DATA with MODEL into artifacts/vectors (DEVICE=auto|cpu|
 tune: install ## tune the fusion head on DATA's vectors: TRIALS=40 in all, resumable by STUDY=<name>
 	$(PY) -m head tune $(SOURCE) --trials "$(TRIALS)" $(if $(STUDY),--study "$(STUDY)")
 
-report: install ## write BUNDLE's report.html again and print its table
+report: install ## write BUNDLE's report.html again and print its verdict
 	$(PY) -m head report "$(BUNDLE)"
 
 serve: install ## answer HTTP on HOST:PORT with BUNDLE (default: the one tuned last)

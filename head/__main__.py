@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options.run(options)
     except (ValueError, OSError) as error:
-        print(f"{error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     tuning.add_argument("--pretrained", default="", help="its checkpoint, as given to the embedding job")
     tuning.add_argument("--artifacts", type=Path, default=Path("artifacts"), help="folder of vectors and results")
     tuning.add_argument("--trials", type=int, default=40, help="wanted total, earlier runs of the study included")
-    tuning.add_argument("--study", default=None, help="name to continue under; default: that of the dataset index")
+    tuning.add_argument("--study", default=None, help="name to continue under; default: made from the data set, its contents and the model")
     tuning.add_argument("--seed", type=int, default=0, help="of splits, weights, search and intervals")
     tuning.set_defaults(run=_tune)
     reporting = commands.add_parser("report", help="write a bundle's report.html again", formatter_class=form)
@@ -62,13 +62,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def _tune(options: argparse.Namespace) -> None:
     index_file = index_path(options.artifacts, options.data, options.model, options.pretrained)
-    config = TuneConfig(
-        options.artifacts / "studies.sqlite3", options.study or index_file.stem, options.trials, options.seed
-    )
     features, index = load_features(index_file, options.artifacts / "vectors")
     features = with_splits(features, content_groups(index), options.seed)
     _print_memes(features, index)
     seen = features.only("train", "validation")
+    # Named after the data too, so that fifty new memes begin a study instead of being refused by the old one.
+    study = options.study or f"{index_file.stem}-{fingerprint(seen, index.spec)[:8]}"
+    config = TuneConfig(options.artifacts / "studies.sqlite3", study, options.trials, options.seed)
     try:
         tuned = tune(seen, index.spec, config)
     except KeyboardInterrupt:
@@ -144,9 +144,9 @@ def _print_memes(features: Features, index: DatasetIndex) -> None:
 
 def _print_results(tuned: Tuned, metrics: dict[str, Any]) -> None:
     names = metrics["methods"]
-    print(f"\n{metrics['split']:<33}" + "".join(f"{HEADINGS[metric]:<19}" for metric in METRICS).rstrip())
+    print(f"\n{metrics['split']:<33}" + "".join(f"{HEADINGS[metric]:<22}" for metric in METRICS).rstrip())
     for name, figures in names.items():
-        cells = "".join(f"{read_estimate(figures[metric])!s:<19}" for metric in METRICS)
+        cells = "".join(f"{read_estimate(figures[metric])!s:<22}" for metric in METRICS)
         print(f"{name:<33}{cells}".rstrip())
     best = {**asdict(tuned.head), **asdict(tuned.train)}
     print(f"\nbest of {len(tuned.history)} trials, number {tuned.trial}, validation AUROC {tuned.value:.3f}")

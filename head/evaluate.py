@@ -68,7 +68,7 @@ def verdict(metrics: dict[str, Any]) -> str:
 
 
 def _against(difference: Estimate) -> str:
-    figure = f"difference of AUROC {difference.point:+.2f} [{difference.low:+.2f}, {difference.high:+.2f}]"
+    figure = f"difference of AUROC {difference.point:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"
     if difference.contains(0.0):
         return f"not distinguishable from logistic regression ({figure})"
     if difference.point > 0:

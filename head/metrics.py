@@ -31,7 +31,7 @@ class Estimate:
     def __str__(self) -> str:
         if self.point is None or self.low is None or self.high is None:
             return "n/a"
-        return f"{self.point:.2f} [{self.low:.2f}, {self.high:.2f}]"
+        return f"{self.point:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
     def contains(self, value: float) -> bool:
         """Whether the interval holds `value`; an undefined one holds everything."""

@@ -62,31 +62,27 @@ def train_head(
     train_config: TrainConfig,
     features: Features,
     on_epoch: OnEpoch | None = None,
-    device: str = "cpu",
 ) -> FusionHead:
-    """Fit a head to the train split and return it, on the CPU and in eval mode, as it was after its best epoch.
+    """Fit a head to the train split and return it, in eval mode, as it was after its best epoch.
 
     The best epoch has the lowest validation loss: that is smoother than AUROC over a hundred memes, so its minimum is
     chosen less by luck, and the probabilities stay honest. The same seed gives the same weights; the global random
     state is as it was afterwards. Raises ValueError for unusable splits, Diverged, and whatever `on_epoch` raises.
     """
     check_trainable(features)
-    cuda = [torch.device(device)] if device.startswith("cuda") else []
     # Initial weights and dropout draw from the global generators and take no other: they are lent and given back.
-    with torch.random.fork_rng(devices=cuda), _one_thread():
+    with torch.random.fork_rng(devices=[]), _one_thread():
         torch.default_generator.manual_seed(train_config.seed)
-        if cuda:
-            torch.cuda.manual_seed_all(train_config.seed)
         head = FusionHead(head_config)
-        train = [part.to(device) for part in _tensors(features.only("train"))]
+        train = _tensors(features.only("train"))
         head.fit_scaling(*train[:2])
-        _fit(head.to(device), train_config, train, features.only("validation"), on_epoch)
-    return head.cpu().eval()
+        _fit(head, train_config, train, features.only("validation"), on_epoch)
+    return head.eval()
 
 
 def predict(head: FusionHead, features: Features) -> np.ndarray:
     """(N,) float64: the probability that each meme is offensive."""
-    return torch.sigmoid(_logits(head, features).double()).cpu().numpy()
+    return torch.sigmoid(_logits(head, features).double()).numpy()
 
 
 def _fit(
@@ -98,7 +94,7 @@ def _fit(
     best, best_epoch, state = float("inf"), 0, None
     for epoch in range(config.max_epochs):
         _run_epoch(head, optimizer, train, torch.randperm(len(train[2]), generator=order).split(config.batch_size))
-        logits = _logits(head, validation).cpu()
+        logits = _logits(head, validation)
         loss = F.binary_cross_entropy_with_logits(logits, target).item()
         if loss < best:
             best, best_epoch = loss, epoch
@@ -150,12 +146,11 @@ def _one_thread() -> Iterator[None]:
 
 @torch.inference_mode()
 def _logits(head: FusionHead, features: Features) -> Tensor:
-    """(N,) logits in eval mode, on the head's device."""
+    """(N,) logits in eval mode."""
     head.eval()
-    device = next(head.parameters()).device
     image, text, _ = _tensors(features)
     parts = zip(image.split(_PREDICT_ROWS), text.split(_PREDICT_ROWS))
-    return torch.cat([head(left.to(device), right.to(device)) for left, right in parts])
+    return torch.cat([head(left, right) for left, right in parts])
 
 
 def _tensors(features: Features) -> list[Tensor]:

@@ -59,7 +59,7 @@ def test_tune_and_report_from_end_to_end(tmp_path, capsys):
     folder = tmp_path / "bundles" / index.stem
     assert "train       59 memes: 30 offensive, 29 non-offensive" in out
     assert "left out    1 memes: 1 without vectors" in out
-    assert len(re.findall(r"\d\.\d\d \[\d\.\d\d, \d\.\d\d\]", out)) >= 4 * 5 + 2
+    assert len(re.findall(r"\d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\]", out)) >= 4 * 5 + 2
     assert str(folder / "report.html") in out and "best of 2 trials" in out
     assert (tmp_path / "bundles" / "latest").readlink() == Path(index.stem)
     config = load_bundle(tmp_path / "bundles" / "latest").config
@@ -154,17 +154,27 @@ def _relabel(artifacts: Path, index: Path) -> None:
         (lambda artifacts, index: index.unlink(), (), "no such dataset index"),
         (lambda artifacts, index: (artifacts / "vectors").rename(artifacts / "gone"), (), "vectors are not there"),
         (lambda artifacts, index: None, ("--trials=0",), "trials: expected at least 1"),
-        (_relabel, (), "another name with --study"),
+        (_relabel, ("--study=mine",), "another name with --study"),
     ],
 )
 def test_what_the_user_can_put_right_is_one_sentence_and_exit_2(tmp_path, capsys, change, more, message):
     index = fill(tmp_path, SPLITS)
-    assert run(tmp_path, "--trials=1") == 0
+    assert run(tmp_path, "--trials=1", "--study=mine") == 0
     change(tmp_path, index)
     capsys.readouterr()
     assert run(tmp_path, *more) == 2
     said = capsys.readouterr()
     assert message in said.err and "Traceback" not in said.err and said.err.count("\n") == 1
+
+
+def test_changed_data_begin_a_study_of_their_own(tmp_path, capsys):
+    index = fill(tmp_path, SPLITS)
+    studies = set()
+    for _ in range(2):
+        assert run(tmp_path, "--trials=1") == 0
+        studies.add(load_bundle(tmp_path / "bundles" / "latest").config["study"]["name"])
+        _relabel(tmp_path, index)
+    assert len(studies) == 2
 
 
 def test_a_report_of_no_bundle_is_exit_2(tmp_path, capsys):
