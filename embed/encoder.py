@@ -140,7 +140,10 @@ def _resolve_local(folder: Path, pretrained: str) -> tuple[dict[str, Any], Path]
     config_file = folder / "open_clip_config.json"
     checkpoint = _find_checkpoint_in_dir(folder) if folder.is_dir() else None
     if not config_file.is_file() or checkpoint is None:
-        raise EncoderUnavailable(f"{folder}: wants open_clip_config.json and open_clip_model.safetensors")
+        raise EncoderUnavailable(
+            f"{folder}: no encoder there (open_clip_config.json and open_clip_model.safetensors); "
+            "give its folder with MODEL=local-dir:<folder> (--model local-dir:<folder>)"
+        )
     try:
         return json.loads(config_file.read_text("utf-8"))["model_cfg"], Path(checkpoint)
     except (json.JSONDecodeError, KeyError) as error:

@@ -1,4 +1,3 @@
-import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -194,9 +193,17 @@ def test_a_report_of_no_bundle_is_exit_2(tmp_path, capsys):
     ],
 )
 def test_the_verdict_says_what_the_intervals_say(ours, difference, words):
+    assert words in verdict(figures("test", ours, difference))
+
+
+def test_validation_cannot_show_that_the_head_it_chose_is_better_than_guessing():
+    said = verdict(figures("validation", [0.8, [0.7, 0.9]], [0.1, [0.02, 0.2]]))
+    assert "cannot be told" in said and "The head is better" not in said and "optimistic" in said
+
+
+def figures(split, ours, difference):
     def figure(values):
         return {"point": values[0], "interval": values[1]}
 
     methods = {"fusion head": {"auroc": figure(ours)}, "logistic regression, both": {"auroc": figure(ours)}}
-    metrics = {"split": "test", "methods": methods, "auroc_difference": figure(difference)}
-    assert words in verdict(json.loads(json.dumps(metrics)))
+    return {"split": split, "methods": methods, "auroc_difference": figure(difference)}
