@@ -12,6 +12,8 @@ from pathlib import Path
 
 from api.prediction import MAX_TEXT_CHARS
 from api.server import ServeSettings, load_predictor, serve
+from embed.hashing import UnusableFile, read_picture
+from embed.pictures import UnreadableImage
 
 _HELP = {
     "bundle": "model bundle to load",
@@ -29,8 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one of the two commands; return the exit code."""
     options = vars(_parser().parse_args(arguments))
     command, image, text = options.pop("command"), options.pop("image", None), options.pop("text", None)
-    settings = ServeSettings(**options)
     try:
+        settings = ServeSettings(**options)
         if command == "predict":
             print(json.dumps(_predict(settings, image, text), indent=2, ensure_ascii=False))
         else:
@@ -42,10 +44,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _predict(settings: ServeSettings, image: Path, text: str | None) -> dict[str, object]:
-    data = image.read_bytes()
     if text is not None and len(text) > MAX_TEXT_CHARS:
         raise ValueError(f"--text has {len(text):,} characters, the limit is {MAX_TEXT_CHARS:,}")
-    return load_predictor(settings).predict(data, text)
+    try:
+        data = read_picture(image)
+        return load_predictor(settings).predict(data, text)
+    except (UnusableFile, UnreadableImage) as error:
+        raise ValueError(f"{image}: {error}") from error
 
 
 def _parser() -> argparse.ArgumentParser:

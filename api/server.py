@@ -18,7 +18,7 @@ from waitress.task import ErrorTask
 from api.app import MAX_BODY_BYTES, create_app, problem_json
 from api.classifier import MemeClassifier
 from api.prediction import Predictor
-from embed.encoder import choose_device
+from embed.encoder import DEVICES, choose_device
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class ServeSettings:
     """Each field is a flag `--field` and an environment variable `API_FIELD`.
 
     model, pretrained: where the bundle's encoder is now, "" for where it was; port 0: any free one.
+    Raises ValueError for what cannot be served.
     """
 
     bundle: Path = Path("artifacts/bundles/latest")
@@ -37,6 +38,14 @@ class ServeSettings:
     port: int = 8080
     # Decoding runs in these, the model in one of its own; more threads than cores keep /healthz answering.
     threads: int = 8
+
+    def __post_init__(self) -> None:
+        if self.device not in DEVICES:
+            raise ValueError(f"device: expected one of {', '.join(DEVICES)}, got {self.device!r}")
+        if not 0 <= self.port <= 65535:  # the socket would take it modulo 65536
+            raise ValueError(f"port: expected 0 to 65535, got {self.port}")
+        if self.threads < 1:
+            raise ValueError(f"threads: expected at least 1, got {self.threads}")
 
 
 def load_predictor(settings: ServeSettings) -> Predictor:

@@ -29,6 +29,9 @@ _LOCAL_FILE_HINT = "give a local checkpoint with PRETRAINED=<file> (--pretrained
 _HUB_TIMEOUT_S = 5
 
 
+DEVICES = ("auto", "cpu", "cuda")
+
+
 class EncoderUnavailable(ValueError):
     """The encoder cannot be had: unknown name, weights that cannot be fetched or do not fit."""
 

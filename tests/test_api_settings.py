@@ -46,6 +46,14 @@ def test_each_field_is_a_flag_and_a_variable(
     assert getattr(served[-1], name) == VALUES[name], "a flag wins over the environment"
 
 
+@pytest.mark.parametrize("bad", ["--port=99999", "--port=-1", "--threads=0", "--device=tpu"])
+def test_what_cannot_be_served_is_a_sentence(
+    bad: str, served: list[ServeSettings], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", bad]) == 2 and not served
+    assert "expected" in capsys.readouterr().err
+
+
 def test_a_bad_value_in_the_environment_is_refused(
     served: list[ServeSettings], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
