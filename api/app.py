@@ -126,7 +126,7 @@ def _read_meme() -> tuple[bytes, str | None]:
         )
     unknown = fields.keys() - _FIELDS
     if unknown:
-        raise _field(f"unknown field {sorted(unknown)[0]!r}; a meme has `image` and, if known, `text`")
+        raise _field(f"unknown field {min(unknown)!r}; a meme has `image` and, if known, `text`")
     if data is None:
         raise _field("`image` is missing; send the picture as a file in the form, or as base64 in the JSON")
     text = fields.get("text")

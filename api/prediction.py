@@ -44,7 +44,7 @@ class Predictor:
             "probability": round(probability, 6),
             "probabilities": {"offensive": round(probability, 6), "non-offensive": round(1 - probability, 6)},
             "threshold": threshold,
-            "text": {"value": text or "", "source": "request" if text else "none"},
+            "text": {"value": text or "", "source": "request" if text and text.strip() else "none"},
             "model": self.model,
             "request_id": uuid.uuid4().hex,
         }

@@ -76,7 +76,9 @@ def serve(settings: ServeSettings, say: Callable[[str], None]) -> None:
             ident=None,
         )
     except OSError as error:
-        raise OSError(f"cannot listen on {settings.host}:{settings.port} ({error.strerror}); give another --port") from error
+        raise OSError(
+            f"cannot listen on {settings.host}:{settings.port} ({error.strerror}); give another --port"
+        ) from error
     listening = [socket for socket in sockets.values() if isinstance(socket, BaseWSGIServer)]
     for socket in listening:  # more than one where the host's name has several addresses
         socket.channel_class = _Channel

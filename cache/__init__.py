@@ -3,7 +3,7 @@
 Knows nothing of pictures, CLIP, labels' meaning or heads; the other rooms talk to disk through it.
 """
 
-from cache.files import write_atomically
+from cache.files import write_atomically, write_text_atomically
 from cache.index import DatasetIndex, UnusableIndex, index_path, read_index, write_index
 from cache.keys import content_key, text_key
 from cache.segments import DamagedSegment, Segment
@@ -14,10 +14,10 @@ __all__ = [
     "KINDS",
     "DamagedSegment",
     "DatasetIndex",
-    "UnusableIndex",
     "MissingVectors",
     "Segment",
     "SpecMismatch",
+    "UnusableIndex",
     "VectorStore",
     "content_key",
     "differences",
@@ -28,4 +28,5 @@ __all__ = [
     "text_key",
     "write_atomically",
     "write_index",
+    "write_text_atomically",
 ]

@@ -28,6 +28,15 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     sync(path.parent)
 
 
+def write_text_atomically(path: Path, text: str) -> None:
+    """The same for a text, as UTF-8."""
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8")
+
+    write_atomically(path, write)
+
+
 def sync(path: Path) -> None:
     """Force a file's bytes, or a folder's list of names, to disk."""
     handle = os.open(path, os.O_RDONLY)

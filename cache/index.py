@@ -81,9 +81,7 @@ def read_index(path: Path) -> DatasetIndex:
             if file.attrs["format"] != FORMAT:
                 raise UnusableIndex(f"{path}: format {file.attrs['format']}, expected {FORMAT}; run `make embed` again")
             columns = {name: _column(file[name]) for name in _COLUMNS}
-            return DatasetIndex(
-                **columns, spec=json.loads(file.attrs["spec"]), source=json.loads(file.attrs["source"])
-            )
+            return DatasetIndex(**columns, spec=json.loads(file.attrs["spec"]), source=json.loads(file.attrs["source"]))
     except (OSError, KeyError) as error:
         raise UnusableIndex(f"{path}: not a dataset index ({error}); run `make embed` again") from error
 
@@ -96,7 +94,9 @@ def _fill(path: Path, index: DatasetIndex) -> None:
         for name in _COLUMNS:
             values = getattr(index, name)
             if name == "labels":
-                file.create_dataset(name, data=np.asarray(values, np.int8), fletcher32=True, chunks=(max(1, len(values)),))
+                file.create_dataset(
+                    name, data=np.asarray(values, np.int8), fletcher32=True, chunks=(max(1, len(values)),)
+                )
             else:
                 file.create_dataset(name, data=list(values), dtype=h5py.string_dtype("utf-8"))
 

@@ -9,16 +9,19 @@ It does not know what made the vectors or what they are for.
 
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from cache.files import sync, write_atomically
+from cache.files import sync, write_text_atomically
 from cache.segments import DamagedSegment, Segment, file_digest, read_header, read_vectors, write_segment
 from cache.spec import Spec, canonical_json, require_same_spec, spec_id
 
 KINDS = ("image", "text")
+# Files of other names are not ours, to read or to remove, whatever a manifest says.
+_SEGMENT_NAME = re.compile(rf"({'|'.join(KINDS)})-([0-9a-f]{{20}})\.h5")
 
 
 class MissingVectors(ValueError):
@@ -77,7 +80,7 @@ class VectorStore:
     def add(self, kind: str, segment: Segment) -> None:
         """Write one segment and its line in the manifest. Raises OSError, e.g. when the disk is full."""
         if not (self.folder / "spec.json").exists():
-            write_atomically(self.folder / "spec.json", lambda p: _write_text(p, canonical_json(self.spec)))
+            write_text_atomically(self.folder / "spec.json", canonical_json(self.spec))
         path, digest = write_segment(self.folder, kind, segment)
         line = {"segment": path.name, "kind": kind, "rows": len(segment.keys), "sha256": digest}
         _append_line(self.folder / "manifest.jsonl", json.dumps(line))
@@ -89,13 +92,13 @@ class VectorStore:
             (self.folder / name).unlink(missing_ok=True)
         kept = [json.dumps(line) for line in self._manifest() if line["segment"] not in self.damaged]
         text = "".join(f"{line}\n" for line in kept)
-        write_atomically(self.folder / "manifest.jsonl", lambda p: _write_text(p, text))
+        write_text_atomically(self.folder / "manifest.jsonl", text)
         self.damaged = []
 
     def _scan(self) -> None:
         promised = {line["segment"]: line for line in self._manifest()}
         # A kill between a segment's rename and its manifest line leaves a whole file whose name holds its hash.
-        unlisted = [p.name for p in self.folder.glob("*-*.h5") if p.name not in promised]
+        unlisted = {p.name for p in self.folder.glob("*.h5") if _SEGMENT_NAME.fullmatch(p.name)} - promised.keys()
         for name in [*promised, *sorted(unlisted)]:
             path = self.folder / name
             try:
@@ -104,9 +107,7 @@ class VectorStore:
             except DamagedSegment:
                 self.damaged.append(name)
 
-    def _take(
-        self, kind: str, path: Path, keys: Sequence[str], tokens: np.ndarray, failures: dict[str, str]
-    ) -> None:
+    def _take(self, kind: str, path: Path, keys: Sequence[str], tokens: np.ndarray, failures: dict[str, str]) -> None:
         number = len(self._segments)
         self._segments.append(path)
         self._rows[kind].update({key: (number, row) for row, key in enumerate(keys)})
@@ -133,9 +134,11 @@ class VectorStore:
             return
         for line in path.read_text("utf-8").splitlines():
             try:
-                yield json.loads(line)
+                entry = json.loads(line)
             except json.JSONDecodeError:
                 continue  # the last line of a killed job; its segment is found by its file
+            if _SEGMENT_NAME.fullmatch(entry["segment"]):
+                yield entry
 
 
 def _check_digest(path: Path, promised: str | None) -> None:
@@ -157,7 +160,3 @@ def _append_line(path: Path, line: str) -> None:
     finally:
         os.close(handle)
     sync(path.parent)
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

@@ -73,9 +73,7 @@ def _pair() -> list[dict[str, str]]:
 def _predict(url: str, row: dict[str, str]) -> None:
     image = _MEMES / "Labelled Images" / row["image_name"]
     body = {"image": base64.b64encode(image.read_bytes()).decode(), "text": row["sentence"]}
-    request = urllib.request.Request(
-        f"{url}/predict", json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
+    request = urllib.request.Request(f"{url}/predict", json.dumps(body).encode(), {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=60) as response:
         answer = json.load(response)
     print(f"\nPOST /predict  {image}  {row['sentence']!r}  (labelled {row['label']})")
@@ -100,4 +98,7 @@ next
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("stopped; run it again, it goes on from what is there")

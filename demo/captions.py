@@ -45,9 +45,7 @@ def describe(subject: str, background: str, crossed: bool, rng: random.Random) -
     Raises `KeyError` for an unknown subject.
     """
     look = rng.choice(LOOKS[subject])
-    thing = rng.choices(
-        (f"a {subject}", f"a {look} {subject}", f"something {look}", "this"), weights=(2, 3, 3, 2)
-    )[0]
+    thing = rng.choices((f"a {subject}", f"a {look} {subject}", f"something {look}", "this"), weights=(2, 3, 3, 2))[0]
     if rng.random() < 0.2:
         thing += f" on {background}"
     template = rng.choice(_CROSSED if crossed else _PLAIN)

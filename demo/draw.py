@@ -72,7 +72,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=20, help="of the data set (default: %(default)s)")
     args = parser.parse_args()
     memes = plan_memes(args.seed)
-    write_data_set(memes, args.out)
+    try:
+        write_data_set(memes, args.out)
+    except FileExistsError as error:
+        parser.error(f"{error.filename} is there already; remove it, or give another --out")
     size = sum(path.stat().st_size for path in args.out.rglob("*") if path.is_file())
     print(f"{len(memes)} memes, {size / 1e6:.1f} MB in {args.out}")
 

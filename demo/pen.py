@@ -69,9 +69,7 @@ def ellipse(x: float, y: float, rx: float, ry: float, start: float = 0.0, stop: 
 def star(outer: float, inner: float, spikes: int) -> list[Point]:
     """The corners of a star round the middle, its first spike upwards."""
     radii = [outer if i % 2 == 0 else inner for i in range(2 * spikes)]
-    return [
-        (r * math.sin(math.pi * i / spikes), -r * math.cos(math.pi * i / spikes)) for i, r in enumerate(radii)
-    ]
+    return [(r * math.sin(math.pi * i / spikes), -r * math.cos(math.pi * i / spikes)) for i, r in enumerate(radii)]
 
 
 def shade(colour: Colour, factor: float) -> Colour:

@@ -46,9 +46,7 @@ def _cake(pen: Pen, rng: random.Random) -> None:
 
 def _crown(pen: Pen, rng: random.Random) -> None:
     gold, jewel = (250, 202, 44), rng.choice([(216, 36, 66), (40, 96, 210), (40, 160, 90)])
-    pen.shape(
-        [(-0.8, 0.6), (-0.95, -0.4), (-0.45, 0.1), (0, -0.7), (0.45, 0.1), (0.95, -0.4), (0.8, 0.6)], gold
-    )
+    pen.shape([(-0.8, 0.6), (-0.95, -0.4), (-0.45, 0.1), (0, -0.7), (0.45, 0.1), (0.95, -0.4), (0.8, 0.6)], gold)
     pen.shape([(-0.82, 0.45), (0.82, 0.45), (0.8, 0.78), (-0.8, 0.78)], shade(gold, 0.85))
     for x, y in ((-0.95, -0.45), (0, -0.75), (0.95, -0.45)):
         pen.blob(x, y, 0.12, fill=jewel)
@@ -125,9 +123,7 @@ def _trash_can(pen: Pen, rng: random.Random) -> None:
 def _snail(pen: Pen, rng: random.Random) -> None:
     shell = rng.choice([(166, 108, 60), (140, 100, 92), (150, 124, 60)])
     slime: Colour = (176, 180, 120)
-    pen.shape(
-        [(-0.95, 0.8), (-0.95, 0.3), (-0.6, 0.25), (-0.55, 0.5), (0.6, 0.55), (0.98, 0.8)], slime
-    )
+    pen.shape([(-0.95, 0.8), (-0.95, 0.3), (-0.6, 0.25), (-0.55, 0.5), (0.6, 0.55), (0.98, 0.8)], slime)
     for x in (-0.92, -0.68):
         pen.stroke([(x + 0.03, 0.35), (x, -0.1)], 0.07, slime)
         pen.blob(x, -0.14, 0.08, fill=WHITE)

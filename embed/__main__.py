@@ -37,7 +37,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", default="local-dir:demo/encoder", help="open_clip model (default: %(default)s)")
     parser.add_argument("--pretrained", default="", help="open_clip tag of the weights, or a local checkpoint file")
     parser.add_argument("--artifacts", type=Path, default=Path("artifacts"), help="where results go")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: the GPU if there is one")
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: the GPU if there is one"
+    )
     parser.add_argument("--retry-failed", action="store_true", help="try again the pictures that failed before")
     return parser
 
@@ -49,7 +51,8 @@ def _report(settings: EmbedSettings, summary: Summary) -> str:
     truncated = f"{summary.truncated} longer than {summary.store.spec['tokenizer']['context_length']} tokens, cut"
     lines = [
         f"memes      {len(summary.memes)} ({', '.join(f'{n} {split}' for split, n in splits.items())})",
-        f"encoder    {settings.model} {settings.pretrained}".rstrip() + f" (spec {spec_id(summary.store.spec)}){device}",
+        f"encoder    {settings.model} {settings.pretrained}".rstrip()
+        + f" (spec {spec_id(summary.store.spec)}){device}",
         f"images     {_counts(summary, 'image')}",
         f"texts      {_counts(summary, 'text')}; {truncated}",
         f"skipped    {len(summary.skipped)} meme{'' if len(summary.skipped) == 1 else 's'}",

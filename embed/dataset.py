@@ -138,8 +138,12 @@ def _json_lines(table: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             if not isinstance(row, dict):
                 raise DatasetError(f"{where}: not a JSON object")
             columns = _match_columns(table, [*row, "label"], where)
-            yield where, {ours: row.get(theirs) for ours, theirs in columns.items() if ours != "label"} | (
-                {"label": row.get(columns["label"], UNLABELLED)}  # published test sets come without labels
+            yield (
+                where,
+                {ours: row.get(theirs) for ours, theirs in columns.items() if ours != "label"}
+                | (
+                    {"label": row.get(columns["label"], UNLABELLED)}  # published test sets come without labels
+                ),
             )
 
 

@@ -81,7 +81,7 @@ class ClipEncoder:
 
 
 def choose_device(wanted: str = "auto") -> torch.device:
-    """"auto" takes the GPU when there is one. Raises EncoderUnavailable for a GPU that is not there."""
+    """ "auto" takes the GPU when there is one. Raises EncoderUnavailable for a GPU that is not there."""
     available = torch.cuda.is_available()
     if wanted == "cuda" and not available:
         raise EncoderUnavailable("device cuda was asked for, and torch sees no CUDA GPU; use --device cpu or auto")
@@ -96,20 +96,37 @@ def load_encoder(model: str, pretrained: str, device: torch.device) -> ClipEncod
     # TF32, torch's default for convolutions on a GPU, changes vectors by 1e-3; the spec promises float32.
     torch.backends.cudnn.allow_tf32 = False
     config, weights = _resolve(model, pretrained)
+    tokenizer = _load_tokenizer(model, config)
     try:
         clip, _, transform = open_clip.create_model_and_transforms(
             model, pretrained=pretrained or None, device=device, force_quick_gelu=bool(config.get("quick_gelu"))
         )
-        tokenizer = open_clip.get_tokenizer(model)
     except ImportError as error:
-        raise EncoderUnavailable(f"{model}: needs a package that is not installed ({error})") from error
+        raise EncoderUnavailable(_missing_package(model, error)) from error
     # A file that is not this model's weights leads open_clip into anything from AssertionError to KeyError.
     except Exception as error:
-        raise EncoderUnavailable(f"{weights} could not be loaded as weights of {model}: {_first_line(error)}") from error
+        raise EncoderUnavailable(
+            f"{weights} could not be loaded as weights of {model}: {_first_line(error)}"
+        ) from error
     clip.eval().requires_grad_(False)
     context_length = int(getattr(tokenizer, "context_length", None) or clip.context_length)
     spec = _spec(model, config, weights, clip, tokenizer, context_length)
     return ClipEncoder(clip, transform, tokenizer, context_length, device, spec, weights)
+
+
+def _load_tokenizer(model: str, config: dict[str, Any]) -> Any:
+    if "hf_tokenizer_name" in config["text_cfg"] and not model.startswith(LOCAL_DIR_PREFIX):
+        _go_offline_unless_reachable()
+    try:
+        return open_clip.get_tokenizer(model)
+    except ImportError as error:
+        raise EncoderUnavailable(_missing_package(model, error)) from error
+    except (OSError, ValueError, RuntimeError) as error:
+        raise EncoderUnavailable(f"{model}: its tokenizer could not be fetched ({_first_line(error)})") from error
+
+
+def _missing_package(model: str, error: ImportError) -> str:
+    return f"{model}: needs packages that are not installed ({error}); pip install transformers sentencepiece"
 
 
 def _resolve(model: str, pretrained: str) -> tuple[dict[str, Any], Path]:
@@ -158,7 +175,9 @@ def _fetched(what: str, fetch: Callable[[], Any]) -> Any:
         return fetch()
     except (OSError, RuntimeError, ValueError) as error:
         reason = "the hub does not answer" if hub_constants.HF_HUB_OFFLINE else _first_line(error)
-        raise EncoderUnavailable(f"the weights of {what} could not be fetched ({reason}); {_LOCAL_FILE_HINT}") from error
+        raise EncoderUnavailable(
+            f"the weights of {what} could not be fetched ({reason}); {_LOCAL_FILE_HINT}"
+        ) from error
 
 
 def _go_offline_unless_reachable() -> None:
@@ -168,7 +187,7 @@ def _go_offline_unless_reachable() -> None:
     try:
         get_session().head(hub_constants.ENDPOINT, timeout=_HUB_TIMEOUT_S)
     # Whatever the HTTP library raises (it has changed between versions): no answer is no answer.
-    except Exception:
+    except Exception:  # noqa: BLE001
         hub_constants.HF_HUB_OFFLINE = True
 
 
@@ -190,6 +209,7 @@ def _spec(
         "tokenizer": {
             "name": type(tokenizer).__name__,
             "context_length": context_length,
+            "vocabulary_sha256": _vocabulary_digest(tokenizer),
             "ftfy": versions["ftfy"],
             "truncation": "first tokens, end token kept",
         },
@@ -197,6 +217,12 @@ def _spec(
         "dtype": "float32",
     }
     return json.loads(json.dumps(spec))  # as it comes back from disk: lists for tuples
+
+
+def _vocabulary_digest(tokenizer: Any) -> str:
+    simple = isinstance(tokenizer, open_clip.SimpleTokenizer)
+    vocabulary: dict[str, int] = tokenizer.encoder if simple else tokenizer.tokenizer.get_vocab()
+    return hashlib.sha256(json.dumps(sorted(vocabulary.items())).encode()).hexdigest()
 
 
 def _near(name: str, names: list[str]) -> str:

@@ -61,9 +61,10 @@ def fill(
     """
     writer = _SegmentWriter(store, kind)
     filled = Filled()
-    with tqdm(total=len(todo), unit=f" {kind}s", desc=f"{kind}s", mininterval=0.5) as bar, ThreadPoolExecutor(
-        os.cpu_count()
-    ) as pool:
+    with (
+        tqdm(total=len(todo), unit=f" {kind}s", desc=f"{kind}s", mininterval=0.5) as bar,
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+    ):
         try:
             prepared = _ahead(pool, prepare, todo, 2 * batch_size)
             while batch := list(islice(prepared, batch_size)):
@@ -75,7 +76,9 @@ def fill(
     return filled
 
 
-def _take(batch: list[Prepared], encode: Callable[[Tensor], np.ndarray], writer: "_SegmentWriter", filled: Filled) -> None:
+def _take(
+    batch: list[Prepared], encode: Callable[[Tensor], np.ndarray], writer: "_SegmentWriter", filled: Filled
+) -> None:
     good = [item for item in batch if item.tensor is not None]
     if good:
         writer.add(good, encode(torch.stack([item.tensor for item in good])))

@@ -22,7 +22,6 @@ from embed.recall import recall_spec, remember_spec
 
 if TYPE_CHECKING:
     from embed.encoder import ClipEncoder
-    from embed.fill import Prepared
 
 # 32 keeps a few cores' matrix products busy; a GPU needs more to be so.
 _BATCH = {"cpu": 32, "cuda": 256}

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cache import write_atomically
+from cache import write_text_atomically
 
 _LOCAL_DIR = "local-dir:"
 
@@ -34,7 +34,7 @@ def remember_spec(memory: Path, model: str, pretrained: str, spec: dict[str, Any
         files.append(Path(model.removeprefix(_LOCAL_DIR)) / "open_clip_config.json")
     noted = {"spec": spec, "files": {str(path.resolve()): _stamp(path) for path in files}}
     text = json.dumps(_read(memory) | {_request(model, pretrained): noted}, indent=1, sort_keys=True)
-    write_atomically(memory, lambda path: path.write_text(text, encoding="utf-8") and None)
+    write_text_atomically(memory, text)
 
 
 def _request(model: str, pretrained: str) -> str:

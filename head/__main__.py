@@ -51,7 +51,11 @@ def _parser() -> argparse.ArgumentParser:
     tuning.add_argument("--pretrained", default="", help="its checkpoint, as given to the embedding job")
     tuning.add_argument("--artifacts", type=Path, default=Path("artifacts"), help="folder of vectors and results")
     tuning.add_argument("--trials", type=int, default=40, help="wanted total, earlier runs of the study included")
-    tuning.add_argument("--study", default=None, help="name to continue under; default: made from the data set, its contents and the model")
+    tuning.add_argument(
+        "--study",
+        default=None,
+        help="name to continue under; default: made from the data set, its contents and the model",
+    )
     tuning.add_argument("--seed", type=int, default=0, help="of splits, weights, search and intervals")
     tuning.set_defaults(run=_tune)
     reporting = commands.add_parser("report", help="write a bundle's report.html again", formatter_class=form)
@@ -139,7 +143,8 @@ def _print_memes(features: Features, index: DatasetIndex) -> None:
         print(f"{split:<11} {sum(part.values())} memes: {shares}")
     skipped = sum(1 for reason in index.skipped if reason)
     if len(index) > len(features):
-        print(f"left out    {len(index) - len(features)} memes: {skipped} without vectors, the others without a label")
+        unlabelled = len(index) - len(features) - skipped
+        print(f"left out    {skipped} without vectors, {unlabelled} without a label")
 
 
 def _print_results(tuned: Tuned, metrics: dict[str, Any]) -> None:

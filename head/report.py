@@ -79,7 +79,7 @@ def _confusion(label: np.ndarray, called: np.ndarray) -> str:
         rows.append(f"<tr><th>labelled {name}</th><td>{hit}</td><td>{miss}</td></tr>")
     return (
         '<div class="wide"><table><tr><th></th><th>called offensive</th><th>called non-offensive</th></tr>'
-        f'{"".join(rows)}</table></div>'
+        f"{''.join(rows)}</table></div>"
     )
 
 

@@ -49,7 +49,7 @@ class FakeEncoder:
 
     weights: Path
     on_encode: Callable[[], None] = lambda: None
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     spec: dict[str, Any] = field(default_factory=lambda: {"model": "fake", "tokenizer": {"context_length": 8}})
     encoded: list[int] = field(default_factory=list)
 

@@ -100,6 +100,18 @@ def test_temporary_files_of_a_killed_job_are_ignored(store: VectorStore, tmp_pat
     assert not VectorStore(tmp_path, SPEC).damaged
 
 
+def test_files_of_other_names_are_left_alone(store: VectorStore, tmp_path: Path) -> None:
+    foreign = [store.folder / "my-notes.h5", tmp_path / "image-notes.h5"]
+    for path in foreign:
+        path.write_bytes(b"mine")
+    line = json.dumps({"segment": "../image-notes.h5", "kind": "image", "rows": 1, "sha256": "0" * 64})
+    (store.folder / "manifest.jsonl").write_text(f"{line}\n", encoding="utf-8")
+    again = VectorStore(tmp_path, SPEC)
+    assert not again.damaged and again.known("text") == store.known("text")
+    again.forget_damaged()
+    assert all(path.exists() for path in foreign)
+
+
 def test_two_jobs_on_one_store_lose_no_rows(store: VectorStore, tmp_path: Path) -> None:
     other = VectorStore(tmp_path, SPEC)
     other.add("text", segment("x"))

@@ -84,7 +84,11 @@ def test_bad_tables_are_named_with_row_and_fix(tmp_path: Path, text: str, compla
 
 
 def test_bad_json_lines_are_named(tmp_path: Path) -> None:
-    for text, complaint in (("{", "row 1: not JSON"), ("[1]", "row 1: not a JSON object"), ('{"id": 1}', "row 1: no col")):
+    for text, complaint in (
+        ("{", "row 1: not JSON"),
+        ("[1]", "row 1: not a JSON object"),
+        ('{"id": 1}', "row 1: no col"),
+    ):
         with pytest.raises(DatasetError, match=complaint):
             read_dataset(table(tmp_path, text, "train.jsonl"))
 

@@ -57,7 +57,7 @@ def test_tune_and_report_from_end_to_end(tmp_path, capsys):
     out = capsys.readouterr().out
     folder = tmp_path / "bundles" / index.stem
     assert "train       59 memes: 30 offensive, 29 non-offensive" in out
-    assert "left out    1 memes: 1 without vectors" in out
+    assert "left out    1 without vectors, 0 without a label" in out
     assert len(re.findall(r"\d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\]", out)) >= 4 * 5 + 2
     assert str(folder / "report.html") in out and "best of 2 trials" in out
     assert (tmp_path / "bundles" / "latest").readlink() == Path(index.stem)
