@@ -5,7 +5,6 @@ rotation, no mode conversion (open_clip resizes first and converts to RGB after,
 """
 
 import io
-import warnings
 
 from PIL import Image, ImageFile
 
@@ -35,15 +34,13 @@ def decode_picture(data: bytes) -> Image.Image:
         raise UnreadableImage("the file is empty")
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise RuntimeError("PIL.ImageFile.LOAD_TRUNCATED_IMAGES is on: half a picture would be embedded silently")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # our own limits stand; odd EXIF or palettes are no reason to refuse
-        picture = _open(data)
-        _check_size(*picture.size)
-        try:
-            picture.load()
-        # Pillow's decoders raise whatever a broken file leads them into, from SyntaxError to struct.error.
-        except Exception as error:
-            raise UnreadableImage(f"the picture is cut off or damaged ({error})") from error
+    picture = _open(data)
+    _check_size(*picture.size)
+    try:
+        picture.load()
+    # Pillow's decoders raise whatever a broken file leads them into, from SyntaxError to struct.error.
+    except Exception as error:
+        raise UnreadableImage(f"the picture is cut off or damaged ({error})") from error
     return picture
 
 
@@ -52,7 +49,7 @@ def _open(data: bytes) -> Image.Image:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.UnidentifiedImageError as error:
         raise NotAnImage(f"not an image in a known format ({', '.join(FORMATS)})") from error
-    except Image.DecompressionBombError as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise TooManyPixels(f"more than {MAX_PIXELS:,} pixels") from error
     except Exception as error:
         raise UnreadableImage(f"its header cannot be read ({error})") from error

@@ -1,6 +1,8 @@
 """Decoding: what is a picture, what is not, and what must not be let in."""
 
 import io
+import struct
+import zlib
 
 import pytest
 from fakes import picture
@@ -28,6 +30,14 @@ def test_first_frame_of_an_animation() -> None:
     assert decode_picture(buffer.getvalue()).convert("RGB").getpixel((0, 0)) == (255, 0, 0)
 
 
+def lying(width: int, height: int) -> bytes:
+    """A small PNG whose header claims another size."""
+    data = bytearray(picture())
+    data[16:24] = struct.pack(">II", width, height)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    return bytes(data)
+
+
 def bomb() -> bytes:
     buffer = io.BytesIO()
     Image.new("1", (9000, 9000)).save(buffer, "PNG")
@@ -45,6 +55,10 @@ def bomb() -> bytes:
         (picture(size=(64, 64), format="JPEG")[:700], UnreadableImage, "cut off or damaged"),
         (picture()[:20], UnreadableImage, "header|damaged|known format"),
         (bomb(), TooManyPixels, "9000 x 9000"),
+        (lying(10_000, 10_000), TooManyPixels, "more than 64,000,000 pixels"),
+        (lying(60_000, 60_000), TooManyPixels, "more than 64,000,000 pixels"),
+        (lying(60_000, 10), TooManyPixels, "one side"),
+        (lying(600, 600), UnreadableImage, "cut off or damaged"),
         (picture(size=(1, 400)), TooManyPixels, "one side"),
     ],
 )
