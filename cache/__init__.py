@@ -4,7 +4,7 @@ Knows nothing of pictures, CLIP, labels' meaning or heads; the other rooms talk 
 """
 
 from cache.files import write_atomically, write_text_atomically
-from cache.index import DatasetIndex, UnusableIndex, index_path, read_index, write_index
+from cache.index import DatasetIndex, UnusableIndex, find_index, index_path, read_index, write_index
 from cache.keys import content_key, text_key
 from cache.segments import DamagedSegment, Segment
 from cache.spec import SpecMismatch, differences, require_same_spec, spec_id
@@ -21,6 +21,7 @@ __all__ = [
     "VectorStore",
     "content_key",
     "differences",
+    "find_index",
     "index_path",
     "read_index",
     "require_same_spec",

@@ -67,6 +67,21 @@ def index_path(artifacts: Path, data: str, model: str, pretrained: str) -> Path:
     return Path(artifacts) / "datasets" / f"{name}--{_slug(model)}-{_short(encoder)}.h5"
 
 
+def find_index(artifacts: Path, data: str, model: str, pretrained: str) -> Path:
+    """The index that `data` means: itself when it is an index file (vectors made elsewhere), else by `index_path`.
+
+    Raises UnusableIndex, naming the indexes that there are.
+    """
+    path = Path(data) if Path(data).suffix == ".h5" else index_path(artifacts, data, model, pretrained)
+    if not path.is_file():
+        there = ", ".join(sorted(str(other) for other in (Path(artifacts) / "datasets").glob("*.h5"))) or "none"
+        raise UnusableIndex(
+            f"{path}: no such dataset index; `make embed` with the same DATA, MODEL and PRETRAINED writes it, and DATA "
+            f"may be an index itself (there are: {there})"
+        )
+    return path
+
+
 def write_index(path: Path, index: DatasetIndex) -> None:
     """Write the index atomically, replacing the one of an earlier run."""
     write_atomically(path, lambda temporary: _fill(temporary, index))
@@ -74,8 +89,6 @@ def write_index(path: Path, index: DatasetIndex) -> None:
 
 def read_index(path: Path) -> DatasetIndex:
     """Read an index. Raises UnusableIndex, naming the file and the command that makes it."""
-    if not path.is_file():
-        raise UnusableIndex(f"{path}: no such dataset index; `make embed` with the same DATA and MODEL writes it")
     try:
         with h5py.File(path, "r") as file:
             if file.attrs["format"] != FORMAT:

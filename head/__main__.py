@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from cache import DatasetIndex, index_path
+from cache import DatasetIndex, find_index
 from head.bundle import LABELS, load_bundle, save_bundle
 from head.data import SPLITS, Features, content_groups, fingerprint, load_features, with_splits
 from head.evaluate import HEAD, evaluate_methods, read_estimate, verdict
@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     form = argparse.ArgumentDefaultsHelpFormatter
     tuning = commands.add_parser("tune", help="search, evaluate, write a model bundle", formatter_class=form)
-    tuning.add_argument("--data", default="demo/memes", help="data folder, as given to the embedding job")
+    tuning.add_argument("--data", default="demo/memes", help="data folder, as given to the embedding job, or a dataset index")
     tuning.add_argument("--model", default="local-dir:demo/encoder", help="encoder, as given to the embedding job")
     tuning.add_argument("--pretrained", default="", help="its checkpoint, as given to the embedding job")
     tuning.add_argument("--artifacts", type=Path, default=Path("artifacts"), help="folder of vectors and results")
@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _tune(options: argparse.Namespace) -> None:
-    index_file = index_path(options.artifacts, options.data, options.model, options.pretrained)
+    index_file = find_index(options.artifacts, options.data, options.model, options.pretrained)
     features, index = load_features(index_file, options.artifacts / "vectors")
     features = with_splits(features, content_groups(index), options.seed)
     _print_memes(features, index)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cache import DatasetIndex, UnusableIndex, index_path, read_index, write_index
+from cache import DatasetIndex, UnusableIndex, find_index, index_path, read_index, write_index
 
 INDEX = DatasetIndex(
     ids=["a.png", "b.png"],
@@ -38,9 +38,18 @@ def test_columns_of_different_lengths_are_refused() -> None:
 def test_what_is_no_index_is_said_with_the_fix(tmp_path: Path) -> None:
     with pytest.raises(UnusableIndex, match="make embed"):
         read_index(tmp_path / "none.h5")
+    write_index(tmp_path / "datasets" / "there.h5", INDEX)
+    with pytest.raises(UnusableIndex, match="no such dataset index.*there.h5"):
+        find_index(tmp_path, "memes", "m", "")
     (tmp_path / "text.h5").write_text("hello")
     with pytest.raises(UnusableIndex, match="not a dataset index"):
         read_index(tmp_path / "text.h5")
+
+
+def test_an_index_is_found_by_what_made_it_or_by_its_own_name(tmp_path: Path) -> None:
+    path = index_path(tmp_path, "memes", "m", "")
+    write_index(path, INDEX)
+    assert find_index(tmp_path, "memes", "m", "") == find_index(tmp_path, str(path), "another", "") == path
 
 
 def test_the_path_tells_folders_and_checkpoints_of_one_name_apart(tmp_path: Path) -> None:

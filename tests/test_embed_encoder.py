@@ -142,3 +142,25 @@ def test_a_remembered_spec_counts_while_nothing_has_changed(tmp_path: Path) -> N
     assert recall_spec(memory, "m", str(weights)) is None
     memory.write_text("{half")
     assert recall_spec(memory, "m", str(weights)) is None
+
+
+def test_a_published_tag_comes_from_the_files_already_fetched(
+    tmp_path: Path, offline: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a machine that has fetched `RN50 openai` once; the weights are random, the way to them is the real one."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    repository = tmp_path / "models--timm--resnet50_clip.openai"
+    snapshot = repository / "snapshots" / "0123"
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0123")
+    clip = open_clip.create_model("RN50-quickgelu", load_weights=False).eval()
+    save_file(clip.state_dict(), snapshot / "open_clip_model.safetensors")
+    encoder = load_encoder("RN50", "openai", CPU)
+    pixels = encoder.pixels(picture(size=(300, 200)))[None]
+    tokens = encoder.tokens(["a text"])
+    with torch.no_grad():
+        assert np.array_equal(encoder.encode_images(pixels), clip.encode_image(pixels).numpy())
+        assert np.abs(encoder.encode_texts(tokens) - clip.encode_text(tokens).numpy()).max() <= 1e-5
+    assert encoder.spec["model_config"]["quick_gelu"] is True
+    assert encoder.weights.name == "open_clip_model.safetensors"
