@@ -81,7 +81,7 @@ class ClipEncoder:
 
 
 def choose_device(wanted: str = "auto") -> torch.device:
-    """ "auto" takes the GPU when there is one. Raises EncoderUnavailable for a GPU that is not there."""
+    """The device for one of DEVICES; auto takes the GPU when there is one. Raises EncoderUnavailable for a GPU that is not there."""
     available = torch.cuda.is_available()
     if wanted == "cuda" and not available:
         raise EncoderUnavailable("device cuda was asked for, and torch sees no CUDA GPU; use --device cpu or auto")

@@ -46,7 +46,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     form = argparse.ArgumentDefaultsHelpFormatter
     tuning = commands.add_parser("tune", help="search, evaluate, write a model bundle", formatter_class=form)
-    tuning.add_argument("--data", default="demo/memes", help="data folder, as given to the embedding job, or a dataset index")
+    tuning.add_argument(
+        "--data", default="demo/memes", help="data folder, as given to the embedding job, or a dataset index"
+    )
     tuning.add_argument("--model", default="local-dir:demo/encoder", help="encoder, as given to the embedding job")
     tuning.add_argument("--pretrained", default="", help="its checkpoint, as given to the embedding job")
     tuning.add_argument("--artifacts", type=Path, default=Path("artifacts"), help="folder of vectors and results")
