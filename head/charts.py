@@ -45,7 +45,7 @@ def reliability_chart(label: np.ndarray, probability: np.ndarray) -> str:
 
 def history_chart(history: list[dict]) -> str:
     """Validation AUROC of each trial, [{trial, state, value}], and the best so far."""
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    figure = Figure(figsize=(5.6, 2.5), layout="constrained")
     axes = figure.subplots()
     for state, marker, colour in (("complete", "o", _COLOURS[0]), ("pruned", "x", "#999999")):
         points = [(run["trial"], run["value"]) for run in history if run["state"] == state and run["value"] is not None]

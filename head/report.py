@@ -154,7 +154,7 @@ td small { color: #556270; font-weight: normal; white-space: nowrap; }
 .note, figcaption { color: #556270; font-size: .875rem; }
 .pair { display: grid; gap: 0 2rem; grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); }
 figure { margin: 0; break-inside: avoid; }
-img { display: block; width: 100%; height: auto; }
+img { display: block; width: 100%; max-width: 36rem; height: auto; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .3rem 1.2rem; margin: 0; }
 dt { color: #556270; }
 dd { margin: 0; min-width: 0; overflow-wrap: anywhere; }
