@@ -1,6 +1,6 @@
 """`python -m api serve` answers over HTTP; `python -m api predict IMAGE [--text ...]` prints the same JSON once.
 
-Exit 0: done or stopped; 2: bad input, said in a sentence on stderr.
+Exit 0: done or stopped; 2: bad input, said in a sentence on stderr; 130: interrupted.
 """
 
 import argparse
@@ -40,6 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:  # while loading; a server that listens ends by it in good order
+        return 130
     return 0
 
 

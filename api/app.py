@@ -126,7 +126,7 @@ def _read_meme() -> tuple[bytes, str | None]:
         )
     unknown = fields.keys() - _FIELDS
     if unknown:
-        raise _field(f"unknown field {min(unknown)!r}; a meme has `image` and, if known, `text`")
+        raise _field(f"unknown field {str(min(unknown))[:50]!r}; a meme has `image` and, if known, `text`")
     if data is None:
         raise _field("`image` is missing; send the picture as a file in the form, or as base64 in the JSON")
     text = fields.get("text")
@@ -141,7 +141,7 @@ def _from_form() -> tuple[bytes | None, dict[str, Any]]:
     file = request.files.get("image")
     if file is None and "image" in request.form:
         raise _field("`image` came as a text field; send it as a file (curl: -F image=@meme.png)")
-    return file and file.read(), {**request.files.to_dict(), **request.form.to_dict()}
+    return file.read() if file is not None else None, {**request.files.to_dict(), **request.form.to_dict()}
 
 
 def _from_json() -> tuple[bytes | None, dict[str, Any]]:
@@ -157,7 +157,8 @@ def _from_json() -> tuple[bytes | None, dict[str, Any]]:
     if not isinstance(image, str):
         raise _field("`image` must be a string of base64")
     try:
-        return base64.b64decode(image, validate=True), fields
+        # `base64 meme.png` and many libraries break the lines
+        return base64.b64decode("".join(image.split()), validate=True), fields
     except (binascii.Error, ValueError) as error:
         raise _field("`image` is not base64 (standard alphabet, padded, without a `data:` prefix)") from error
 

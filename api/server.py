@@ -20,6 +20,10 @@ from api.classifier import MemeClassifier
 from api.prediction import Predictor
 from embed.encoder import DEVICES, choose_device
 
+# Bodies between our limit and this are read to their end before they are refused: most clients look for an answer only
+# when they have sent everything, and would see a closed connection instead of the sentence.
+_READ_AT_MOST = 3 * MAX_BODY_BYTES
+
 
 @dataclass(frozen=True)
 class ServeSettings:
@@ -69,8 +73,7 @@ def serve(settings: ServeSettings, say: Callable[[str], None]) -> None:
             host=settings.host,
             port=settings.port,
             threads=settings.threads,
-            # a little above Flask's own limit, which words most refusals
-            max_request_body_size=MAX_BODY_BYTES + 1_000_000,
+            max_request_body_size=_READ_AT_MOST,
             # measured: twice the rate of uploads of 2 MB that the default gives
             recv_bytes=262_144,
             ident=None,
@@ -92,8 +95,10 @@ class _ProblemTask(ErrorTask):
 
     def execute(self) -> None:
         error = self.request.error
-        body = problem_json(error.code, error.reason, f"the request was refused unread: {error.body}").encode()
-        self.status = f"{error.code} {error.reason}"
+        # waitress answers 501 to encodings that it does not know, but the request is what is wrong
+        code, reason = (400, "Bad Request") if error.code == 501 else (error.code, error.reason)
+        body = problem_json(code, reason, f"the request was refused unread: {error.body}").encode()
+        self.status = f"{code} {reason}"
         self.response_headers.append(("Content-Type", "application/problem+json"))
         self.set_close_on_finish()
         self.content_length = len(body)

@@ -28,13 +28,18 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     sync(path.parent)
 
 
-def write_text_atomically(path: Path, text: str) -> None:
-    """The same for a text, as UTF-8."""
+def write_bytes_atomically(path: Path, data: bytes) -> None:
+    """The same for bytes that are at hand."""
 
     def write(temporary: Path) -> None:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(data)
 
     write_atomically(path, write)
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """The same for a text, as UTF-8."""
+    write_bytes_atomically(path, text.encode("utf-8"))
 
 
 def sync(path: Path) -> None:

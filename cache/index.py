@@ -14,7 +14,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from cache.files import write_atomically
+from cache.files import write_bytes_atomically
+from cache.hdf5 import hdf5_bytes
 from cache.spec import Spec
 
 FORMAT = 1
@@ -84,7 +85,7 @@ def find_index(artifacts: Path, data: str, model: str, pretrained: str) -> Path:
 
 def write_index(path: Path, index: DatasetIndex) -> None:
     """Write the index atomically, replacing the one of an earlier run."""
-    write_atomically(path, lambda temporary: _fill(temporary, index))
+    write_bytes_atomically(path, hdf5_bytes(lambda file: _fill(file, index)))
 
 
 def read_index(path: Path) -> DatasetIndex:
@@ -99,19 +100,16 @@ def read_index(path: Path) -> DatasetIndex:
         raise UnusableIndex(f"{path}: not a dataset index ({error}); run `make embed` again") from error
 
 
-def _fill(path: Path, index: DatasetIndex) -> None:
-    with h5py.File(path, "w") as file:
-        file.attrs["format"] = FORMAT
-        file.attrs["spec"] = json.dumps(index.spec, sort_keys=True)
-        file.attrs["source"] = json.dumps(index.source, sort_keys=True)
-        for name in _COLUMNS:
-            values = getattr(index, name)
-            if name == "labels":
-                file.create_dataset(
-                    name, data=np.asarray(values, np.int8), fletcher32=True, chunks=(max(1, len(values)),)
-                )
-            else:
-                file.create_dataset(name, data=list(values), dtype=h5py.string_dtype("utf-8"))
+def _fill(file: h5py.File, index: DatasetIndex) -> None:
+    file.attrs["format"] = FORMAT
+    file.attrs["spec"] = json.dumps(index.spec, sort_keys=True)
+    file.attrs["source"] = json.dumps(index.source, sort_keys=True)
+    for name in _COLUMNS:
+        values = getattr(index, name)
+        if name == "labels":
+            file.create_dataset(name, data=np.asarray(values, np.int8), fletcher32=True, chunks=(max(1, len(values)),))
+        else:
+            file.create_dataset(name, data=list(values), dtype=h5py.string_dtype("utf-8"))
 
 
 def _column(dataset: h5py.Dataset) -> list[str] | list[int]:

@@ -5,7 +5,6 @@ other. Appending to one HDF5 file did not survive `kill -9`; this does. Every da
 """
 
 import hashlib
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +13,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from cache.files import write_atomically
+from cache.files import write_bytes_atomically
+from cache.hdf5 import hdf5_bytes
 
 # Read back whole and in order: 512 full-width rows a chunk measured within 40 % of a contiguous read.
 _CHUNK_ROWS = 512
@@ -50,11 +50,12 @@ class Segment:
 
 
 def write_segment(folder: Path, kind: str, segment: Segment) -> tuple[Path, str]:
-    """Write `segment` under `folder`; return its path and its SHA-256."""
-    staging = folder / f".{kind}-{uuid.uuid4().hex}.tmp"  # its own name: two jobs may fill one store
-    write_atomically(staging, lambda path: _fill(path, segment))
-    digest = file_digest(staging)
-    return staging.rename(folder / f"{kind}-{digest[:20]}.h5"), digest
+    """Write `segment` under `folder`; return its path and its SHA-256. Raises OSError, e.g. when the disk is full."""
+    data = hdf5_bytes(lambda file: _fill(file, segment))
+    digest = hashlib.sha256(data).hexdigest()
+    path = folder / f"{kind}-{digest[:20]}.h5"
+    write_bytes_atomically(path, data)
+    return path, digest
 
 
 def read_header(path: Path) -> tuple[list[str], np.ndarray, dict[str, str]]:
@@ -85,14 +86,13 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _fill(path: Path, segment: Segment) -> None:
+def _fill(file: h5py.File, segment: Segment) -> None:
     reasons = np.array([r.encode("utf-8")[:_REASON_BYTES] for r in segment.failures.values()], f"S{_REASON_BYTES}")
-    with h5py.File(path, "w") as file:
-        _put(file, "keys", _raw(segment.keys))
-        _put(file, "vectors", np.asarray(segment.vectors, np.float32))
-        _put(file, "tokens", np.asarray(segment.tokens, np.int32))
-        _put(file, "failed_keys", _raw(list(segment.failures)))
-        _put(file, "failed_reasons", reasons)
+    _put(file, "keys", _raw(segment.keys))
+    _put(file, "vectors", np.asarray(segment.vectors, np.float32))
+    _put(file, "tokens", np.asarray(segment.tokens, np.int32))
+    _put(file, "failed_keys", _raw(list(segment.failures)))
+    _put(file, "failed_reasons", reasons)
 
 
 def _put(file: h5py.File, name: str, rows: np.ndarray) -> None:

@@ -48,8 +48,7 @@ class VectorStore:
         self._tokens: dict[str, int] = {}
         self._segments: list[Path] = []
         if (self.folder / "spec.json").exists():
-            stored = json.loads((self.folder / "spec.json").read_text("utf-8"))
-            require_same_spec(stored, spec, f"the store {self.folder}")
+            require_same_spec(self._stored_spec(), spec, f"the store {self.folder}")
         self._scan()
 
     def known(self, kind: str) -> set[str]:
@@ -95,10 +94,21 @@ class VectorStore:
         write_text_atomically(self.folder / "manifest.jsonl", text)
         self.damaged = []
 
+    def _stored_spec(self) -> Spec:
+        path = self.folder / "spec.json"
+        try:
+            return json.loads(path.read_text("utf-8"))
+        except ValueError:
+            # The folder's name is the spec's hash, so a damaged copy can be written again.
+            write_text_atomically(path, canonical_json(self.spec))
+            return self.spec
+
     def _scan(self) -> None:
         promised = {line["segment"]: line for line in self._manifest()}
         # A kill between a segment's rename and its manifest line leaves a whole file whose name holds its hash.
-        unlisted = {p.name for p in self.folder.glob("*.h5") if _SEGMENT_NAME.fullmatch(p.name)} - promised.keys()
+        unlisted = {
+            p.name for p in self.folder.glob("*.h5") if _SEGMENT_NAME.fullmatch(p.name) and p.is_file()
+        } - promised.keys()
         for name in [*promised, *sorted(unlisted)]:
             path = self.folder / name
             try:
@@ -132,19 +142,22 @@ class VectorStore:
         path = self.folder / "manifest.jsonl"
         if not path.exists():
             return
-        for line in path.read_text("utf-8").splitlines():
+        for line in path.read_text("utf-8", "replace").splitlines():
             try:
                 entry = json.loads(line)
-            except json.JSONDecodeError:
-                continue  # the last line of a killed job; its segment is found by its file
-            if _SEGMENT_NAME.fullmatch(entry["segment"]):
-                yield entry
+                if _SEGMENT_NAME.fullmatch(entry["segment"]):
+                    yield entry
+            except (ValueError, TypeError, KeyError):
+                continue  # a killed job's last line, or a damaged one; its segment is found by its file
 
 
 def _check_digest(path: Path, promised: str | None) -> None:
     if not path.is_file():
         raise DamagedSegment(f"{path}: missing")
-    actual = file_digest(path)
+    try:
+        actual = file_digest(path)
+    except OSError as error:
+        raise DamagedSegment(f"{path}: cannot be read ({error.strerror})") from error
     if actual[:20] != path.stem.split("-")[1] or promised not in (None, actual):
         raise DamagedSegment(f"{path}: its bytes have changed since it was written")
 

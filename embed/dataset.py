@@ -7,36 +7,29 @@ It opens the tables, not the pictures, and knows nothing of CLIP or of vectors.
     plain CSV       any .csv in the folder (or the .csv itself), with named columns and perhaps a `split` column
 """
 
-import csv
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from embed.tables import DatasetError, find_tables, read_table
 from embed.text import clean_text
 
-# The header names in use for each field; the first is MultiOFF's.
-_COLUMNS = {
-    "image": ("image_name", "image", "img", "image_path", "filename", "file_name", "file"),
-    "text": ("sentence", "text", "caption"),
-    "label": ("label", "class"),
-    "split": ("split",),
-    "id": ("id",),
-}
-_REQUIRED = ("image", "text", "label")
 _LABELS = {
-    **dict.fromkeys(("offensive", "offensiv", "hateful", "1", "10", "true"), 1),
-    **dict.fromkeys(("nonoffensive", "nonoffensiv", "notoffensive", "nothateful", "nonhateful", "0", "00", "false"), 0),
+    **dict.fromkeys(("offensive", "offensiv", "hateful", "true", "1", "1.0"), 1),
+    **dict.fromkeys(
+        ("nonoffensive", "nonoffensiv", "notoffensive", "nothateful", "nonhateful", "false", "0", "0.0"), 0
+    ),
 }
-_SPLITS = {"train": "train", "val": "validation", "dev": "validation", "test": "test"}
+_SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+_ORDER = ("train", "validation", "test")
 _IMAGE_FOLDERS = ("Labelled Images", "", "images", "img")
 UNLABELLED = -1
-
-
-class DatasetError(ValueError):
-    """The folder cannot be read as a data set; the message names the file, the row and the fix."""
 
 
 @dataclass(frozen=True)
@@ -57,15 +50,15 @@ class Meme:
 
 
 def read_dataset(data: Path) -> tuple[Path, list[Meme]]:
-    """Read every row that the folder (or the one CSV) names: the pictures' root, and the rows in file order.
+    """Read every row that the folder (or the one CSV) names: the pictures' root, and the rows, in file order.
 
-    Raises DatasetError for no such folder, no table, a missing column or an unknown label. A row that cannot
-    be used on its own account (its id came before) is kept, with its `problem`.
+    Raises DatasetError for no such folder, no table, a missing column, an unknown label or split. A row that cannot
+    be used on its own account (no such file, its id came before) is kept, with its `problem`.
     """
-    if not data.exists():
-        raise DatasetError(f"{data}: no such folder; DATA=<folder> takes a folder with images and a CSV or JSON lines")
+    # train, validation, test, whatever the alphabet says: of a meme that is listed twice, the first row stays
+    tables = sorted(find_tables(data), key=lambda table: _ORDER.index(_split_in(table.stem) or "train"))
     root = data if data.is_dir() else data.parent
-    rows = [meme for table in _tables(data) for meme in _read_table(table, root)]
+    rows = [meme for table in tables for meme in _read_memes(table, root, alone=len(tables) == 1)]
     if not rows:
         raise DatasetError(f"{data}: its tables hold no rows")
     return root, _mark_repeats(rows)
@@ -73,105 +66,50 @@ def read_dataset(data: Path) -> tuple[Path, list[Meme]]:
 
 def parse_label(value: Any) -> int:
     """1 for offensive, 0 for not, from any published spelling. Raises ValueError for anything else."""
-    spelling = re.sub(r"[^a-z0-9]", "", str(value).lower())
+    written = str(value).strip().lower()
+    # Only words are spelled with hyphens and the like: "-1" is not a spelling of 1.
+    spelling = written if any(c.isdigit() for c in written) else re.sub(r"[^a-z]", "", written)
     if spelling not in _LABELS:
         raise ValueError(f"unknown label {value!r}; write offensive or non-offensive (or 1 or 0)")
     return _LABELS[spelling]
 
 
-def _tables(data: Path) -> list[Path]:
-    if data.is_file():
-        return [data]
-    for folder, pattern in ((data / "Split Dataset", "*.csv"), (data, "*.jsonl"), (data, "*.csv")):
-        found = sorted(p for p in folder.glob(pattern) if not p.name.startswith("."))
-        if found:
-            # train, validation, test: the order of _SPLITS, whatever the files' alphabet says
-            return sorted(found, key=lambda p: list(_SPLITS).index(next(_prefixes(p.stem), "train")))
-    raise DatasetError(f"{data}: no table; put a CSV with the columns image_name, sentence, label (or .jsonl) there")
+def _split_in(name: str) -> str | None:
+    """The split that a file's name or a cell speaks of: `Training_meme_dataset`, `dev_seen`, `memes-test`."""
+    words = re.split(r"[^a-z]+", name.lower())
+    return next((_SPLITS[word] for word in words if word in _SPLITS), None)
 
 
-def _prefixes(name: str) -> Iterator[str]:
-    return (prefix for prefix in _SPLITS if name.lower().startswith(prefix))
-
-
-def _read_table(table: Path, root: Path) -> Iterator[Meme]:
-    default_split = _SPLITS[next(_prefixes(table.stem), "train")]
-    for where, fields in _records(table):
+def _read_memes(table: Path, root: Path, alone: bool) -> Iterator[Meme]:
+    for where, fields in read_table(table):
+        # One table may be all there is to train on; among several, each has to say which it is.
+        default = _split_in(table.stem) or ("train" if alone else None)
         try:
-            yield _meme(fields, root, default_split, where)
+            yield _meme(fields, root, default, where)
         except ValueError as error:
             raise DatasetError(f"{where}: {error}") from error
 
 
-def _records(table: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each row as (file and row, {our name for the column: its value})."""
-    reader = _json_lines if table.suffix == ".jsonl" else _csv_rows
-    try:
-        yield from reader(table)
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{table}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
-    except csv.Error as error:
-        raise DatasetError(f"{table}: not a CSV file ({error})") from error
-
-
-def _csv_rows(table: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    with table.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        columns = _match_columns(table, reader.fieldnames or [])
-        for number, row in enumerate(reader, start=2):  # as a spreadsheet counts: the header is row 1
-            where = f"{table.name}, row {number}"
-            if None in row:
-                raise DatasetError(f"{where}: more fields than the header has; quote a text that holds a comma")
-            yield where, {ours: row[theirs] for ours, theirs in columns.items()}
-
-
-def _json_lines(table: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    with table.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, start=1):
-            where = f"{table.name}, row {number}"
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DatasetError(f"{where}: not JSON ({error})") from error
-            if not isinstance(row, dict):
-                raise DatasetError(f"{where}: not a JSON object")
-            columns = _match_columns(table, [*row, "label"], where)
-            yield (
-                where,
-                {ours: row.get(theirs) for ours, theirs in columns.items() if ours != "label"}
-                | (
-                    {"label": row.get(columns["label"], UNLABELLED)}  # published test sets come without labels
-                ),
-            )
-
-
-def _match_columns(table: Path, header: list[str], where: str = "") -> dict[str, str]:
-    lowered = {name.strip().lower(): name for name in header}
-    columns = {ours: next((lowered[n] for n in names if n in lowered), None) for ours, names in _COLUMNS.items()}
-    missing = [ours for ours in _REQUIRED if columns[ours] is None]
-    if missing:
-        wanted = "; ".join(f"{ours}: one of {', '.join(_COLUMNS[ours])}" for ours in missing)
-        raise DatasetError(f"{where or table}: no column for {wanted}. It has: {', '.join(header) or 'nothing'}")
-    return {ours: theirs for ours, theirs in columns.items() if theirs is not None}
-
-
-def _meme(fields: dict[str, Any], root: Path, default_split: str, where: str) -> Meme:
-    name = str(fields["image"] or "").strip()
+def _meme(fields: dict[str, Any], root: Path, default_split: str | None, where: str) -> Meme:
+    name = clean_text(str(fields["image"] or ""))
     if not name:
         raise ValueError("no image name; give the picture's file name or delete the row")
-    split = str(fields.get("split") or "").strip().lower()
-    if split and next(_prefixes(split), None) is None:
-        raise ValueError(f"unknown split {fields['split']!r}; write train, validation or test")
+    written = fields.get("split")
+    split = _split_in(str(written)) if written else default_split
+    if split is None:
+        raise ValueError(
+            f"unknown split {written!r}; write train, validation or test"
+            if written
+            else "which split? Name the file train, validation or test, or give it a column `split`"
+        )
     label = fields["label"]
     image, problem = _find_image(root, name)
     return Meme(
-        id=str(fields["id"] if fields.get("id") not in (None, "") else name),
+        id=clean_text(str(name if fields.get("id") in (None, "") else fields["id"])),
         image=image,
         text=clean_text(str(fields["text"] or "")),
-        label=UNLABELLED if label == UNLABELLED else parse_label(label),
-        split=_SPLITS[next(_prefixes(split))] if split else default_split,
+        label=UNLABELLED if label is None else parse_label(label),
+        split=split,
         where=where,
         problem=problem,
     )
@@ -202,7 +140,8 @@ def _mark_repeats(rows: list[Meme]) -> list[Meme]:
     for meme in rows:
         earlier = first.setdefault((meme.id, meme.text), meme)
         if earlier is not meme:
-            meme = replace(meme, problem=meme.problem or f"the same id and text as {earlier.where}")
+            other = "" if earlier.label == meme.label else ", but with the other label: which one is right?"
+            meme = replace(meme, problem=meme.problem or f"the same id and text as {earlier.where}{other}")
         elif meme.id in ids:
             number = next(n for n in range(2, len(rows) + 2) if f"{meme.id}#{n}" not in ids)
             meme = replace(meme, id=f"{meme.id}#{number}")

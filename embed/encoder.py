@@ -7,6 +7,7 @@ a model name with a pretrained tag or a local checkpoint file, `local-dir:<folde
 import difflib
 import hashlib
 import json
+import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,9 +106,9 @@ def load_encoder(model: str, pretrained: str, device: torch.device) -> ClipEncod
         raise EncoderUnavailable(_missing_package(model, error)) from error
     # A file that is not this model's weights leads open_clip into anything from AssertionError to KeyError.
     except Exception as error:
-        raise EncoderUnavailable(
-            f"{weights} could not be loaded as weights of {model}: {_first_line(error)}"
-        ) from error
+        # torch's own words for a foreign pickle tell the user to load it unsafely
+        reason = "not a file of weights" if isinstance(error, pickle.UnpicklingError) else _first_line(error)
+        raise EncoderUnavailable(f"{weights} could not be loaded as weights of {model}: {reason}") from error
     clip.eval().requires_grad_(False)
     context_length = int(getattr(tokenizer, "context_length", None) or clip.context_length)
     spec = _spec(model, config, weights, clip, tokenizer, context_length)

@@ -119,12 +119,12 @@ class _SegmentWriter:
 
     def close_segment(self) -> None:
         """Write what has been collected, if anything."""
-        if self._items or self._failures:
-            vectors = np.concatenate(self._vectors) if self._vectors else np.empty((0, 0), np.float32)
-            tokens = np.array([item.tokens for item in self._items], np.int32)
-            keys = [item.key for item in self._items]
-            self._store.add(self._kind, Segment(keys, vectors, tokens, self._failures))
-        self._clear()
+        items, batches, failures = self._items, self._vectors, self._failures
+        self._clear()  # first: rows that the disk refused are not offered to it again on the way out
+        if items or failures:
+            vectors = np.concatenate(batches) if batches else np.empty((0, 0), np.float32)
+            tokens = np.array([item.tokens for item in items], np.int32)
+            self._store.add(self._kind, Segment([item.key for item in items], vectors, tokens, failures))
 
     def _clear(self) -> None:
         self._items: list[Prepared] = []

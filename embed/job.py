@@ -88,7 +88,7 @@ def embed_dataset(settings: EmbedSettings, say: Callable[[str], None]) -> Summar
         "text": {text_key(meme.text): meme.text for meme in memes},
     }
     encoder = _LazyEncoder(settings, say)
-    store = VectorStore(settings.vectors, encoder.spec())
+    store = _open_store(settings, encoder, wanted)
     _report_damage(store, say)
     summary = Summary(memes, store, distinct={kind: len(items) for kind, items in wanted.items()})
     passing: dict[str, str] = {}
@@ -107,6 +107,16 @@ def embed_dataset(settings: EmbedSettings, say: Callable[[str], None]) -> Summar
     summary.truncated = int((tokens > store.spec["tokenizer"]["context_length"]).sum())
     write_index(settings.index, _index(settings, memes, image_keys, skipped, store.spec))
     return summary
+
+
+def _open_store(settings: EmbedSettings, encoder: "_LazyEncoder", wanted: dict[str, dict[str, Any]]) -> VectorStore:
+    """The store of the encoder's spec: the one remembered, or the real one where the encoder has to be loaded."""
+    store = VectorStore(settings.vectors, encoder.spec())
+    if any(_missing(store, kind, items, settings.retry_failed) for kind, items in wanted.items()):
+        real = encoder.load().spec
+        if real != store.spec:
+            store = VectorStore(settings.vectors, real)
+    return store
 
 
 class _LazyEncoder:

@@ -1,7 +1,7 @@
 """Remember which spec a model name led to, so that a run with nothing to do loads no model.
 
 The memory is only a hint for planning: it counts while the libraries' versions and the weight files' size and
-modification time are those it was made with, and whoever loads the model compares the real spec.
+times are those it was made with, and the job compares the real spec when it loads the model.
 """
 
 import importlib.metadata
@@ -22,9 +22,11 @@ def library_versions() -> dict[str, str]:
 def recall_spec(memory: Path, model: str, pretrained: str) -> dict[str, Any] | None:
     """The spec that `remember_spec` noted for this request, or None where anything it depends on has changed."""
     noted = _read(memory).get(_request(model, pretrained))
-    if noted is None or any(_stamp(Path(path)) != stamp for path, stamp in noted["files"].items()):
+    try:
+        unchanged = all(_stamp(Path(path)) == stamp for path, stamp in noted["files"].items())
+        return noted["spec"] if unchanged else None
+    except (TypeError, KeyError, AttributeError):  # never noted, or by another version of this code
         return None
-    return noted["spec"]
 
 
 def remember_spec(memory: Path, model: str, pretrained: str, spec: dict[str, Any], weights: Path) -> None:
@@ -49,11 +51,13 @@ def _stamp(path: Path) -> list[int] | None:
         status = path.stat()
     except OSError:
         return None
-    return [status.st_size, status.st_mtime_ns]
+    # The change time and the number of the file, too: copying tools set modification times back.
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
 def _read(memory: Path) -> dict[str, Any]:
     try:
-        return json.loads(memory.read_text("utf-8"))
-    except (OSError, json.JSONDecodeError):
+        noted = json.loads(memory.read_text("utf-8"))
+    except (OSError, ValueError):
         return {}  # a hint that cannot be read is no hint
+    return noted if isinstance(noted, dict) else {}

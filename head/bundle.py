@@ -81,7 +81,7 @@ def load_bundle(folder: Path) -> Bundle:
     try:
         head = FusionHead(HeadConfig(**config["head"]))
         _check_config(config)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:  # RuntimeError: more memory than there is
         raise UnusableBundle(
             f"{folder / 'config.json'}: {error!r} is missing or unfit; run `python -m head tune` again"
         ) from error
@@ -96,12 +96,16 @@ def read_predictions(folder: Path) -> dict[str, Any]:
 
 def _check_config(config: dict[str, Any]) -> None:
     threshold = config["threshold"]
-    if not isinstance(threshold, (int, float)) or not 0 <= threshold <= 1:
+    if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not 0 <= threshold <= 1:
         raise ValueError(f"threshold: expected a number from 0 to 1, got {threshold!r}")
     if config["labels"] != LABELS:
         raise ValueError(f"labels: expected {LABELS}, got {config['labels']!r}")
-    for name in ("name", "version", "encoder", "spec"):
-        config[name]  # a KeyError names what is missing
+    for name, kind in (("name", str), ("version", str), ("encoder", dict), ("spec", dict)):
+        if not isinstance(config[name], kind):
+            raise TypeError(f"{name}: expected {kind.__name__}, got {config[name]!r}")
+    for name in ("model", "pretrained"):
+        if not isinstance(config["encoder"][name], str):
+            raise TypeError(f"encoder.{name}: expected str, got {config['encoder'][name]!r}")
 
 
 def _load_weights(head: FusionHead, path: Path, digest: str | None) -> None:

@@ -108,7 +108,7 @@ def with_splits(features: Features, groups: np.ndarray, seed: int) -> Features:
     split = features.split.astype("U10")  # the longest name of SPLITS
     train = np.flatnonzero(split == "train")
     if wanted:
-        _check_split(features.label[train], "train")
+        _check_carvable(features.label[train], groups[train])
         folds = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=seed)
         parts = folds.split(train, features.label[train], groups[train])
         for name, (_, rows) in zip(wanted, parts):
@@ -140,6 +140,16 @@ def _root(parent: list[int], place: int) -> int:
         parent[place] = parent[parent[place]]  # halve the path, so that long chains stay cheap
         place = parent[place]
     return place
+
+
+def _check_carvable(label: np.ndarray, groups: np.ndarray) -> None:
+    _check_split(label, "train")
+    fewest, parts = min(np.bincount(label, minlength=2)), len(np.unique(groups))
+    if min(fewest, parts) < _FOLDS:
+        raise ValueError(
+            f"split train: {fewest} memes of the rarer label, and {parts} groups that share no picture or text; at least "
+            f"{_FOLDS} of each are needed to carve a validation split. Add memes, or say the splits in the data"
+        )
 
 
 def _check_split(label: np.ndarray, name: str) -> None:

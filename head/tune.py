@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 from tqdm import tqdm
 
 from head.data import Features, fingerprint
@@ -39,6 +40,10 @@ _FINGERPRINT = "data fingerprint"
 
 class OtherData(ValueError):
     """A study of this name was made with other data."""
+
+
+class StudyUnusable(ValueError):
+    """The study's file cannot be read or written."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,12 @@ def _opened(config: TuneConfig) -> Iterator[optuna.Study]:
         seed = int(np.random.SeedSequence([config.seed, len(study.trials)]).generate_state(1)[0])
         study.sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True)
         yield study
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise StudyUnusable(
+            f"{config.storage}: the study's file cannot be read or written ({reason}); free the disk, mend its "
+            "permissions, or move a damaged file away"
+        ) from error
     finally:
         if storage is not None:
             storage.remove_session()

@@ -83,6 +83,12 @@ def raw_form(name: str, value: bytes) -> bytes:
     return b'--b\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n--b--\r\n' % (name.encode(), value)
 
 
+def test_base64_may_have_line_breaks(client: FlaskClient) -> None:
+    image = base64.encodebytes(picture()).decode()
+    assert "\n" in image
+    assert client.post("/predict", json={"image": image}).status_code == 200
+
+
 def body(text: str | bytes, kind: str = "application/json") -> dict[str, Any]:
     return {"data": text, "content_type": kind}
 

@@ -1,14 +1,16 @@
 """The served probability is the one that the training side computes from the cache, for every kind of picture."""
 
 import base64
+import http.client
 import json
 import re
 import signal
 import subprocess
 import sys
-import urllib.request
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -182,21 +184,44 @@ def test_no_bundle_and_no_picture_are_a_sentence_and_exit_2(
         MemeClassifier.from_bundle(tmp_path, CPU)
 
 
-def test_the_server_answers_and_stops_on_sigterm_with_exit_0(trained: Trained) -> None:
+@pytest.fixture
+def server(trained: Trained) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A server process on a free port, and the port."""
     command = [sys.executable, "-m", "api", "serve", "--bundle", str(trained.folder), "--port", "0", "--device", "cpu"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout
-        line = process.stdout.readline()
-        found = re.search(r"http://127\.0\.0\.1:\d+", line)
-        assert found, line
-        with urllib.request.urlopen(f"{found[0]}/readyz", timeout=30) as response:
-            assert json.load(response)["status"] == "ready"
-        request = urllib.request.Request(
-            f"{found[0]}/predict",
-            json.dumps({"image": base64.b64encode(picture()).decode()}).encode(),
-            {"Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=30) as response:
-            assert 0 <= json.load(response)["probability"] <= 1
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        try:
+            assert process.stdout
+            line = process.stdout.readline()
+            found = re.search(r"http://127\.0\.0\.1:(\d+)", line)
+            assert found, line
+            yield process, int(found[1])
+        finally:
+            process.kill()
+
+
+def ask(port: int, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, dict[str, Any]]:
+    """One request on a connection of its own: status and JSON."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    try:
+        connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
+        response = connection.getresponse()
+        return response.status, json.load(response)
+    finally:
+        connection.close()
+
+
+def test_the_server_answers_refuses_and_stops_on_sigterm_with_exit_0(
+    server: tuple[subprocess.Popen[str], int],
+) -> None:
+    process, port = server
+    assert ask(port, "GET", "/readyz")[1]["status"] == "ready"
+    body = json.dumps({"image": base64.b64encode(picture()).decode()}).encode()
+    status, answer = ask(port, "POST", "/predict", body, Content_Type="application/json")
+    assert status == 200 and 0 <= answer["probability"] <= 1
+    status, problem = ask(port, "POST", "/predict", b"x" * 25_000_000, Content_Type="application/json")
+    assert status == problem["status"] == 413 and "send a smaller picture" in problem["detail"]
+    # waitress's own refusal, which it would word otherwise and call 501
+    status, problem = ask(port, "POST", "/predict", b"x", Transfer_Encoding="gzip")
+    assert status == problem["status"] == 400 and "refused unread" in problem["detail"]
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0

@@ -100,6 +100,25 @@ def test_temporary_files_of_a_killed_job_are_ignored(store: VectorStore, tmp_pat
     assert not VectorStore(tmp_path, SPEC).damaged
 
 
+@pytest.mark.parametrize("line", [b"[1]", b"{}", b"\xff\xfe", b'{"segment": 5}', b"null"])
+def test_a_damaged_manifest_line_is_no_loss(store: VectorStore, tmp_path: Path, line: bytes) -> None:
+    manifest = store.folder / "manifest.jsonl"
+    manifest.write_bytes(line + b"\n" + manifest.read_bytes())
+    assert VectorStore(tmp_path, SPEC).known("text") == store.known("text")
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b"{"])
+def test_a_damaged_spec_file_is_written_again(store: VectorStore, tmp_path: Path, content: bytes) -> None:
+    (store.folder / "spec.json").write_bytes(content)
+    assert VectorStore(tmp_path, SPEC).known("text") == store.known("text")
+    assert json.loads((store.folder / "spec.json").read_text()) == SPEC
+
+
+def test_a_folder_that_is_named_like_a_segment_is_no_segment(store: VectorStore, tmp_path: Path) -> None:
+    (store.folder / f"image-{'0' * 20}.h5").mkdir()
+    assert not VectorStore(tmp_path, SPEC).damaged
+
+
 def test_files_of_other_names_are_left_alone(store: VectorStore, tmp_path: Path) -> None:
     foreign = [store.folder / "my-notes.h5", tmp_path / "image-notes.h5"]
     for path in foreign:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from fakes import memes, picture, write_multioff
 
-from embed.dataset import DatasetError, parse_label, read_dataset
+from embed.dataset import parse_label, read_dataset
+from embed.tables import DatasetError
 
 
 def rows(folder: Path) -> list[tuple[str, str, int, str]]:
@@ -69,7 +70,12 @@ def test_label_spellings(spelling: object, label: int) -> None:
     [
         ("image_name,label\nx.png,1\n", "memes.csv: no column for text: one of sentence, text, caption"),
         ("image_name,sentence,label\nx.png,hi,1\nx.png,ho,maybe\n", "memes.csv, row 3: unknown label 'maybe'"),
-        ("image_name,sentence,label\nx.png,hi\n", "memes.csv, row 2: unknown label None"),
+        ("image_name,sentence,label\nx.png,hi\n", "memes.csv, row 2: fewer fields than the header"),
+        ("image_name,sentence,label\n\n\nx.png,hi,-1\n", "memes.csv, row 4: unknown label '-1'"),
+        ("image_name,sentence,label\nx.png,hi,10\n", "unknown label '10'"),
+        ('image_name,sentence,label\nx.png,"hi,1\n', "row 2: fewer fields than the header has, or a quote that is not"),
+        ("image_name,sentence,label,Label\nx.png,hi,1,0\n", "two columns are called label"),
+        ("image_name;sentence;label\nx.png;hi;1\n", "separate the columns with commas"),
         ("image_name,sentence,label\nx.png,hi, there,1\n", "memes.csv, row 2: more fields than the header"),
         ("image_name,sentence,label\n,hi,1\n", "memes.csv, row 2: no image name"),
         ("image_name,sentence,label,split\nx.png,hi,1,later\n", "memes.csv, row 2: unknown split 'later'"),
@@ -86,11 +92,35 @@ def test_bad_tables_are_named_with_row_and_fix(tmp_path: Path, text: str, compla
 def test_bad_json_lines_are_named(tmp_path: Path) -> None:
     for text, complaint in (
         ("{", "row 1: not JSON"),
+        ("[" * 100_000, "row 1: not JSON"),
         ("[1]", "row 1: not a JSON object"),
         ('{"id": 1}', "row 1: no col"),
     ):
         with pytest.raises(DatasetError, match=complaint):
             read_dataset(table(tmp_path, text, "train.jsonl"))
+
+
+def test_a_file_says_its_split_with_any_word_of_its_name(tmp_path: Path) -> None:
+    (tmp_path / "x.png").write_bytes(picture())
+    for name in ("memes_test", "memes-train", "values-val"):
+        table(tmp_path, f"image,text,label\nx.png,{name},1\n", f"{name}.CSV")
+    assert [(text, split) for _, text, _, split in rows(tmp_path)] == [
+        ("memes-train", "train"),
+        ("values-val", "validation"),
+        ("memes_test", "test"),
+    ]
+
+
+def test_one_of_several_tables_that_does_not_say_its_split_is_refused(tmp_path: Path) -> None:
+    table(tmp_path, "image,text,label\nx.png,hi,1\n", "train.csv")
+    table(tmp_path, "image,text,label\nx.png,hi,1\n", "values.csv")
+    with pytest.raises(DatasetError, match="values.csv, row 2: which split"):
+        read_dataset(tmp_path)
+
+
+def test_a_repeat_with_the_other_label_is_said(tmp_path: Path) -> None:
+    write_multioff(tmp_path, [("a.png", "hi", "1"), ("a.png", "hi", "0")])
+    assert "but with the other label" in read_dataset(tmp_path)[1][1].problem
 
 
 def test_no_folder_no_table_no_utf8(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -140,8 +141,10 @@ def test_a_remembered_spec_counts_while_nothing_has_changed(tmp_path: Path) -> N
     assert recall_spec(memory, "n", str(weights)) is None
     weights.write_bytes(b"another")
     assert recall_spec(memory, "m", str(weights)) is None
-    memory.write_text("{half")
-    assert recall_spec(memory, "m", str(weights)) is None
+    key = next(iter(json.loads(memory.read_text())))
+    for damage in (b"{half", b"[]", b"\xff", json.dumps({key: {}}).encode(), json.dumps({key: 5}).encode()):
+        memory.write_bytes(damage)
+        assert recall_spec(memory, "m", str(weights)) is None
 
 
 def test_a_published_tag_comes_from_the_files_already_fetched(

@@ -147,6 +147,25 @@ def test_changed_weights_are_another_spec(tmp_path: Path, run: Run, loads: list[
     assert len(loads) == 2  # the remembered spec was not trusted
 
 
+def test_weights_that_changed_unseen_do_not_mix_with_the_old_vectors(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_multioff(tmp_path / "data", memes(3))
+    first = run()
+    real = embed.encoder.load_encoder
+
+    def other(*arguments: object) -> FakeEncoder:
+        encoder = real(*arguments)
+        encoder.spec = {**encoder.spec, "weights": "others, in a file of the same size and times"}
+        return encoder
+
+    monkeypatch.setattr(embed.encoder, "load_encoder", other)
+    write_multioff(tmp_path / "data", memes(4))
+    second = run()
+    assert second.store.folder != first.store.folder and second.embedded == {"image": 4, "text": 4}
+    assert len(VectorStore(tmp_path / "artifacts" / "vectors", first.store.spec).known("image")) == 3
+
+
 @pytest.fixture
 def tiny_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embed.fill, "_SEGMENT_SECONDS", 0.0)
@@ -200,6 +219,30 @@ def test_kill_9_loses_the_segment_in_hand_and_nothing_else(tmp_path: Path, run: 
         keys = sorted(undisturbed.store.known(kind))
         assert keys == sorted(resumed.store.known(kind))
         assert np.array_equal(undisturbed.store.read(kind, keys), resumed.store.read(kind, keys))
+
+
+_FULL_DISK = """
+import resource, sys
+from pathlib import Path
+import embed.encoder, embed.fill
+from embed.__main__ import main
+from fakes import FakeEncoder
+embed.fill._SEGMENT_SECONDS = 0.0
+data, artifacts, weights = sys.argv[1:]
+embed.encoder.load_encoder = lambda *_: FakeEncoder(Path(weights))
+resource.setrlimit(resource.RLIMIT_FSIZE, (8_000, 8_000))
+sys.exit(main(["--data", data, "--model", "fake", "--artifacts", artifacts]))
+"""
+
+
+def test_a_full_disk_is_a_sentence_and_the_cache_still_opens(tmp_path: Path, run: Run) -> None:
+    data = write_multioff(tmp_path / "data", memes(200))
+    command = [sys.executable, "-c", _FULL_DISK, str(data), str(tmp_path / "artifacts"), str(tmp_path / "weights")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([".", "tests"])}
+    done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and "error: " in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert not list(tmp_path.glob("artifacts/**/*.tmp"))
+    assert not run().store.damaged and run().embedded == {"image": 0, "text": 0}
 
 
 def test_a_damaged_segment_is_said_and_made_again(tmp_path: Path, run: Run) -> None:
