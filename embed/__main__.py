@@ -24,8 +24,13 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; what was embedded is kept, run the same command to go on", file=sys.stderr)
         return 130
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(
+            f"error: {error}; results go to {settings.artifacts}/, and what was finished there is kept", file=sys.stderr
+        )
         return 2
     print(_report(settings, summary))
     return 0
