@@ -47,6 +47,18 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loads: list[FakeEncoder
     return run
 
 
+def load_with_spec(monkeypatch: pytest.MonkeyPatch, **changes: str) -> None:
+    """From now on, encoders come with these fields of their spec changed."""
+    load = embed.encoder.load_encoder
+
+    def changed(*arguments: object) -> FakeEncoder:
+        encoder = load(*arguments)
+        encoder.spec = {**encoder.spec, **changes}
+        return encoder
+
+    monkeypatch.setattr(embed.encoder, "load_encoder", changed)
+
+
 def test_first_run_embeds_and_the_second_loads_no_model(tmp_path: Path, run: Run, loads: list[FakeEncoder]) -> None:
     write_multioff(tmp_path / "data", memes(50))
     first = run()
@@ -126,14 +138,7 @@ def test_texts_of_every_kind(tmp_path: Path, run: Run) -> None:
 def test_another_model_stands_beside_the_first(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     write_multioff(tmp_path / "data", memes(3))
     first = run()
-    real = embed.encoder.load_encoder
-
-    def other(*arguments: object) -> FakeEncoder:
-        encoder = real(*arguments)
-        encoder.spec = {**encoder.spec, "model": "other"}
-        return encoder
-
-    monkeypatch.setattr(embed.encoder, "load_encoder", other)
+    load_with_spec(monkeypatch, model="other")
     second = run(model="other")
     assert second.embedded == {"image": 3, "text": 3} and second.store.folder != first.store.folder
     assert run().embedded == {"image": 0, "text": 0}
@@ -152,14 +157,7 @@ def test_weights_that_changed_unseen_do_not_mix_with_the_old_vectors(
 ) -> None:
     write_multioff(tmp_path / "data", memes(3))
     first = run()
-    real = embed.encoder.load_encoder
-
-    def other(*arguments: object) -> FakeEncoder:
-        encoder = real(*arguments)
-        encoder.spec = {**encoder.spec, "weights": "others, in a file of the same size and times"}
-        return encoder
-
-    monkeypatch.setattr(embed.encoder, "load_encoder", other)
+    load_with_spec(monkeypatch, weights="others, in a file of the same size and times")
     write_multioff(tmp_path / "data", memes(4))
     second = run()
     assert second.store.folder != first.store.folder and second.embedded == {"image": 4, "text": 4}
