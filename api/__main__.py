@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
             variable = f"API_{setting.name.upper()}"
             command.add_argument(
                 f"--{setting.name}",
-                type=Path if setting.name == "bundle" else type(setting.default),
+                type=type(setting.default),
                 # a string default goes through `type`, so a bad value in the environment is said as one in a flag is
                 default=os.environ.get(variable, setting.default),
                 help=f"{_HELP[setting.name]} (default: {setting.default}; or {variable})",

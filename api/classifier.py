@@ -57,10 +57,7 @@ class MemeClassifier(nn.Module):
     @torch.inference_mode()
     def forward(self, pixels: Tensor, tokens: Tensor) -> Tensor:
         """(N, 3, H, W) and (N, L) -> (N,) probabilities of `offensive`."""
-        device = self._encoder.device
-        image = self.clip.encode_image(pixels.to(device)).float()  # (N, D)
-        text = self.clip.encode_text(tokens.to(device)).float()  # (N, D)
-        return torch.sigmoid(self.head(image, text))
+        return torch.sigmoid(self.head(self._encoder.image_features(pixels), self._encoder.text_features(tokens)))
 
     def warm_up(self) -> None:
         """Run once on nothing in particular: the first call of a torch module is several times slower."""

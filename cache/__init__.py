@@ -3,9 +3,9 @@
 Knows nothing of pictures, CLIP, labels' meaning or heads; the other rooms talk to disk through it.
 """
 
-from cache.files import write_atomically, write_text_atomically
-from cache.index import DatasetIndex, UnusableIndex, find_index, index_path, read_index, write_index
-from cache.keys import content_key, text_key
+from cache.files import write_bytes_atomically, write_text_atomically
+from cache.index import DatasetIndex, UnusableIndex, absolute_if_file, find_index, index_path, read_index, write_index
+from cache.keys import content_key, file_digest, text_key
 from cache.segments import DamagedSegment, Segment
 from cache.spec import SpecMismatch, differences, require_same_spec, spec_id
 from cache.store import KINDS, MissingVectors, VectorStore
@@ -19,15 +19,17 @@ __all__ = [
     "SpecMismatch",
     "UnusableIndex",
     "VectorStore",
+    "absolute_if_file",
     "content_key",
     "differences",
+    "file_digest",
     "find_index",
     "index_path",
     "read_index",
     "require_same_spec",
     "spec_id",
     "text_key",
-    "write_atomically",
+    "write_bytes_atomically",
     "write_index",
     "write_text_atomically",
 ]

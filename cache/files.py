@@ -2,15 +2,14 @@
 
 import os
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary file beside `path`, force it to disk, then rename it to `path`.
+def write_bytes_atomically(path: Path, data: bytes) -> None:
+    """Write a temporary file beside `path`, force it to disk, then rename it to `path`; folders are made.
 
     The temporary name starts with a dot and ends in `.tmp`; one that a kill left behind is harmless.
-    Raises what `write` raises, and OSError when the disk is full or the folder cannot be written.
+    Raises OSError when the disk is full or the folder cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
@@ -19,22 +18,13 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     try:
         # mkstemp makes files that only their owner reads; results are ordinary files.
         temporary.chmod(0o666 & ~_umask())
-        write(temporary)
+        temporary.write_bytes(data)
         sync(temporary)
         temporary.rename(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     sync(path.parent)
-
-
-def write_bytes_atomically(path: Path, data: bytes) -> None:
-    """The same for bytes that are at hand."""
-
-    def write(temporary: Path) -> None:
-        temporary.write_bytes(data)
-
-    write_atomically(path, write)
 
 
 def write_text_atomically(path: Path, text: str) -> None:

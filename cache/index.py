@@ -63,9 +63,14 @@ def index_path(artifacts: Path, data: str, model: str, pretrained: str) -> Path:
     Built from what the user types, so that the embedding job and the tuner find the same file without asking
     each other; the hashes keep apart two folders, or two checkpoints, of one name.
     """
-    encoder = f"{model}|{_absolute_if_file(pretrained)}"
+    encoder = f"{model}|{absolute_if_file(pretrained)}"
     name = f"{_slug(Path(data).resolve().name)}-{_short(str(Path(data).resolve()))}"
     return Path(artifacts) / "datasets" / f"{name}--{_slug(model)}-{_short(encoder)}.h5"
+
+
+def absolute_if_file(pretrained: str) -> str:
+    """A checkpoint's full path, so that it has one name from every folder; a tag, or nothing, stays as it is."""
+    return str(Path(pretrained).resolve()) if pretrained and Path(pretrained).is_file() else pretrained
 
 
 def find_index(artifacts: Path, data: str, model: str, pretrained: str) -> Path:
@@ -122,7 +127,3 @@ def _slug(name: str) -> str:
 
 def _short(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:6]
-
-
-def _absolute_if_file(pretrained: str) -> str:
-    return str(Path(pretrained).resolve()) if pretrained and Path(pretrained).is_file() else pretrained

@@ -4,7 +4,6 @@ A segment is written to a temporary name, forced to disk and renamed, so a kill 
 other. Appending to one HDF5 file did not survive `kill -9`; this does. Every dataset carries fletcher32.
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ import numpy as np
 
 from cache.files import write_bytes_atomically
 from cache.hdf5 import hdf5_bytes
+from cache.keys import content_key
 
 # Read back whole and in order: 512 full-width rows a chunk measured within 40 % of a contiguous read.
 _CHUNK_ROWS = 512
@@ -52,7 +52,7 @@ class Segment:
 def write_segment(folder: Path, kind: str, segment: Segment) -> tuple[Path, str]:
     """Write `segment` under `folder`; return its path and its SHA-256. Raises OSError, e.g. when the disk is full."""
     data = hdf5_bytes(lambda file: _fill(file, segment))
-    digest = hashlib.sha256(data).hexdigest()
+    digest = content_key(data)
     path = folder / f"{kind}-{digest[:20]}.h5"
     write_bytes_atomically(path, data)
     return path, digest
@@ -78,12 +78,6 @@ def _opened(path: Path) -> Iterator[h5py.File]:
             yield file
     except (OSError, KeyError) as error:
         raise DamagedSegment(f"{path}: not a readable segment ({error})") from error
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes, 64 hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _fill(file: h5py.File, segment: Segment) -> None:

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from cache.files import sync, write_text_atomically
-from cache.segments import DamagedSegment, Segment, file_digest, read_header, read_vectors, write_segment
+from cache.keys import file_digest
+from cache.segments import DamagedSegment, Segment, read_header, read_vectors, write_segment
 from cache.spec import Spec, canonical_json, require_same_spec, spec_id
 
 KINDS = ("image", "text")

@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 from cache import spec_id
-from embed.job import EmbedSettings, Summary, embed_dataset
+from embed.job import DEVICES, EmbedSettings, Summary, embed_dataset
 
 # A screenful; a data set whose pictures are elsewhere would print thousands.
 _SKIPPED_LINES = 20
@@ -42,9 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", default="local-dir:demo/encoder", help="open_clip model (default: %(default)s)")
     parser.add_argument("--pretrained", default="", help="open_clip tag of the weights, or a local checkpoint file")
     parser.add_argument("--artifacts", type=Path, default=Path("artifacts"), help="where results go")
-    parser.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: the GPU if there is one"
-    )
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: the GPU if there is one")
     parser.add_argument("--retry-failed", action="store_true", help="try again the pictures that failed before")
     return parser
 

@@ -5,7 +5,6 @@ a model name with a pretrained tag or a local checkpoint file, `local-dir:<folde
 """
 
 import difflib
-import hashlib
 import json
 import pickle
 from collections.abc import Callable, Sequence
@@ -22,15 +21,13 @@ from open_clip.factory import HF_HUB_PREFIX, LOCAL_DIR_PREFIX, _find_checkpoint_
 from open_clip.pretrained import download_pretrained_from_hf
 from torch import Tensor, nn
 
+from cache import file_digest, text_key
 from embed.pictures import UnreadableImage, decode_picture
 from embed.recall import library_versions
 
 _LOCAL_FILE_HINT = "give a local checkpoint with PRETRAINED=<file> (--pretrained <file>)"
 # Long enough for a slow line; without a line, open_clip's own downloads retry for most of a minute.
 _HUB_TIMEOUT_S = 5
-
-
-DEVICES = ("auto", "cpu", "cuda")
 
 
 class EncoderUnavailable(ValueError):
@@ -70,19 +67,30 @@ class ClipEncoder:
             return len(self.tokenizer.encode(text)) + 2
         return len(self.tokenizer.tokenizer(text)["input_ids"])  # open_clip's wrappers around transformers
 
+    def image_features(self, pixels: Tensor) -> Tensor:
+        """(N, 3, H, W) -> (N, D) float32 on the encoder's device; the one way, for the batch job and the server."""
+        return self.clip.encode_image(pixels.to(self.device)).float()
+
+    def text_features(self, tokens: Tensor) -> Tensor:
+        """(N, context_length) -> (N, D) float32 on the encoder's device."""
+        return self.clip.encode_text(tokens.to(self.device)).float()
+
     def encode_images(self, pixels: Tensor) -> np.ndarray:
-        """(N, 3, H, W) -> (N, D) float32."""
+        """(N, 3, H, W) -> (N, D) float32, for the cache."""
         with torch.inference_mode():
-            return self.clip.encode_image(pixels.to(self.device)).float().cpu().numpy()
+            return self.image_features(pixels).cpu().numpy()
 
     def encode_texts(self, tokens: Tensor) -> np.ndarray:
-        """(N, context_length) -> (N, D) float32."""
+        """(N, context_length) -> (N, D) float32, for the cache."""
         with torch.inference_mode():
-            return self.clip.encode_text(tokens.to(self.device)).float().cpu().numpy()
+            return self.text_features(tokens).cpu().numpy()
 
 
 def choose_device(wanted: str = "auto") -> torch.device:
-    """The device for one of DEVICES; auto takes the GPU when there is one. Raises EncoderUnavailable for a GPU that is not there."""
+    """The device for one of `embed.job.DEVICES`; auto takes the GPU when there is one.
+
+    Raises EncoderUnavailable for a GPU that is not there.
+    """
     available = torch.cuda.is_available()
     if wanted == "cuda" and not available:
         raise EncoderUnavailable("device cuda was asked for, and torch sees no CUDA GPU; use --device cpu or auto")
@@ -196,15 +204,13 @@ def _spec(
     model: str, config: dict[str, Any], weights: Path, clip: nn.Module, tokenizer: Any, context_length: int
 ) -> dict[str, Any]:
     versions = library_versions()
-    with weights.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     spec = {
         "format": 1,
         "open_clip": versions["open_clip_torch"],
         # a folder's place on disk does not change a vector; its config and weights do
         "model": "local-dir" if model.startswith(LOCAL_DIR_PREFIX) else model,
         "model_config": config,
-        "weights_sha256": digest,
+        "weights_sha256": file_digest(weights),
         "preprocess": open_clip.get_model_preprocess_cfg(clip),
         "decoder": {"name": "Pillow", "version": versions["pillow"], "frame": "first", "exif_rotation": False},
         "tokenizer": {
@@ -223,7 +229,7 @@ def _spec(
 def _vocabulary_digest(tokenizer: Any) -> str:
     simple = isinstance(tokenizer, open_clip.SimpleTokenizer)
     vocabulary: dict[str, int] = tokenizer.encoder if simple else tokenizer.tokenizer.get_vocab()
-    return hashlib.sha256(json.dumps(sorted(vocabulary.items())).encode()).hexdigest()
+    return text_key(json.dumps(sorted(vocabulary.items())))
 
 
 def _near(name: str, names: list[str]) -> str:

@@ -23,6 +23,7 @@ from embed.recall import recall_spec, remember_spec
 if TYPE_CHECKING:
     from embed.encoder import ClipEncoder
 
+DEVICES = ("auto", "cpu", "cuda")
 # 32 keeps a few cores' matrix products busy; a GPU needs more to be so.
 _BATCH = {"cpu": 32, "cuda": 256}
 
@@ -88,16 +89,15 @@ def embed_dataset(settings: EmbedSettings, say: Callable[[str], None]) -> Summar
         "text": {text_key(meme.text): meme.text for meme in memes},
     }
     encoder = _LazyEncoder(settings, say)
-    store = _open_store(settings, encoder, wanted)
+    store, todo = _plan(settings, encoder, wanted)
     _report_damage(store, say)
     summary = Summary(memes, store, distinct={kind: len(items) for kind, items in wanted.items()})
     passing: dict[str, str] = {}
     for kind, items in wanted.items():
-        todo = _missing(store, kind, items, settings.retry_failed)
         summary.cached[kind] = len(store.known(kind) & items.keys())
         summary.embedded[kind] = 0
-        if todo:
-            passing |= _embed(store, kind, todo, encoder.load(), summary)
+        if todo[kind]:
+            passing |= _embed(store, kind, todo[kind], encoder.load(), summary)
     failures = store.failures("image") | passing
     skipped = [_reason(meme, image_keys, problems, failures) for meme in memes]
     summary.skipped = [(meme.id, meme.where, reason) for meme, reason in zip(memes, skipped, strict=True) if reason]
@@ -109,14 +109,18 @@ def embed_dataset(settings: EmbedSettings, say: Callable[[str], None]) -> Summar
     return summary
 
 
-def _open_store(settings: EmbedSettings, encoder: "_LazyEncoder", wanted: dict[str, dict[str, Any]]) -> VectorStore:
-    """The store of the encoder's spec: the one remembered, or the real one where the encoder has to be loaded."""
+def _plan(
+    settings: EmbedSettings, encoder: "_LazyEncoder", wanted: dict[str, dict[str, Any]]
+) -> tuple[VectorStore, dict[str, dict[str, Any]]]:
+    """The store of the encoder's spec, and what it lacks of each kind.
+
+    The spec that is remembered serves until something is missing; then the encoder is loaded and its own counts.
+    """
     store = VectorStore(settings.vectors, encoder.spec())
-    if any(_missing(store, kind, items, settings.retry_failed) for kind, items in wanted.items()):
-        real = encoder.load().spec
-        if real != store.spec:
-            store = VectorStore(settings.vectors, real)
-    return store
+    todo = {kind: _missing(store, kind, items, settings.retry_failed) for kind, items in wanted.items()}
+    if any(todo.values()) and encoder.load().spec != store.spec:
+        return _plan(settings, encoder, wanted)
+    return store, todo
 
 
 class _LazyEncoder:
@@ -128,8 +132,11 @@ class _LazyEncoder:
         self._loaded: ClipEncoder | None = None
 
     def spec(self) -> dict[str, Any]:
-        noted = recall_spec(self._memory, self._settings.model, self._settings.pretrained)
-        return noted or self.load().spec
+        if self._loaded is None:
+            noted = recall_spec(self._memory, self._settings.model, self._settings.pretrained)
+            if noted:
+                return noted
+        return self.load().spec
 
     def load(self) -> "ClipEncoder":
         if self._loaded is None:

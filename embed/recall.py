@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cache import write_text_atomically
+from cache import absolute_if_file, write_text_atomically
 
 _LOCAL_DIR = "local-dir:"
 
@@ -40,10 +40,9 @@ def remember_spec(memory: Path, model: str, pretrained: str, spec: dict[str, Any
 
 
 def _request(model: str, pretrained: str) -> str:
-    place = str(Path(pretrained).resolve()) if pretrained and Path(pretrained).is_file() else pretrained
     if model.startswith(_LOCAL_DIR):
         model = _LOCAL_DIR + str(Path(model.removeprefix(_LOCAL_DIR)).resolve())
-    return json.dumps([model, place, library_versions()], sort_keys=True)
+    return json.dumps([model, absolute_if_file(pretrained), library_versions()], sort_keys=True)
 
 
 def _stamp(path: Path) -> list[int] | None:

@@ -22,7 +22,7 @@ from head.bundle import LABELS, load_bundle, save_bundle
 from head.data import SPLITS, Features, content_groups, fingerprint, load_features, with_splits
 from head.evaluate import HEAD, evaluate_methods, read_estimate, verdict
 from head.metrics import METRICS
-from head.report import HEADINGS, write_report
+from head.report import HEADINGS, settings_line, write_report
 from head.train import train_head
 from head.tune import TuneConfig, Tuned, finished_trials, tune
 
@@ -157,7 +157,7 @@ def _print_results(tuned: Tuned, metrics: dict[str, Any]) -> None:
         print(f"{name:<33}{cells}".rstrip())
     best = {**asdict(tuned.head), **asdict(tuned.train)}
     print(f"\nbest of {len(tuned.history)} trials, number {tuned.trial}, validation AUROC {tuned.value:.3f}")
-    print("  " + ", ".join(f"{n} {v:.3g}" if isinstance(v, float) else f"{n} {v}" for n, v in best.items()))
+    print(f"  {settings_line(best)}")
     print(f"\n{verdict(metrics)}")
 
 

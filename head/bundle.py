@@ -23,7 +23,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from cache import write_atomically
+from cache import write_bytes_atomically
 from head.fusion import FusionHead, HeadConfig
 
 FORMAT = 1
@@ -63,7 +63,7 @@ def save_bundle(folder: Path, head: FusionHead, settings: dict[str, Any], predic
     staging = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
     try:
         for name, data in files.items():
-            write_atomically(staging / name, lambda path, data=data: _write(path, data))
+            write_bytes_atomically(staging / name, data)
         _replace(staging, folder)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -170,7 +170,3 @@ def _versions() -> dict[str, str]:
 
 def _json(value: dict[str, Any]) -> bytes:
     return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "surrogateescape")
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.write_bytes(data)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cache import write_atomically
+from cache import write_bytes_atomically
 from head.bundle import UnusableBundle, load_bundle, read_predictions
 from head.charts import history_chart, reliability_chart, roc_chart
 from head.evaluate import HEAD, read_estimate, verdict
@@ -29,7 +29,7 @@ def write_report(folder: Path) -> Path:
             f"{folder}: config.json or predictions.json lacks {error}; run `python -m head tune` again"
         ) from error
     path = folder / "report.html"
-    write_atomically(path, lambda temporary: _write(temporary, page))
+    write_bytes_atomically(path, page.encode("utf-8", "backslashreplace"))
     return path
 
 
@@ -96,10 +96,10 @@ def _facts(config: dict[str, Any]) -> str:
         "encoder": " ".join(value for value in config["encoder"].values() if value),
         "data": f"{config['data']['source']}, fingerprint {config['data']['fingerprint'][:12]}",
         "memes": _counts(config["data"]["counts"]),
-        "head": _settings(config["head"]),
-        "training": _settings(config["train"]),
+        "head": settings_line(config["head"]),
+        "training": settings_line(config["train"]),
         "study": f"{config['study']['name']}, {config['study']['trials']} trials, seed {config['seed']}",
-        "versions": _settings(config["versions"]),
+        "versions": settings_line(config["versions"]),
     }
     rows = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.items())
     return f"<dl>{rows}</dl>"
@@ -110,7 +110,8 @@ def _counts(counts: dict[str, dict[str, int]]) -> str:
     return "; ".join(f"{split} {part}" for split, part in parts.items())
 
 
-def _settings(values: dict[str, Any]) -> str:
+def settings_line(values: dict[str, Any]) -> str:
+    """Names and values in one line, numbers short."""
     return ", ".join(f"{n} {v:.3g}" if isinstance(v, float) else f"{n} {v}" for n, v in values.items())
 
 
@@ -122,10 +123,6 @@ def _figure(title: str, source: str, caption: str) -> str:
     name = escape(title)
     picture = f'<img src="{source}" alt="{name}">'
     return f"<figure><h2>{name}</h2>{picture}<figcaption>{escape(caption)}</figcaption></figure>"
-
-
-def _write(path: Path, page: str) -> None:
-    path.write_text(page, "utf-8", "backslashreplace")
 
 
 _RELIABILITY = "Bins of equal numbers of memes, bars 95 %. On the diagonal, a probability means what it says."

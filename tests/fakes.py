@@ -43,6 +43,19 @@ def memes(count: int) -> list[tuple[str, str, str]]:
     return [(f"m{i}.png", f"text {i}", ("offensive", "Non-offensiv")[i % 2]) for i in range(count)]
 
 
+def interrupted(function: Callable[..., Any], at: int) -> tuple[Callable[..., Any], list[tuple[Any, ...]]]:
+    """`function`, but Ctrl-C in its call number `at`; and the list of all calls' arguments."""
+    calls: list[tuple[Any, ...]] = []
+
+    def wrapped(*arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == at:
+            raise KeyboardInterrupt
+        return function(*arguments)
+
+    return wrapped, calls
+
+
 @dataclass
 class FakeEncoder:
     """As `embed.encoder.ClipEncoder`: 4 x 4 thumbnails and letter counts for vectors."""

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fakes import interrupted
 
 from cache import DatasetIndex, Segment, VectorStore, content_key, index_path, read_index, text_key, write_index
 from head import __main__ as command
@@ -127,14 +128,7 @@ def test_the_same_command_again_trains_no_trial_and_gives_the_same_version(tmp_p
 
 def test_ctrl_c_exits_130_says_how_to_go_on_and_goes_on(tmp_path, monkeypatch, capsys):
     fill(tmp_path, SPLITS)
-    calls = []
-
-    def stopped(*arguments):
-        calls.append(1)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return train_head(*arguments)
-
+    stopped, calls = interrupted(train_head, at=2)
     monkeypatch.setattr(tuning, "train_head", stopped)
     assert run(tmp_path) == 130
     assert "1 of 2 trials are kept" in capsys.readouterr().err

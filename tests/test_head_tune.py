@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fakes import interrupted
 
 from head import tune as tuning
 from head.data import Features
@@ -75,15 +76,8 @@ def test_the_same_seed_searches_alike(features, config, tmp_path):
 
 
 def test_stopping_keeps_the_finished_trials_and_the_next_run_goes_on(features, config, monkeypatch):
-    calls = []
-
-    def stopped_in_the_third(*arguments):
-        calls.append(1)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return train_head(*arguments)
-
-    monkeypatch.setattr(tuning, "train_head", stopped_in_the_third)
+    stopped, _ = interrupted(train_head, at=3)
+    monkeypatch.setattr(tuning, "train_head", stopped)
     with pytest.raises(KeyboardInterrupt):
         tune(features, SPEC, config)
     assert finished_trials(config) == 2
