@@ -6,6 +6,9 @@ PY := $(VENV)/bin/python
 DATA ?= demo/memes
 MODEL ?= local-dir:demo/encoder
 PRETRAINED ?=
+FEATURES ?= projected
+LONG_TEXT ?= truncate
+PRECISION ?= auto
 DEVICE ?= auto
 TRIALS ?= 40
 STUDY ?=
@@ -13,13 +16,13 @@ BUNDLE ?= artifacts/bundles/latest
 HOST ?= 127.0.0.1
 PORT ?= 8080
 
-SOURCE = --data "$(DATA)" --model "$(MODEL)" --pretrained "$(PRETRAINED)"
+SOURCE = --data "$(DATA)" --model "$(MODEL)" --pretrained "$(PRETRAINED)" --features "$(FEATURES)" --long-text "$(LONG_TEXT)"
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo embed tune report serve test
+.PHONY: help install demo audit embed tune report serve test bench-embed bench-crash bench-plan bench-memory
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  DATA=<folder> MODEL=<open_clip model> PRETRAINED=<tag or file> choose what embed and tune work on:"
 	@echo "  now DATA=$(DATA) MODEL=$(MODEL) PRETRAINED=$(PRETRAINED)"
@@ -34,8 +37,11 @@ $(VENV)/installed: requirements.txt
 demo: install ## everything from nothing on the data that ship with the project: embed, tune, report, serve, predict
 	$(PY) -m demo
 
-embed: install ## embed DATA with MODEL into artifacts/vectors (DEVICE=auto|cpu|cuda)
-	$(PY) -m embed $(SOURCE) --device "$(DEVICE)"
+audit: install ## what is odd about DATA, as a table and a page, before anything is spent on it
+	$(PY) -m embed audit "$(DATA)"
+
+embed: install ## embed DATA with MODEL into artifacts/vectors (DEVICE, PRECISION, FEATURES, LONG_TEXT: see README)
+	$(PY) -m embed $(SOURCE) --precision "$(PRECISION)" --device "$(DEVICE)"
 
 tune: install ## tune the fusion head on DATA's vectors: TRIALS=40 in all, resumable by STUDY=<name>
 	$(PY) -m head tune $(SOURCE) --trials "$(TRIALS)" $(if $(STUDY),--study "$(STUDY)")
@@ -48,3 +54,15 @@ serve: install ## answer HTTP on HOST:PORT with BUNDLE (default: the one tuned l
 
 test: install ## run the tests
 	$(PY) -m pytest
+
+bench-embed: install ## memes a second on DATA: open_clip, clip-retrieval, ours, and what the cores allow
+	$(PY) -m bench.embed --data "$(DATA)"
+
+bench-crash: install ## kill -9 the embedding job 25 times and compare with an undisturbed run
+	$(PY) -m bench.crash --data "$(DATA)"
+
+bench-plan: install ## how long a run takes that finds 100,000 memes cached
+	$(PY) -m bench.plan
+
+bench-memory: install ## peak memory for 1,000 and for 10,000 memes
+	$(PY) -m bench.memory

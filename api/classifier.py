@@ -1,11 +1,13 @@
 """One module from picture and tokens to the probability of `offensive`, rebuilt from a bundle on disk.
 
     classifier = MemeClassifier.from_bundle(Path("artifacts/bundles/latest"), torch.device("cpu"))
-    classifier(*classifier.prepare(image_bytes, "the text on it"))   # -> tensor([0.87])
+    pixels, tokens = classifier.prepare(image_bytes, "the text on it")
+    classifier([pixels], [tokens])   # -> tensor([0.87])
 
 It goes through the same decoding, transform and tokenizer as the embedding job; it knows nothing of HTTP.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 
 from cache import require_same_spec
 from embed.encoder import ClipEncoder, load_encoder
+from embed.profile import Profile
 from embed.text import clean_text
 from head.bundle import Bundle, load_bundle
 
@@ -25,7 +28,7 @@ class MemeClassifier(nn.Module):
         super().__init__()
         name = bundle.config["name"]
         require_same_spec(bundle.config["spec"], encoder.spec, f"the bundle {name} and the encoder that was loaded")
-        self.clip = encoder.clip
+        self.image_tower, self.text_tower = encoder.image_tower, encoder.text_tower
         self.head = bundle.head.to(encoder.device)
         self.name: str = name
         self.version: str = bundle.config["version"]
@@ -47,20 +50,21 @@ class MemeClassifier(nn.Module):
             source["model"] if model is None else model,
             source["pretrained"] if pretrained is None else pretrained,
             device,
+            Profile.of_spec(bundle.config["spec"]),
         )
         return cls(encoder, bundle)
 
     def prepare(self, data: bytes, text: str) -> tuple[Tensor, Tensor]:
-        """Image bytes and text -> pixels (1, 3, H, W) and tokens (1, L). Raises UnreadableImage."""
-        return self._encoder.pixels(data)[None], self._encoder.tokens([clean_text(text)])
+        """Image bytes and text -> pixels (H, W, 3) uint8 and token rows (P, L). Raises UnreadableImage."""
+        return self._encoder.pixels(data), self._encoder.tokens(clean_text(text))
 
     @torch.inference_mode()
-    def forward(self, pixels: Tensor, tokens: Tensor) -> Tensor:
-        """(N, 3, H, W) and (N, L) -> (N,) probabilities of `offensive`."""
+    def forward(self, pixels: Sequence[Tensor], tokens: Sequence[Tensor]) -> Tensor:
+        """N prepared pictures and N prepared texts -> (N,) probabilities of `offensive`."""
         return torch.sigmoid(self.head(self._encoder.image_features(pixels), self._encoder.text_features(tokens)))
 
     def warm_up(self) -> None:
         """Run once on nothing in particular: the first call of a torch module is several times slower."""
         size = self._encoder.spec["preprocess"]["size"]
         height, width = (size, size) if isinstance(size, int) else size
-        self(torch.zeros(1, 3, height, width), self._encoder.tokens([""]))
+        self([torch.zeros(height, width, 3, dtype=torch.uint8)], [self._encoder.tokens("")])

@@ -34,7 +34,7 @@ class Predictor:
     def predict(self, data: bytes, text: str | None) -> dict[str, Any]:
         """The JSON answer for one meme. Raises UnreadableImage."""
         pixels, tokens = self.classifier.prepare(data, text or "")
-        probability = float(self._thread.submit(self.classifier, pixels, tokens).result()[0])
+        probability = float(self._thread.submit(self.classifier, [pixels], [tokens]).result()[0])
         return self._answer(probability, text)
 
     def _answer(self, probability: float, text: str | None) -> dict[str, Any]:

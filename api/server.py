@@ -19,7 +19,7 @@ from api.app import MAX_BODY_BYTES, create_app, problem_json
 from api.classifier import MemeClassifier
 from api.prediction import Predictor
 from embed.encoder import choose_device
-from embed.job import DEVICES
+from embed.profile import DEVICES
 
 # Bodies between our limit and this are read to their end before they are refused: most clients look for an answer only
 # when they have sent everything, and would see a closed connection instead of the sentence.

@@ -1,17 +1,29 @@
-"""Vectors on disk: what made them, which exist, reading them. The only room that imports h5py.
+"""Vectors on disk: what made them, which exist, reading them. The only room that imports h5py and pyarrow.
 
 Knows nothing of pictures, CLIP, labels' meaning or heads; the other rooms talk to disk through it.
 """
 
 from cache.files import write_bytes_atomically, write_text_atomically
-from cache.index import DatasetIndex, UnusableIndex, absolute_if_file, find_index, index_path, read_index, write_index
+from cache.index import (
+    FEATURES,
+    LONG_TEXTS,
+    DatasetIndex,
+    UnusableIndex,
+    absolute_if_file,
+    find_index,
+    index_path,
+    read_index,
+    write_index,
+)
 from cache.keys import content_key, file_digest, text_key
-from cache.segments import DamagedSegment, Segment
+from cache.segments import KINDS, DamagedSegment, Segment
 from cache.spec import SpecMismatch, differences, require_same_spec, spec_id
-from cache.store import KINDS, MissingVectors, VectorStore
+from cache.store import MissingVectors, VectorStore
 
 __all__ = [
+    "FEATURES",
     "KINDS",
+    "LONG_TEXTS",
     "DamagedSegment",
     "DatasetIndex",
     "MissingVectors",

@@ -5,6 +5,7 @@ It knows no label's spelling: 1 is offensive, 0 is not, -1 is unlabelled.
 """
 
 import hashlib
+import io
 import json
 import re
 from collections.abc import Sequence
@@ -15,10 +16,18 @@ import h5py
 import numpy as np
 
 from cache.files import write_bytes_atomically
-from cache.hdf5 import hdf5_bytes
+from cache.hdf5 import hdf5_bytes, put, seal_is_whole
 from cache.spec import Spec
 
-FORMAT = 1
+FORMAT = 2
+# What a name may say of its vectors; the first of each is usual and needs no mention.
+FEATURES = ("projected", "pooled")
+LONG_TEXTS = ("truncate", "chunk")
+_HDF5 = b"\x89HDF"
+_CHUNK_BYTES = 1 << 20  # one dataset is read whole and at once, so few and large chunks
+# Texts are bytes and ends: HDF5's own strings carry no checksum and refuse a NUL. Surrogates stand for bytes of file
+# names that are no UTF-8.
+_ENCODING = ("utf-8", "surrogatepass")
 
 
 class UnusableIndex(ValueError):
@@ -31,7 +40,10 @@ class DatasetIndex:
 
     ids, splits ("train" | "validation" | "test"), images (path inside the data folder), texts: str;
     image_keys, text_keys: hex digests, "" where there is none; labels: 1 | 0 | -1;
-    skipped: "" or why the row has no vectors. source: {"data", "model", "pretrained"} as the user gave them.
+    skipped: "" or why the row has no vectors; text_tokens: the text's tokens before truncation, 0 where there are
+    none; text_cut: 1 where the encoder read only the text's beginning, else 0; image_stamps: an opaque hint of the
+    embedding job, by which it knows an unchanged picture file, "" where there is none.
+    source: {"data", "model", "pretrained"} as the user gave them.
     """
 
     ids: Sequence[str]
@@ -42,6 +54,9 @@ class DatasetIndex:
     image_keys: Sequence[str]
     text_keys: Sequence[str]
     skipped: Sequence[str]
+    text_tokens: Sequence[int]
+    text_cut: Sequence[int]
+    image_stamps: Sequence[str]
     spec: Spec
     source: dict[str, str]
 
@@ -55,9 +70,12 @@ class DatasetIndex:
 
 
 _COLUMNS = tuple(f.name for f in fields(DatasetIndex) if f.name not in ("spec", "source"))
+_NUMBERS = {"labels": np.int8, "text_tokens": np.int32, "text_cut": np.int8}  # the other columns hold text
 
 
-def index_path(artifacts: Path, data: str, model: str, pretrained: str) -> Path:
+def index_path(
+    artifacts: Path, data: str, model: str, pretrained: str, features: str = FEATURES[0], long_text: str = LONG_TEXTS[0]
+) -> Path:
     """Where the index of one data folder under one encoder stands.
 
     Built from what the user types, so that the embedding job and the tuner find the same file without asking
@@ -65,7 +83,8 @@ def index_path(artifacts: Path, data: str, model: str, pretrained: str) -> Path:
     """
     encoder = f"{model}|{absolute_if_file(pretrained)}"
     name = f"{_slug(Path(data).resolve().name)}-{_short(str(Path(data).resolve()))}"
-    return Path(artifacts) / "datasets" / f"{name}--{_slug(model)}-{_short(encoder)}.h5"
+    variant = "".join(f"-{word}" for word in (features, long_text) if word not in (FEATURES[0], LONG_TEXTS[0]))
+    return Path(artifacts) / "datasets" / f"{name}--{_slug(model)}-{_short(encoder)}{variant}.h5"
 
 
 def absolute_if_file(pretrained: str) -> str:
@@ -73,35 +92,44 @@ def absolute_if_file(pretrained: str) -> str:
     return str(Path(pretrained).resolve()) if pretrained and Path(pretrained).is_file() else pretrained
 
 
-def find_index(artifacts: Path, data: str, model: str, pretrained: str) -> Path:
+def find_index(
+    artifacts: Path, data: str, model: str, pretrained: str, features: str = FEATURES[0], long_text: str = LONG_TEXTS[0]
+) -> Path:
     """The index that `data` means: itself when it is an index file (vectors made elsewhere), else by `index_path`.
 
     Raises UnusableIndex, naming the indexes that there are.
     """
-    path = Path(data) if Path(data).suffix == ".h5" else index_path(artifacts, data, model, pretrained)
+    named = index_path(artifacts, data, model, pretrained, features, long_text)
+    path = Path(data) if Path(data).suffix == ".h5" else named
     if not path.is_file():
         there = ", ".join(sorted(str(other) for other in (Path(artifacts) / "datasets").glob("*.h5"))) or "none"
         raise UnusableIndex(
-            f"{path}: no such dataset index; `make embed` with the same DATA, MODEL and PRETRAINED writes it, and DATA "
-            f"may be an index itself (there are: {there})"
+            f"{path}: no such dataset index; `make embed` with the same DATA, MODEL, PRETRAINED, FEATURES and "
+            f"LONG_TEXT writes it, and DATA may be an index itself (there are: {there})"
         )
     return path
 
 
 def write_index(path: Path, index: DatasetIndex) -> None:
     """Write the index atomically, replacing the one of an earlier run."""
-    write_bytes_atomically(path, hdf5_bytes(lambda file: _fill(file, index)))
+    write_bytes_atomically(path, hdf5_bytes(lambda file: _fill(file, index), seal=True))
 
 
 def read_index(path: Path) -> DatasetIndex:
     """Read an index. Raises UnusableIndex, naming the file and the command that makes it."""
     try:
-        with h5py.File(path, "r") as file:
+        data = path.read_bytes()
+        # An index of format 1 had no seal, and is to be told from a damaged one.
+        if not data.startswith(_HDF5) and not seal_is_whole(data):
+            raise UnusableIndex(f"{path}: damaged, or not a dataset index; run `make embed` again")
+        with h5py.File(io.BytesIO(data), "r") as file:
             if file.attrs["format"] != FORMAT:
                 raise UnusableIndex(f"{path}: format {file.attrs['format']}, expected {FORMAT}; run `make embed` again")
-            columns = {name: _column(file[name]) for name in _COLUMNS}
+            columns = {name: _numbers(file, name) if name in _NUMBERS else _texts(file, name) for name in _COLUMNS}
             return DatasetIndex(**columns, spec=json.loads(file.attrs["spec"]), source=json.loads(file.attrs["source"]))
-    except (OSError, KeyError) as error:
+    except UnusableIndex:
+        raise
+    except (OSError, KeyError, ValueError) as error:
         raise UnusableIndex(f"{path}: not a dataset index ({error}); run `make embed` again") from error
 
 
@@ -111,14 +139,25 @@ def _fill(file: h5py.File, index: DatasetIndex) -> None:
     file.attrs["source"] = json.dumps(index.source, sort_keys=True)
     for name in _COLUMNS:
         values = getattr(index, name)
-        if name == "labels":
-            file.create_dataset(name, data=np.asarray(values, np.int8), fletcher32=True, chunks=(max(1, len(values)),))
+        if name in _NUMBERS:
+            put(file, name, np.asarray(values, _NUMBERS[name]), _CHUNK_BYTES)
         else:
-            file.create_dataset(name, data=list(values), dtype=h5py.string_dtype("utf-8"))
+            _put_texts(file, name, values)
 
 
-def _column(dataset: h5py.Dataset) -> list[str] | list[int]:
-    return (dataset.asstr()[:] if h5py.check_string_dtype(dataset.dtype) else dataset[:]).tolist()
+def _numbers(file: h5py.File, name: str) -> list[int]:
+    return file[name][:].tolist()
+
+
+def _put_texts(file: h5py.File, name: str, values: Sequence[str]) -> None:
+    encoded = [value.encode(*_ENCODING) for value in values]
+    put(file, f"{name}/utf8", np.frombuffer(b"".join(encoded), np.uint8), _CHUNK_BYTES)
+    put(file, f"{name}/ends", np.cumsum([len(value) for value in encoded], dtype=np.int64), _CHUNK_BYTES // 8)
+
+
+def _texts(file: h5py.File, name: str) -> list[str]:
+    joined, ends = file[f"{name}/utf8"][:].tobytes(), file[f"{name}/ends"][:].tolist()
+    return [joined[start:end].decode(*_ENCODING) for start, end in zip([0, *ends], ends)]
 
 
 def _slug(name: str) -> str:

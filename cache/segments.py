@@ -13,9 +13,10 @@ import h5py
 import numpy as np
 
 from cache.files import write_bytes_atomically
-from cache.hdf5 import hdf5_bytes
+from cache.hdf5 import hdf5_bytes, put
 from cache.keys import content_key
 
+KINDS = ("image", "text")
 # Read back whole and in order: 512 full-width rows a chunk measured within 40 % of a contiguous read.
 _CHUNK_ROWS = 512
 _REASON_BYTES = 200
@@ -82,17 +83,15 @@ def _opened(path: Path) -> Iterator[h5py.File]:
 
 def _fill(file: h5py.File, segment: Segment) -> None:
     reasons = np.array([r.encode("utf-8")[:_REASON_BYTES] for r in segment.failures.values()], f"S{_REASON_BYTES}")
-    _put(file, "keys", _raw(segment.keys))
-    _put(file, "vectors", np.asarray(segment.vectors, np.float32))
-    _put(file, "tokens", np.asarray(segment.tokens, np.int32))
-    _put(file, "failed_keys", _raw(list(segment.failures)))
-    _put(file, "failed_reasons", reasons)
-
-
-def _put(file: h5py.File, name: str, rows: np.ndarray) -> None:
-    chunk = (max(1, min(_CHUNK_ROWS, len(rows))), *(max(1, n) for n in rows.shape[1:]))
-    # Nothing grows, but HDF5 takes a chunk larger than an empty dataset only when that might.
-    file.create_dataset(name, data=rows, chunks=chunk, maxshape=(None,) * rows.ndim, fletcher32=True)
+    columns = {
+        "keys": _raw(segment.keys),
+        "vectors": np.asarray(segment.vectors, np.float32),
+        "tokens": np.asarray(segment.tokens, np.int32),
+        "failed_keys": _raw(list(segment.failures)),
+        "failed_reasons": reasons,
+    }
+    for name, rows in columns.items():
+        put(file, name, rows, _CHUNK_ROWS)
 
 
 def _raw(keys: Sequence[str]) -> np.ndarray:
@@ -102,4 +101,5 @@ def _raw(keys: Sequence[str]) -> np.ndarray:
 
 def _hex(raw: np.ndarray) -> list[str]:
     """(N, 32) uint8 -> hex digests."""
-    return [row.tobytes().hex() for row in raw]
+    digits = raw.tobytes().hex()
+    return [digits[start : start + 64] for start in range(0, len(digits), 64)]

@@ -8,21 +8,28 @@ It does not know what made the vectors or what they are for.
 """
 
 import json
-import os
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
 
 from cache.files import sync, write_text_atomically
-from cache.keys import file_digest
-from cache.segments import DamagedSegment, Segment, read_header, read_vectors, write_segment
+from cache.lock import locked_folder
+from cache.manifest import (
+    Entry,
+    append_entry,
+    check_segment,
+    manifest_entry,
+    manifest_path,
+    read_manifest,
+    segment_files,
+    segment_kind,
+    write_manifest,
+)
+from cache.segments import KINDS, DamagedSegment, Segment, read_header, read_vectors, write_segment
 from cache.spec import Spec, canonical_json, require_same_spec, spec_id
-
-KINDS = ("image", "text")
-# Files of other names are not ours, to read or to remove, whatever a manifest says.
-_SEGMENT_NAME = re.compile(rf"({'|'.join(KINDS)})-([0-9a-f]{{20}})\.h5")
 
 
 class MissingVectors(ValueError):
@@ -43,22 +50,29 @@ class VectorStore:
         """
         self.spec = spec
         self.folder = Path(root) / spec_id(spec)
-        self.damaged: list[str] = []
-        self._rows: dict[str, dict[str, tuple[int, int]]] = {kind: {} for kind in KINDS}  # key -> segment, row
-        self._failures: dict[str, dict[str, str]] = {kind: {} for kind in KINDS}
-        self._tokens: dict[str, int] = {}
-        self._segments: list[Path] = []
-        if (self.folder / "spec.json").exists():
+        if segment_files(self.folder) or (self.folder / "spec.json").exists():
             require_same_spec(self._stored_spec(), spec, f"the store {self.folder}")
-        self._scan()
+        self._reread()
+
+    @contextmanager
+    def locked(self, waiting: Callable[[], None]) -> Iterator[None]:
+        """Be the only process that adds to this store; call `waiting` once when another one is, then wait for it.
+
+        What that one added is known when the block begins, so no row is made twice. Readers are not kept waiting.
+        Raises OSError, naming the folder, where it cannot be made or locked.
+        """
+        with locked_folder(self.folder, waiting):
+            if self._look() != self._seen:
+                self._reread()
+            yield
 
     def known(self, kind: str) -> set[str]:
         """The keys of `kind` that have a vector."""
         return set(self._rows[kind])
 
     def failures(self, kind: str) -> dict[str, str]:
-        """{key: reason} of what could not be embedded."""
-        return dict(self._failures[kind])
+        """{key: reason} of what could not be embedded, and was not embedded later."""
+        return {key: reason for key, reason in self._failures[kind].items() if key not in self._rows[kind]}
 
     def token_counts(self, keys: Sequence[str]) -> np.ndarray:
         """(N,) int32: tokens of each text before truncation. Raises MissingVectors."""
@@ -66,7 +80,112 @@ class VectorStore:
         return np.array([self._tokens[key] for key in keys], np.int32)
 
     def read(self, kind: str, keys: Sequence[str]) -> np.ndarray:
-        """(N, D) float32 vectors in the order of `keys`, repeats allowed. Raises MissingVectors, DamagedSegment."""
+        """(N, D) float32 vectors in the order of `keys`, repeats allowed. Raises MissingVectors, DamagedSegment.
+
+        Where another process has merged segments meanwhile, the store is read again.
+        """
+        try:
+            return self._gather(kind, keys)
+        except DamagedSegment:
+            if all(path.is_file() for path in self._segments):
+                raise
+        self._reread()
+        return self._gather(kind, keys)
+
+    def add(self, kind: str, segment: Segment) -> None:
+        """Write one segment and its line in the manifest. Raises OSError, e.g. when the disk is full."""
+        if not (self.folder / "spec.json").exists():
+            write_text_atomically(self.folder / "spec.json", canonical_json(self.spec))
+        path, digest = write_segment(self.folder, kind, segment)
+        entry = manifest_entry(path, len(segment.keys), digest)
+        append_entry(self.folder, entry)
+        self._take(path, entry, segment.keys, segment.tokens, segment.failures)
+
+    def forget_damaged(self) -> None:
+        """Drop damaged segments' files and manifest lines, once their loss has been said aloud."""
+        for name in self.damaged:
+            (self.folder / name).unlink(missing_ok=True)
+        write_manifest(self.folder, (e for e in read_manifest(self.folder)[0] if e["segment"] not in self.damaged))
+        self.damaged = []
+
+    def held(self, kind: str) -> dict[Path, dict[str, int]]:
+        """{segment: {key: row}} of all whole segments, in their order: what `read` takes from each."""
+        found: dict[Path, dict[str, int]] = {path: {} for path in self._segments if segment_kind(path.name) == kind}
+        for key, (number, row) in sorted(self._rows[kind].items(), key=lambda item: item[1]):
+            found[self._segments[number]][key] = row
+        return found
+
+    def replace(self, old: Sequence[Path], new: Sequence[Entry]) -> None:
+        """Make the manifest name segments `new`, already written, instead of `old`, then remove the files of `old`.
+
+        To be called under `locked`; a kill at any moment leaves every row. Raises OSError.
+        """
+        names = {path.name for path in old}
+        whole = [entry for name, entry in self._entries.items() if name not in names]
+        damaged = [entry for entry in read_manifest(self.folder)[0] if entry["segment"] in self.damaged]
+        wanted = [*whole, *damaged, *new]  # the new last, because the last one wins
+        if read_manifest(self.folder) != (wanted, []):
+            write_manifest(self.folder, wanted)
+        # A merged segment may be, byte for byte, one of the old: then it has the same name, and stays.
+        for name in names - {entry["segment"] for entry in new}:
+            (self.folder / name).unlink(missing_ok=True)
+        if self._look() != self._seen:
+            sync(self.folder)
+            self._reread()
+
+    def _stored_spec(self) -> Spec:
+        path = self.folder / "spec.json"
+        try:
+            return json.loads(path.read_text("utf-8"))
+        except (FileNotFoundError, ValueError):
+            # The folder's name is the spec's hash, so a lost or damaged copy can be written again.
+            write_text_atomically(path, canonical_json(self.spec))
+            return self.spec
+
+    def _reread(self) -> None:
+        for _ in range(2):
+            self._seen = self._look()
+            self._scan()
+            # Segments may vanish under the scan when another process merges them; theirs are there at a second look.
+            if not self.damaged or self._look() == self._seen:
+                return
+
+    def _look(self) -> list[tuple[str, int, int]]:
+        """What changes when anything in the folder does: names, sizes and times."""
+        return [(path.name, *_stamp(path)) for path in (*segment_files(self.folder), manifest_path(self.folder))]
+
+    def _scan(self) -> None:
+        self.damaged: list[str] = []
+        self._rows: dict[str, dict[str, tuple[int, int]]] = {kind: {} for kind in KINDS}  # key -> segment, row
+        self._failures: dict[str, dict[str, str]] = {kind: {} for kind in KINDS}
+        self._tokens: dict[str, int] = {}
+        self._segments: list[Path] = []
+        self._entries: dict[str, Entry] = {}
+        promised = dict.fromkeys(entry["segment"] for entry in read_manifest(self.folder)[0])
+        # A kill between a segment's rename and its manifest line leaves a whole file whose name holds its hash. It
+        # comes first, so that what the manifest names wins: a kill may also leave segments that were merged.
+        unlisted = [path.name for path in segment_files(self.folder) if path.name not in promised]
+        for name in [*unlisted, *promised]:
+            path = self.folder / name
+            try:
+                digest = check_segment(path)
+                keys, tokens, failures = read_header(path)
+                self._take(path, manifest_entry(path, len(keys), digest), keys, tokens, failures)
+            except DamagedSegment:
+                self.damaged.append(name)
+
+    def _take(
+        self, path: Path, entry: Entry, keys: Sequence[str], tokens: np.ndarray, failures: dict[str, str]
+    ) -> None:
+        kind, number = entry["kind"], len(self._segments)
+        self._segments.append(path)
+        self._entries[path.name] = entry
+        self._rows[kind].update(zip(keys, zip(repeat(number), range(len(keys)))))
+        if kind == "text":
+            self._tokens.update(zip(keys, tokens.tolist()))
+        self._failures[kind].update(failures)
+
+    def _gather(self, kind: str, keys: Sequence[str]) -> np.ndarray:
         places = np.array(self._places(kind, keys), np.int64).reshape(-1, 2)  # (N, 2): segment, row
         vectors = np.empty((0, 0), np.float32)
         for number in np.unique(places[:, 0]):
@@ -76,57 +195,6 @@ class VectorStore:
             wanted = places[:, 0] == number
             vectors[wanted] = rows[places[wanted, 1]]
         return vectors
-
-    def add(self, kind: str, segment: Segment) -> None:
-        """Write one segment and its line in the manifest. Raises OSError, e.g. when the disk is full."""
-        if not (self.folder / "spec.json").exists():
-            write_text_atomically(self.folder / "spec.json", canonical_json(self.spec))
-        path, digest = write_segment(self.folder, kind, segment)
-        line = {"segment": path.name, "kind": kind, "rows": len(segment.keys), "sha256": digest}
-        _append_line(self.folder / "manifest.jsonl", json.dumps(line))
-        self._take(kind, path, segment.keys, segment.tokens, segment.failures)
-
-    def forget_damaged(self) -> None:
-        """Drop damaged segments' files and manifest lines, once their loss has been said aloud."""
-        for name in self.damaged:
-            (self.folder / name).unlink(missing_ok=True)
-        kept = [json.dumps(line) for line in self._manifest() if line["segment"] not in self.damaged]
-        text = "".join(f"{line}\n" for line in kept)
-        write_text_atomically(self.folder / "manifest.jsonl", text)
-        self.damaged = []
-
-    def _stored_spec(self) -> Spec:
-        path = self.folder / "spec.json"
-        try:
-            return json.loads(path.read_text("utf-8"))
-        except ValueError:
-            # The folder's name is the spec's hash, so a damaged copy can be written again.
-            write_text_atomically(path, canonical_json(self.spec))
-            return self.spec
-
-    def _scan(self) -> None:
-        promised = {line["segment"]: line for line in self._manifest()}
-        # A kill between a segment's rename and its manifest line leaves a whole file whose name holds its hash.
-        unlisted = {
-            p.name for p in self.folder.glob("*.h5") if _SEGMENT_NAME.fullmatch(p.name) and p.is_file()
-        } - promised.keys()
-        for name in [*promised, *sorted(unlisted)]:
-            path = self.folder / name
-            try:
-                _check_digest(path, promised.get(name, {}).get("sha256"))
-                self._take(name.split("-")[0], path, *read_header(path))
-            except DamagedSegment:
-                self.damaged.append(name)
-
-    def _take(self, kind: str, path: Path, keys: Sequence[str], tokens: np.ndarray, failures: dict[str, str]) -> None:
-        number = len(self._segments)
-        self._segments.append(path)
-        self._rows[kind].update({key: (number, row) for row, key in enumerate(keys)})
-        if kind == "text":
-            self._tokens.update(zip(keys, tokens.tolist()))
-        self._failures[kind].update(failures)
-        for key in keys:
-            self._failures[kind].pop(key, None)  # tried again, and it went well
 
     def _places(self, kind: str, keys: Sequence[str]) -> list[tuple[int, int]]:
         rows = self._rows[kind]
@@ -139,38 +207,10 @@ class VectorStore:
             )
         return [rows[key] for key in keys]
 
-    def _manifest(self) -> Iterator[dict[str, str]]:
-        path = self.folder / "manifest.jsonl"
-        if not path.exists():
-            return
-        for line in path.read_text("utf-8", "replace").splitlines():
-            try:
-                entry = json.loads(line)
-                if _SEGMENT_NAME.fullmatch(entry["segment"]):
-                    yield entry
-            except (ValueError, TypeError, KeyError):
-                continue  # a killed job's last line, or a damaged one; its segment is found by its file
 
-
-def _check_digest(path: Path, promised: str | None) -> None:
-    if not path.is_file():
-        raise DamagedSegment(f"{path}: missing")
+def _stamp(path: Path) -> tuple[int, int]:
     try:
-        actual = file_digest(path)
-    except OSError as error:
-        raise DamagedSegment(f"{path}: cannot be read ({error.strerror})") from error
-    if actual[:20] != path.stem.split("-")[1] or promised not in (None, actual):
-        raise DamagedSegment(f"{path}: its bytes have changed since it was written")
-
-
-def _append_line(path: Path, line: str) -> None:
-    """One O_APPEND write, so that two jobs on one store interleave whole lines."""
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-    try:
-        size = os.fstat(handle).st_size
-        torn = size > 0 and os.pread(handle, 1, size - 1) != b"\n"  # a killed job's last line
-        os.write(handle, (("\n" if torn else "") + line + "\n").encode())
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-    sync(path.parent)
+        status = path.stat()
+    except OSError:
+        return 0, 0
+    return status.st_size, status.st_mtime_ns

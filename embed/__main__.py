@@ -1,16 +1,22 @@
 """`python -m embed --data FOLDER --model NAME --pretrained TAG_OR_FILE`: fill the cache, write the dataset index.
+`python -m embed audit FOLDER`: what is odd about the data, before anything is spent on them.
 
 Notes and progress go to stderr, the summary to stdout. Exit 0: done; 2: bad input, said in a sentence;
 130: interrupted, and everything finished is kept.
 """
 
 import argparse
+import json
+import os
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
-from cache import spec_id
-from embed.job import DEVICES, EmbedSettings, Summary, embed_dataset
+from cache import FEATURES, LONG_TEXTS, spec_id
+from embed.audit import main as audit
+from embed.job import EmbedSettings, Summary, embed_dataset
+from embed.profile import DEVICES, PRECISIONS, Profile
 
 # A screenful; a data set whose pictures are elsewhere would print thousands.
 _SKIPPED_LINES = 20
@@ -18,7 +24,13 @@ _SKIPPED_LINES = 20
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the job; return the exit code."""
-    settings = EmbedSettings(**vars(_parser().parse_args(arguments)))
+    words = sys.argv[1:] if arguments is None else arguments
+    if words[:1] == ["audit"]:
+        return audit(words[1:])
+    options = vars(_parser().parse_args(words))
+    as_json = options.pop("json")
+    profile = Profile(**{name: options.pop(name) for name in ("features", "precision", "long_text")})
+    settings = EmbedSettings(**options, profile=profile)
     try:
         summary = embed_dataset(settings, say=lambda note: print(note, file=sys.stderr))
     except KeyboardInterrupt:
@@ -32,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
             f"error: {error}; results go to {settings.artifacts}/, and what was finished there is kept", file=sys.stderr
         )
         return 2
-    print(_report(settings, summary))
+    print(json.dumps(_as_json(settings, summary)) if as_json else _report(settings, summary))
     return 0
 
 
@@ -43,28 +55,69 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pretrained", default="", help="open_clip tag of the weights, or a local checkpoint file")
     parser.add_argument("--artifacts", type=Path, default=Path("artifacts"), help="where results go")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: the GPU if there is one")
+    parser.add_argument("--features", choices=FEATURES, default="projected", help="pooled: before the projection")
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="auto: what the hardware does fast")
+    parser.add_argument("--long-text", choices=LONG_TEXTS, default="truncate", help="chunk: the mean of its pieces")
     parser.add_argument("--retry-failed", action="store_true", help="try again the pictures that failed before")
+    parser.add_argument(
+        "--rehash", action="store_true", help="read again the pictures whose size and times are as before"
+    )
+    parser.add_argument("--json", action="store_true", help="print the summary as one JSON object")
     return parser
 
 
 def _report(settings: EmbedSettings, summary: Summary) -> str:
     splits = Counter(meme.split for meme in summary.memes)
+    spec = summary.store.spec
     new = sum(summary.embedded.values())
     device = f" on {summary.device}" if summary.device else ", not loaded: nothing to embed"
-    truncated = f"{summary.truncated} longer than {summary.store.spec['tokenizer']['context_length']} tokens, cut"
+    fate = "embedded in pieces" if settings.profile.long_text == "chunk" else "cut"
+    too_long = f"{summary.too_long} longer than {spec['tokenizer']['context_length']} tokens, {fate}"
     lines = [
         f"memes      {len(summary.memes)} ({', '.join(f'{n} {split}' for split, n in splits.items())})",
         f"encoder    {settings.model} {settings.pretrained}".rstrip()
-        + f" (spec {spec_id(summary.store.spec)}){device}",
+        + f" ({spec['feature']}, {spec['dtype']}, spec {spec_id(spec)}){device}",
         f"images     {_counts(summary, 'image')}",
-        f"texts      {_counts(summary, 'text')}; {truncated}",
+        f"texts      {_counts(summary, 'text')}; {too_long}",
         f"skipped    {len(summary.skipped)} meme{'' if len(summary.skipped) == 1 else 's'}",
         *(f"           {line}" for line in _skipped(summary)),
-        f"rate       {new / summary.seconds:.0f} vectors/s ({new} in {summary.seconds:.1f} s)" if new else "",
+        f"rate       {new / summary.seconds:.0f} vectors/s ({new} in {summary.seconds:.1f} s: {_spent(summary)})"
+        if new
+        else "",
         f"vectors    {summary.store.folder}",
         f"index      {settings.index}",
     ]
     return "\n".join(line for line in lines if line)
+
+
+def _as_json(settings: EmbedSettings, summary: Summary) -> dict[str, Any]:
+    spec = summary.store.spec
+    return {
+        "memes": len(summary.memes),
+        "splits": Counter(meme.split for meme in summary.memes),
+        "model": settings.model,
+        "pretrained": settings.pretrained,
+        "spec": spec_id(spec),
+        "features": spec["feature"],
+        "dtype": spec["dtype"],
+        "device": summary.device,
+        "distinct": summary.distinct,
+        "cached": summary.cached,
+        "embedded": summary.embedded,
+        "too_long": summary.too_long,
+        "long_text": settings.profile.long_text,
+        "skipped": [{"id": name, "where": where, "reason": reason} for name, where, reason in summary.skipped],
+        "seconds": summary.seconds,
+        "spent": summary.spent,
+        "vectors": str(summary.store.folder),
+        "index": str(settings.index),
+    }
+
+
+def _spent(summary: Summary) -> str:
+    """Where the time went, the most first."""
+    total = sum(summary.spent.values()) or 1.0
+    return ", ".join(f"{name} {seconds / total:.0%}" for name, seconds in summary.spent.most_common())
 
 
 def _skipped(summary: Summary) -> list[str]:
@@ -83,4 +136,9 @@ def _counts(summary: Summary, kind: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stdout.flush()
+    if code == 130:
+        # Python would wait for threads in the middle of a batch, which of a large model takes many seconds.
+        os._exit(code)
+    sys.exit(code)

@@ -7,13 +7,16 @@ It opens the tables, not the pictures, and knows nothing of CLIP or of vectors.
     plain CSV       any .csv in the folder (or the .csv itself), with named columns and perhaps a `split` column
 """
 
+import itertools
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from embed.tables import DatasetError, find_tables, read_table
+from embed.locate import PictureFinder
+from embed.tables import Complaint, DatasetError, Row, find_tables, read_table
 from embed.text import clean_text
 
 _LABELS = {
@@ -28,7 +31,6 @@ _SPLITS = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 _ORDER = ("train", "validation", "test")
-_IMAGE_FOLDERS = ("Labelled Images", "", "images", "img")
 UNLABELLED = -1
 
 
@@ -55,13 +57,27 @@ def read_dataset(data: Path) -> tuple[Path, list[Meme]]:
     Raises DatasetError for no such folder, no table, a missing column, an unknown label or split. A row that cannot
     be used on its own account (no such file, its id came before) is kept, with its `problem`.
     """
+    root, rows = scan_dataset(data)
+    memes = []
+    for row in rows:
+        if isinstance(row, Complaint):
+            raise DatasetError(f"{row.where}: {row.reason}")
+        memes.append(row)
+    if not memes:
+        raise DatasetError(f"{data}: its tables hold no rows")
+    return root, _mark_repeats(memes)
+
+
+def scan_dataset(data: Path) -> tuple[Path, Iterator[Meme | Complaint]]:
+    """The pictures' root, and every row in file order with its id as written, or each thing that is wrong with it.
+
+    Raises DatasetError, also while it is read, for no such folder, no table, a missing column.
+    """
     # train, validation, test, whatever the alphabet says: of a meme that is listed twice, the first row stays
     tables = sorted(find_tables(data), key=lambda table: _ORDER.index(_split_in(table.stem) or "train"))
     root = data if data.is_dir() else data.parent
-    rows = [meme for table in tables for meme in _read_memes(table, root, alone=len(tables) == 1)]
-    if not rows:
-        raise DatasetError(f"{data}: its tables hold no rows")
-    return root, _mark_repeats(rows)
+    finder = PictureFinder(root)
+    return root, (row for table in tables for row in _scan_table(table, finder, alone=len(tables) == 1))
 
 
 def parse_label(value: Any) -> int:
@@ -80,62 +96,62 @@ def _split_in(name: str) -> str | None:
     return next((_SPLITS[word] for word in words if word in _SPLITS), None)
 
 
-def _read_memes(table: Path, root: Path, alone: bool) -> Iterator[Meme]:
-    for where, fields in read_table(table):
-        # One table may be all there is to train on; among several, each has to say which it is.
-        default = _split_in(table.stem) or ("train" if alone else None)
+def _scan_table(table: Path, finder: PictureFinder, alone: bool) -> Iterator[Meme | Complaint]:
+    # One table may be all there is to train on; among several, each has to say which it is.
+    default = _split_in(table.stem) or ("train" if alone else None)
+    for row in read_table(table):
+        if isinstance(row, Complaint):
+            yield row
+        else:
+            yield from _read_row(row, default, finder)
+
+
+def _read_row(row: Row, default_split: str | None, finder: PictureFinder) -> Iterator[Meme | Complaint]:
+    where, fields = row
+    parts: dict[str, Any] = {}
+    for part, read in (("name", _name), ("split", lambda fields: _split(fields, default_split)), ("label", _label)):
         try:
-            yield _meme(fields, root, default, where)
+            parts[part] = read(fields)
         except ValueError as error:
-            raise DatasetError(f"{where}: {error}") from error
+            yield Complaint(where, str(error))
+    if len(parts) == 3:
+        name = parts["name"]
+        image, problem = finder.find(name)
+        written = fields.get("id")
+        id = name if written in (None, "") else clean_text(str(written))
+        text = clean_text(str(fields["text"] or ""))
+        yield Meme(id, image, text, parts["label"], parts["split"], where, problem)
 
 
-def _meme(fields: dict[str, Any], root: Path, default_split: str | None, where: str) -> Meme:
+def _name(fields: dict[str, Any]) -> str:
     name = clean_text(str(fields["image"] or ""))
     if not name:
         raise ValueError("no image name; give the picture's file name or delete the row")
+    return name
+
+
+def _split(fields: dict[str, Any], default: str | None) -> str:
     written = fields.get("split")
-    split = _split_in(str(written)) if written else default_split
+    split = _split_in(str(written)) if written else default
     if split is None:
         raise ValueError(
             f"unknown split {written!r}; write train, validation or test"
             if written
             else "which split? Name the file train, validation or test, or give it a column `split`"
         )
-    label = fields["label"]
-    image, problem = _find_image(root, name)
-    return Meme(
-        id=clean_text(str(name if fields.get("id") in (None, "") else fields["id"])),
-        image=image,
-        text=clean_text(str(fields["text"] or "")),
-        label=UNLABELLED if label is None else parse_label(label),
-        split=split,
-        where=where,
-        problem=problem,
-    )
+    return split
 
 
-def _find_image(root: Path, name: str) -> tuple[str, str]:
-    """The picture's path inside `root`, and "" or why it cannot be used."""
-    relative = PurePosixPath(name)
-    if relative.is_absolute() or ".." in relative.parts:
-        return name, "its path leads out of the data folder"
-    candidates = [(PurePosixPath(folder) / relative).as_posix() for folder in _IMAGE_FOLDERS]
-    found = next((c for c in candidates if _is_file(root / c)), None)
-    return (found, "") if found else (name, "no such file in the data folder")
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a name that is too long for the file system
-        return False
+def _label(fields: dict[str, Any]) -> int:
+    return UNLABELLED if fields["label"] is None else parse_label(fields["label"])
 
 
 def _mark_repeats(rows: list[Meme]) -> list[Meme]:
     """A second row of one id is skipped if it is the same meme, and gets an id of its own if its text differs."""
     first: dict[tuple[str, str], Meme] = {}
     ids: set[str] = set()
+    # where to look for the next free number of an id: from 2 each time would be quadratic
+    numbers: defaultdict[str, Iterator[int]] = defaultdict(lambda: itertools.count(2))
     marked = []
     for meme in rows:
         earlier = first.setdefault((meme.id, meme.text), meme)
@@ -143,7 +159,7 @@ def _mark_repeats(rows: list[Meme]) -> list[Meme]:
             other = "" if earlier.label == meme.label else ", but with the other label: which one is right?"
             meme = replace(meme, problem=meme.problem or f"the same id and text as {earlier.where}{other}")
         elif meme.id in ids:
-            number = next(n for n in range(2, len(rows) + 2) if f"{meme.id}#{n}" not in ids)
+            number = next(n for n in numbers[meme.id] if f"{meme.id}#{n}" not in ids)
             meme = replace(meme, id=f"{meme.id}#{number}")
         ids.add(meme.id)
         marked.append(meme)

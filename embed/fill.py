@@ -1,13 +1,12 @@
-"""Fill a store with one kind of vector: prepare in threads, encode in batches, close a segment every few seconds.
+"""Fill a store with one kind of vector: prepare, encode in batches, close a segment every few seconds.
 
+On a CPU every core takes whole batches, decoding and multiplying in one thread: no core ever waits for another. On a
+GPU all cores decode, and the GPU works on one batch while the next is put together and the last is fetched.
 It knows keys, tensors and failures; not files, texts, or which model encodes.
 """
 
-import os
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -18,17 +17,24 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cache import Segment, VectorStore
+from embed.ahead import cores, run_ahead
 
 # A segment is closed after this many rows or seconds: little work is lost to a kill, and files stay few.
 _SEGMENT_ROWS = 4096
 _SEGMENT_SECONDS = 2.0
+# Eight pictures or texts are some 400 rows of activations: larger batches of one thread measured no faster.
+_CPU_BATCH = 8
+# More than keeps any GPU busy on pictures of 224 pixels; halved until it fits.
+_GPU_BATCH = 512
+
+Encode = Callable[[Sequence[Tensor]], Tensor]
 
 
 @dataclass(frozen=True)
 class Prepared:
     """One item, ready for the encoder.
 
-    tensor: pixels (3, H, W) or tokens (L,), None when it failed; tokens: their number before truncation;
+    tensor: pixels (H, W, 3) or token rows (P, L), None when it failed; tokens: their number before truncation;
     failure: why there is no tensor; lasting: whether trying again would end the same way.
     """
 
@@ -41,10 +47,29 @@ class Prepared:
 
 @dataclass
 class Filled:
-    """What a fill did: vectors added, and {key: reason} of failures that the store does not keep."""
+    """What a fill did: vectors added, {key: reason} of failures that the store does not keep, and seconds spent.
+
+    preparing, encoding: of all cores together on a CPU, and of waiting for either on a GPU.
+    """
 
     added: int = 0
     passing: dict[str, str] = field(default_factory=dict)
+    preparing: float = 0.0
+    encoding: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Items, the vectors of those that did not fail, (N, D), and the seconds that either took."""
+
+    items: list[Prepared]
+    vectors: np.ndarray
+    preparing: float
+    encoding: float
+
+
+class TooLittleMemory(ValueError):
+    """Not even one item fits into the GPU's memory."""
 
 
 def fill(
@@ -52,53 +77,105 @@ def fill(
     kind: str,
     todo: dict[str, Any],
     prepare: Callable[[str, Any], Prepared],
-    encode: Callable[[Tensor], np.ndarray],
-    batch_size: int,
+    encode: Encode,
+    device: torch.device,
 ) -> Filled:
-    """Embed {key: item} into `store`. `prepare` runs in threads; `encode` maps (N, ...) to (N, D) in this one.
+    """Embed {key: item} into `store`. `prepare` runs in threads; `encode` maps N tensors to (N, D) on `device`.
 
     On Ctrl-C, or when `encode` fails, what is encoded is written before the exception goes on.
+    Raises TooLittleMemory and, when the disk is full, OSError.
     """
     writer = _SegmentWriter(store, kind)
     filled = Filled()
-    with (
-        tqdm(total=len(todo), unit=f" {kind}s", desc=f"{kind}s", mininterval=0.5) as bar,
-        ThreadPoolExecutor(os.cpu_count()) as pool,
-    ):
+    batches = (_batches_on_gpu if device.type == "cuda" else _batches_on_cpu)(todo, prepare, encode)
+    with tqdm(total=len(todo), unit=f" {kind}s", desc=f"{kind}s", mininterval=0.5) as bar:
         try:
-            prepared = _ahead(pool, prepare, todo, 2 * batch_size)
-            while batch := list(islice(prepared, batch_size)):
-                _take(batch, encode, writer, filled)
-                bar.update(len(batch))
+            for batch in batches:
+                _take(batch, writer, filled)
+                bar.set_postfix_str(_shares(kind, filled), refresh=False)
+                bar.update(len(batch.items))
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            batches.close()
             writer.close_segment()
     return filled
 
 
-def _take(
-    batch: list[Prepared], encode: Callable[[Tensor], np.ndarray], writer: "_SegmentWriter", filled: Filled
-) -> None:
-    good = [item for item in batch if item.tensor is not None]
+def _batches_on_cpu(todo: dict[str, Any], prepare: Callable[[str, Any], Prepared], encode: Encode) -> Iterator[_Batch]:
+    def work(batch: list[tuple[str, Any]]) -> _Batch:
+        started = time.monotonic()
+        items = [prepare(key, item) for key, item in batch]
+        prepared = time.monotonic()
+        good = [item.tensor for item in items if item.tensor is not None]
+        vectors = encode(good).numpy() if good else np.empty((0, 0), np.float32)
+        return _Batch(items, vectors, prepared - started, time.monotonic() - prepared)
+
+    threads = torch.get_num_threads()
+    try:
+        # More than one thread each would make the cores wait for each other at the end of every product.
+        yield from run_ahead(work, _batched(todo, _CPU_BATCH), 2 * cores(), start=lambda: torch.set_num_threads(1))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _batches_on_gpu(todo: dict[str, Any], prepare: Callable[[str, Any], Prepared], encode: Encode) -> Iterator[_Batch]:
+    size = _GPU_BATCH
+    prepared = run_ahead(lambda item: prepare(*item), todo.items(), 2 * _GPU_BATCH)
+    under_way: tuple[list[Prepared], Tensor | None, float] | None = None
+    while True:
+        started = time.monotonic()
+        items = list(islice(prepared, size))
+        waited = time.monotonic() - started
+        good = [item.tensor for item in items if item.tensor is not None]
+        vectors, size = _encode_what_fits(encode, good, size) if good else (None, size)
+        if under_way:
+            yield _fetched(*under_way)
+        if not items:
+            return
+        under_way = (items, vectors, waited)
+
+
+def _fetched(items: list[Prepared], vectors: Tensor | None, waited: float) -> _Batch:
+    """Wait for the GPU: its work was only ordered until here."""
+    started = time.monotonic()
+    rows = np.empty((0, 0), np.float32) if vectors is None else vectors.cpu().numpy()
+    return _Batch(items, rows, waited, time.monotonic() - started)
+
+
+def _encode_what_fits(encode: Encode, tensors: list[Tensor], size: int) -> tuple[Tensor, int]:
+    """The vectors (N, D), made in batches of `size`, or of half of that, and so on; and the size that fitted."""
+    while True:
+        try:
+            return torch.cat([encode(tensors[i : i + size]) for i in range(0, len(tensors), size)]), size
+        except torch.OutOfMemoryError as error:
+            if size == 1:
+                raise TooLittleMemory("one item alone does not fit into the GPU's memory; use --device cpu") from error
+        size = max(1, min(size, len(tensors)) // 2)
+        torch.cuda.empty_cache()
+
+
+def _batched(todo: dict[str, Any], size: int) -> Iterator[list[tuple[str, Any]]]:
+    items = iter(todo.items())
+    while batch := list(islice(items, size)):
+        yield batch
+
+
+def _take(batch: _Batch, writer: "_SegmentWriter", filled: Filled) -> None:
+    good = [item for item in batch.items if item.tensor is not None]
     if good:
-        writer.add(good, encode(torch.stack([item.tensor for item in good])))
+        writer.add(good, batch.vectors)
         filled.added += len(good)
-    bad = {item.key: item for item in batch if item.tensor is None}
+    bad = {item.key: item for item in batch.items if item.tensor is None}
     writer.add_failures({key: item.failure for key, item in bad.items() if item.lasting})
     filled.passing |= {key: item.failure for key, item in bad.items() if not item.lasting}
+    filled.preparing += batch.preparing
+    filled.encoding += batch.encoding
 
 
-def _ahead(
-    pool: ThreadPoolExecutor, prepare: Callable[[str, Any], Prepared], todo: dict[str, Any], depth: int
-) -> Iterator[Prepared]:
-    """Prepared items in order, with at most `depth` of them in memory."""
-    waiting: deque[Future[Prepared]] = deque()
-    for key, item in todo.items():
-        waiting.append(pool.submit(prepare, key, item))
-        if len(waiting) >= depth:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+def _shares(kind: str, filled: Filled) -> str:
+    """Where the time goes, for the progress bar."""
+    total = filled.preparing + filled.encoding or 1.0
+    first = "decode" if kind == "image" else "tokenise"
+    return f"{first} {filled.preparing / total:.0%}, model {filled.encoding / total:.0%}"
 
 
 class _SegmentWriter:
@@ -111,7 +188,7 @@ class _SegmentWriter:
     def add(self, items: Iterable[Prepared], vectors: np.ndarray) -> None:
         self._items.extend(items)
         self._vectors.append(vectors)
-        if len(self._items) >= _SEGMENT_ROWS or time.monotonic() - self._opened > _SEGMENT_SECONDS:
+        if len(self._items) >= _SEGMENT_ROWS or time.monotonic() - self._opened >= _SEGMENT_SECONDS:
             self.close_segment()
 
     def add_failures(self, failures: dict[str, str]) -> None:

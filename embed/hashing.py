@@ -1,36 +1,57 @@
-"""The keys of a data set's pictures: each file is read once and hashed, and none is decoded."""
+"""The keys of a data set's pictures: each file is read once and hashed, and none is decoded.
+
+A file that has the size and the times of an earlier run keeps the key of that run: only a hint, which `--rehash`
+distrusts; the content's hash is the truth.
+"""
 
 import os
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tqdm import tqdm
 
 from cache import content_key
+from embed.ahead import run_ahead
 
 # The largest picture file that is read into memory.
 MAX_FILE_BYTES = 100_000_000
+# Handed to a thread together: one file's worth of work is too little to hand over.
+_FILES_AT_ONCE = 64
 
 
 class UnusableFile(ValueError):
     """A picture's file cannot be read."""
 
 
-def hash_pictures(root: Path, images: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
-    """{image: key} of what can be read under `root`, and {image: reason} of what cannot."""
+@dataclass
+class Hashed:
+    """{image: key} and {image: stamp} of what can be read, and {image: reason} of what cannot."""
+
+    keys: dict[str, str] = field(default_factory=dict)
+    stamps: dict[str, str] = field(default_factory=dict)
+    problems: dict[str, str] = field(default_factory=dict)
+
+
+def hash_pictures(root: Path, images: Iterable[str], hints: Mapping[str, tuple[str, str]]) -> Hashed:
+    """Keys of the pictures under `root`; hints: {image: (stamp, key)} of an earlier run."""
     names = list(dict.fromkeys(images))
-    keys: dict[str, str] = {}
-    problems: dict[str, str] = {}
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        # a bar only where there is something to wait for
-        bar = tqdm(pool.map(lambda name: _key_or_problem(root / name), names), "hashing", len(names), delay=1)
-        for name, (key, problem) in zip(names, bar):
-            if problem:
-                problems[name] = problem
-            else:
-                keys[name] = key
-    return keys, problems
+    parts = [names[i : i + _FILES_AT_ONCE] for i in range(0, len(names), _FILES_AT_ONCE)]
+    hashed = Hashed()
+
+    def work(part: list[str]) -> list[tuple[str, str, str]]:
+        return [_stamp_key_problem(os.path.join(root, name), *hints.get(name, ("", ""))) for name in part]
+
+    # a bar only where there is something to wait for
+    with tqdm(total=len(names), desc="hashing", unit=" files", delay=1) as bar:
+        for part, results in zip(parts, run_ahead(work, parts, len(parts) + 1), strict=True):
+            for name, (stamp, key, problem) in zip(part, results, strict=True):
+                if problem:
+                    hashed.problems[name] = problem
+                else:
+                    hashed.keys[name], hashed.stamps[name] = key, stamp
+            bar.update(len(part))
+    return hashed
 
 
 def read_picture(path: Path) -> bytes:
@@ -44,8 +65,21 @@ def read_picture(path: Path) -> bytes:
         raise UnusableFile(f"the file cannot be read ({error.strerror})") from error
 
 
-def _key_or_problem(path: Path) -> tuple[str, str]:
+def _stamp_key_problem(path: str, known_stamp: str, known_key: str) -> tuple[str, str, str]:
+    """The file's stamp and key, or why it has none."""
     try:
-        return content_key(read_picture(path)), ""
+        # Taken before the file is read: a change in between shows as another stamp next time.
+        stamp = _stamp(path)
+        if stamp == known_stamp:
+            return stamp, known_key, ""
+        return stamp, content_key(read_picture(Path(path))), ""
     except UnusableFile as error:
-        return "", str(error)
+        return "", "", str(error)
+    except OSError as error:
+        return "", "", f"the file cannot be read ({error.strerror})"
+
+
+def _stamp(path: str) -> str:
+    status = os.stat(path)
+    # The change time too: copying tools set modification times back.
+    return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"

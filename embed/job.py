@@ -9,23 +9,21 @@ are for, nor what a head is.
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cache import DatasetIndex, VectorStore, content_key, index_path, text_key, write_index
+from cache import DatasetIndex, UnusableIndex, VectorStore, content_key, index_path, read_index, text_key, write_index
 from embed.dataset import Meme, read_dataset
-from embed.hashing import UnusableFile, hash_pictures, read_picture
+from embed.hashing import Hashed, UnusableFile, hash_pictures, read_picture
 from embed.pictures import UnreadableImage
+from embed.profile import Profile
 from embed.recall import recall_spec, remember_spec
 
 if TYPE_CHECKING:
     from embed.encoder import ClipEncoder
-
-DEVICES = ("auto", "cpu", "cuda")
-# 32 keeps a few cores' matrix products busy; a GPU needs more to be so.
-_BATCH = {"cpu": 32, "cuda": 256}
 
 
 class NothingReadable(ValueError):
@@ -34,9 +32,10 @@ class NothingReadable(ValueError):
 
 @dataclass(frozen=True)
 class EmbedSettings:
-    """data: a folder or a CSV; model, pretrained: open_clip's names; device: auto | cpu | cuda.
+    """data: a folder or a CSV; model, pretrained: open_clip's names; device: one of `embed.profile.DEVICES`.
 
-    retry_failed: try again the pictures that an earlier run could not decode.
+    retry_failed: try again the pictures that an earlier run could not decode; rehash: read every picture again, also
+    those whose size and times are unchanged.
     """
 
     data: str
@@ -44,7 +43,9 @@ class EmbedSettings:
     pretrained: str = ""
     artifacts: Path = Path("artifacts")
     device: str = "auto"
+    profile: Profile = field(default_factory=Profile)
     retry_failed: bool = False
+    rehash: bool = False
 
     @property
     def vectors(self) -> Path:
@@ -54,15 +55,18 @@ class EmbedSettings:
     @property
     def index(self) -> Path:
         """The dataset index that the job writes."""
-        return index_path(self.artifacts, self.data, self.model, self.pretrained)
+        return index_path(
+            self.artifacts, self.data, self.model, self.pretrained, self.profile.features, self.profile.long_text
+        )
 
 
 @dataclass
 class Summary:
     """What a run found and did; the dictionaries have an entry for "image" and one for "text".
 
-    distinct, cached, embedded: numbers of keys; truncated: texts longer than the context;
-    skipped: (id, file and row, reason); seconds: spent on embedding, loading not counted.
+    distinct, cached, embedded: numbers of keys; too_long: texts longer than the context; skipped: (id, file and row,
+    reason); seconds: spent on embedding, loading not counted; spent: {"decode" | "tokenise" | "model": seconds}, of
+    all cores together on a CPU.
     """
 
     memes: list[Meme]
@@ -70,43 +74,56 @@ class Summary:
     distinct: dict[str, int] = field(default_factory=dict)
     cached: dict[str, int] = field(default_factory=dict)
     embedded: dict[str, int] = field(default_factory=dict)
-    truncated: int = 0
+    too_long: int = 0
     skipped: list[tuple[str, str, str]] = field(default_factory=list)
     device: str = ""
     seconds: float = 0.0
+    spent: Counter[str] = field(default_factory=Counter)
 
 
 def embed_dataset(settings: EmbedSettings, say: Callable[[str], None]) -> Summary:
     """Bring the cache and the index up to date with the data folder; `say` takes notes for the user.
 
-    Raises DatasetError, EncoderUnavailable, NothingReadable, SpecMismatch and, when the disk is full, OSError;
-    what was finished by then stays.
+    Raises DatasetError, EncoderUnavailable, NothingReadable, SpecMismatch, TooLittleMemory and, when the disk is
+    full, OSError; what was finished by then stays.
     """
     root, memes = read_dataset(Path(settings.data))
-    image_keys, problems = hash_pictures(root, [meme.image for meme in memes if not meme.problem])
+    hints = {} if settings.rehash else _hints(settings.index)
+    hashed = hash_pictures(root, [meme.image for meme in memes if not meme.problem], hints)
     wanted: dict[str, dict[str, Any]] = {
-        "image": {key: root / image for image, key in image_keys.items()},
+        "image": {key: root / image for image, key in hashed.keys.items()},
         "text": {text_key(meme.text): meme.text for meme in memes},
     }
     encoder = _LazyEncoder(settings, say)
     store, todo = _plan(settings, encoder, wanted)
-    _report_damage(store, say)
     summary = Summary(memes, store, distinct={kind: len(items) for kind, items in wanted.items()})
     passing: dict[str, str] = {}
-    for kind, items in wanted.items():
-        summary.cached[kind] = len(store.known(kind) & items.keys())
-        summary.embedded[kind] = 0
-        if todo[kind]:
-            passing |= _embed(store, kind, todo[kind], encoder.load(), summary)
+    if any(todo.values()) or store.damaged:
+        with store.locked(lambda: say("another job is filling this cache; waiting for it")):
+            _report_damage(store, say)
+            passing = _fill(settings, store, encoder, wanted, summary)
+    else:
+        summary.cached = {kind: len(store.known(kind) & items.keys()) for kind, items in wanted.items()}
+        summary.embedded = dict.fromkeys(wanted, 0)
     failures = store.failures("image") | passing
-    skipped = [_reason(meme, image_keys, problems, failures) for meme in memes]
+    skipped = [_reason(meme, hashed, failures) for meme in memes]
     summary.skipped = [(meme.id, meme.where, reason) for meme, reason in zip(memes, skipped, strict=True) if reason]
     if len(summary.skipped) == len(memes):
         raise NothingReadable(_nothing(settings.data, summary.skipped))
-    tokens = store.token_counts(list(wanted["text"]))
-    summary.truncated = int((tokens > store.spec["tokenizer"]["context_length"]).sum())
-    write_index(settings.index, _index(settings, memes, image_keys, skipped, store.spec))
+    index = _index(settings, memes, hashed, skipped, store)
+    context = store.spec["tokenizer"]["context_length"]
+    summary.too_long = len({key for key, count in zip(index.text_keys, index.text_tokens) if count > context})
+    write_index(settings.index, index)
     return summary
+
+
+def _hints(index: Path) -> dict[str, tuple[str, str]]:
+    """{image: (stamp, key)} of the last run on this data, if there was one."""
+    try:
+        last = read_index(index)
+    except UnusableIndex:
+        return {}
+    return {image: hint for image, *hint in zip(last.images, last.image_stamps, last.image_keys) if hint[0]}
 
 
 def _plan(
@@ -123,17 +140,36 @@ def _plan(
     return store, todo
 
 
+def _fill(
+    settings: EmbedSettings,
+    store: VectorStore,
+    encoder: "_LazyEncoder",
+    wanted: dict[str, dict[str, Any]],
+    summary: Summary,
+) -> dict[str, str]:
+    """Embed what the store lacks, now that no other job adds to it; {key: reason} of what may go well another time."""
+    passing: dict[str, str] = {}
+    for kind, items in wanted.items():
+        summary.cached[kind] = len(store.known(kind) & items.keys())
+        summary.embedded[kind] = 0
+        todo = _missing(store, kind, items, settings.retry_failed)
+        if todo:
+            passing |= _embed(store, kind, todo, encoder.load(), summary)
+    return passing
+
+
 class _LazyEncoder:
     """The encoder's spec at once, where an earlier run has noted it; the encoder itself only when it is needed."""
 
     def __init__(self, settings: EmbedSettings, say: Callable[[str], None]) -> None:
         self._settings, self._say = settings, say
         self._memory = settings.vectors / "encoders.json"
+        self._request = (settings.model, settings.pretrained, settings.profile)
         self._loaded: ClipEncoder | None = None
 
     def spec(self) -> dict[str, Any]:
         if self._loaded is None:
-            noted = recall_spec(self._memory, self._settings.model, self._settings.pretrained)
+            noted = recall_spec(self._memory, *self._request)
             if noted:
                 return noted
         return self.load().spec
@@ -143,11 +179,11 @@ class _LazyEncoder:
             # torch and open_clip take seconds to import, which a run with nothing to do must not spend
             from embed.encoder import choose_device, load_encoder
 
-            model, pretrained = self._settings.model, self._settings.pretrained
+            model, pretrained, profile = self._request
             device = choose_device(self._settings.device)
             self._say(f"loading {model} {pretrained}".rstrip() + f" on {device}")
-            self._loaded = load_encoder(model, pretrained, device)
-            remember_spec(self._memory, model, pretrained, self._loaded.spec, self._loaded.weights)
+            self._loaded = load_encoder(model, pretrained, device, profile)
+            remember_spec(self._memory, *self._request, self._loaded.spec, self._loaded.weights)
         return self._loaded
 
 
@@ -183,22 +219,28 @@ def _embed(
             return Prepared(key, None, failure=str(error), lasting=False)
 
     def text(key: str, value: str) -> Prepared:
-        return Prepared(key, encoder.tokens([value])[0], encoder.token_count(value))
+        return Prepared(key, encoder.tokens(value), encoder.token_count(value))
 
-    prepare, encode = (picture, encoder.encode_images) if kind == "image" else (text, encoder.encode_texts)
     started = time.monotonic()
-    filled = fill(store, kind, todo, prepare, encode, _BATCH[encoder.device.type])
+    if kind == "image":
+        filled = fill(store, kind, todo, picture, encoder.image_features, encoder.device)
+    else:
+        # texts of like length together: a batch is as long as its longest
+        ordered = dict(sorted(todo.items(), key=lambda item: len(item[1]), reverse=True))
+        filled = fill(store, kind, ordered, text, encoder.text_features, encoder.device)
     summary.seconds += time.monotonic() - started
+    summary.spent["decode" if kind == "image" else "tokenise"] += filled.preparing
+    summary.spent["model"] += filled.encoding
     summary.embedded[kind] = filled.added
     summary.device = str(encoder.device)
     return filled.passing
 
 
-def _reason(meme: Meme, keys: dict[str, str], problems: dict[str, str], failures: dict[str, str]) -> str:
+def _reason(meme: Meme, hashed: Hashed, failures: dict[str, str]) -> str:
     """Why a meme has no vectors, or ""."""
-    if meme.problem or meme.image in problems:
-        return meme.problem or problems[meme.image]
-    return failures.get(keys[meme.image], "")
+    if meme.problem or meme.image in hashed.problems:
+        return meme.problem or hashed.problems[meme.image]
+    return failures.get(hashed.keys[meme.image], "")
 
 
 def _nothing(data: str, skipped: list[tuple[str, str, str]]) -> str:
@@ -207,17 +249,24 @@ def _nothing(data: str, skipped: list[tuple[str, str, str]]) -> str:
 
 
 def _index(
-    settings: EmbedSettings, memes: list[Meme], image_keys: dict[str, str], skipped: list[str], spec: dict[str, Any]
+    settings: EmbedSettings, memes: list[Meme], hashed: Hashed, skipped: list[str], store: VectorStore
 ) -> DatasetIndex:
+    text_keys = [text_key(meme.text) for meme in memes]
+    tokens = store.token_counts(text_keys)
+    tokenizer = store.spec["tokenizer"]
+    cut = (tokens > tokenizer["context_length"]) & (settings.profile.long_text == "truncate")
     return DatasetIndex(
         ids=[meme.id for meme in memes],
         splits=[meme.split for meme in memes],
         labels=[meme.label for meme in memes],
         images=[meme.image for meme in memes],
         texts=[meme.text for meme in memes],
-        image_keys=[image_keys.get(meme.image, "") for meme in memes],
-        text_keys=[text_key(meme.text) for meme in memes],
+        image_keys=[hashed.keys.get(meme.image, "") for meme in memes],
+        text_keys=text_keys,
         skipped=skipped,
-        spec=spec,
+        text_tokens=tokens.tolist(),
+        text_cut=cut.astype(int).tolist(),
+        image_stamps=[hashed.stamps.get(meme.image, "") for meme in memes],
+        spec=store.spec,
         source={"data": settings.data, "model": settings.model, "pretrained": settings.pretrained},
     )

@@ -5,6 +5,7 @@ rotation, no mode conversion (open_clip resizes first and converts to RGB after,
 """
 
 import io
+import re
 
 from PIL import Image, ImageFile
 
@@ -14,6 +15,13 @@ FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF")
 MAX_PIXELS = 64_000_000
 # CLIP scales the short side up to its input, so a 1 x 60,000 picture would grow to gigabytes.
 MAX_ASPECT = 100
+# Encoders write about ten scans. Each of a progressive JPEG goes over the whole picture again, and a megabyte holds
+# thousands: minutes of work. libtiff stops at a hundred as well.
+_MAX_SCANS = 100
+_SCAN = re.compile(rb"\xff\xda\x00[\x08\x0a\x0c\x0e]")
+# A file of 100 MB made of two-byte blocks has Pillow collect gigabytes of them; real pictures take some thousand.
+_MAX_READS = 1_000_000
+_TILE_WIDTH, _TILE_HEIGHT = 322, 323
 
 
 class UnreadableImage(ValueError):
@@ -36,6 +44,7 @@ def decode_picture(data: bytes) -> Image.Image:
         raise RuntimeError("PIL.ImageFile.LOAD_TRUNCATED_IMAGES is on: half a picture would be embedded silently")
     picture = _open(data)
     _check_size(*picture.size)
+    _check_tiles(picture)
     try:
         picture.load()
     # Pillow's decoders raise whatever a broken file leads them into, from SyntaxError to struct.error.
@@ -44,9 +53,23 @@ def decode_picture(data: bytes) -> Image.Image:
     return picture
 
 
+class _Source(io.BytesIO):
+    """Bytes that can be read from so many times and no more."""
+
+    reads = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        self.reads += 1
+        if self.reads > _MAX_READS:
+            raise UnreadableImage("it is cut into a million tiny blocks")
+        return super().read(size)
+
+
 def _open(data: bytes) -> Image.Image:
+    if data.startswith(b"\xff\xd8") and sum(1 for _ in _SCAN.finditer(data)) > _MAX_SCANS:
+        raise UnreadableImage(f"a JPEG of more than {_MAX_SCANS} scans; save it again as a plain one")
     try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
+        return Image.open(_Source(data), formats=FORMATS)
     except Image.UnidentifiedImageError as error:
         raise NotAnImage(f"not an image in a known format ({', '.join(FORMATS)})") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -60,3 +83,13 @@ def _check_size(width: int, height: int) -> None:
         raise TooManyPixels(f"{width} x {height} is more than {MAX_PIXELS:,} pixels")
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise TooManyPixels(f"{width} x {height}: one side is more than {MAX_ASPECT} times the other")
+
+
+def _check_tiles(picture: Image.Image) -> None:
+    """A TIFF may be stored in tiles, and a whole one is decoded, however small the picture that is cut out of it."""
+    tags = getattr(picture, "tag_v2", {})
+    width, height = tags.get(_TILE_WIDTH, 0), tags.get(_TILE_HEIGHT, 0)
+    if not isinstance(width, int) or not isinstance(height, int):
+        raise UnreadableImage("its header gives no number for the size of its tiles")
+    if width * height > MAX_PIXELS:
+        raise TooManyPixels(f"stored in tiles of {width} x {height}, more than {MAX_PIXELS:,} pixels")

@@ -4,24 +4,20 @@ The memory is only a hint for planning: it counts while the libraries' versions 
 times are those it was made with, and the job compares the real spec when it loads the model.
 """
 
-import importlib.metadata
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from cache import absolute_if_file, write_text_atomically
+from embed.profile import Profile, library_versions
 
 _LOCAL_DIR = "local-dir:"
 
 
-def library_versions() -> dict[str, str]:
-    """Versions that are part of a spec, read without importing the packages."""
-    return {name: importlib.metadata.version(name) for name in ("open_clip_torch", "pillow", "ftfy")}
-
-
-def recall_spec(memory: Path, model: str, pretrained: str) -> dict[str, Any] | None:
+def recall_spec(memory: Path, model: str, pretrained: str, profile: Profile) -> dict[str, Any] | None:
     """The spec that `remember_spec` noted for this request, or None where anything it depends on has changed."""
-    noted = _read(memory).get(_request(model, pretrained))
+    noted = _read(memory).get(_request(model, pretrained, profile))
     try:
         unchanged = all(_stamp(Path(path)) == stamp for path, stamp in noted["files"].items())
         return noted["spec"] if unchanged else None
@@ -29,20 +25,22 @@ def recall_spec(memory: Path, model: str, pretrained: str) -> dict[str, Any] | N
         return None
 
 
-def remember_spec(memory: Path, model: str, pretrained: str, spec: dict[str, Any], weights: Path) -> None:
-    """Note the spec that loading `model` with `pretrained` gave."""
+def remember_spec(
+    memory: Path, model: str, pretrained: str, profile: Profile, spec: dict[str, Any], weights: Path
+) -> None:
+    """Note the spec that loading `model` with `pretrained` under `profile` gave."""
     files = [weights]
     if model.startswith(_LOCAL_DIR):
         files.append(Path(model.removeprefix(_LOCAL_DIR)) / "open_clip_config.json")
     noted = {"spec": spec, "files": {str(path.resolve()): _stamp(path) for path in files}}
-    text = json.dumps(_read(memory) | {_request(model, pretrained): noted}, indent=1, sort_keys=True)
+    text = json.dumps(_read(memory) | {_request(model, pretrained, profile): noted}, indent=1, sort_keys=True)
     write_text_atomically(memory, text)
 
 
-def _request(model: str, pretrained: str) -> str:
+def _request(model: str, pretrained: str, profile: Profile) -> str:
     if model.startswith(_LOCAL_DIR):
         model = _LOCAL_DIR + str(Path(model.removeprefix(_LOCAL_DIR)).resolve())
-    return json.dumps([model, absolute_if_file(pretrained), library_versions()], sort_keys=True)
+    return json.dumps([model, absolute_if_file(pretrained), asdict(profile), library_versions()], sort_keys=True)
 
 
 def _stamp(path: Path) -> list[int] | None:

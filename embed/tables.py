@@ -6,6 +6,8 @@ It knows files and columns; what a label or a split means is `embed.dataset`'s.
 import csv
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,14 @@ class DatasetError(ValueError):
     """The folder cannot be read as a data set; the message names the file, the row and the fix."""
 
 
+@dataclass(frozen=True)
+class Complaint:
+    """What is wrong with one row, as a sentence with the fix; where: file and row."""
+
+    where: str
+    reason: str
+
+
 def find_tables(data: Path) -> list[Path]:
     """The tables of a data folder, or the one that `data` is. Raises DatasetError where there is none."""
     if not data.exists():
@@ -35,14 +45,15 @@ def find_tables(data: Path) -> list[Path]:
         return [data]
     for folder, suffix in ((data / "Split Dataset", ".csv"), (data, ".jsonl"), (data, ".csv")):
         names = sorted(folder.iterdir()) if folder.is_dir() else []
-        found = [path for path in names if path.suffix.lower() == suffix and not path.name.startswith(".")]
+        # a named pipe would be waited for
+        found = [p for p in names if p.suffix.lower() == suffix and not p.name.startswith(".") and p.is_file()]
         if found:
             return found
     raise DatasetError(f"{data}: no table; put a CSV with the columns image_name, sentence, label (or .jsonl) there")
 
 
-def read_table(table: Path) -> Iterator[Row]:
-    """Every row of a table. Raises DatasetError for what is no table, lacks a column or has a broken row."""
+def read_table(table: Path) -> Iterator[Row | Complaint]:
+    """Every row of a table, or what is wrong with it. Raises DatasetError for what is no table or lacks a column."""
     reader = _json_lines if table.suffix.lower() == ".jsonl" else _csv_rows
     try:
         yield from reader(table)
@@ -52,51 +63,62 @@ def read_table(table: Path) -> Iterator[Row]:
         raise DatasetError(f"{table}: not a CSV file ({error})") from error
 
 
-def _csv_rows(table: Path) -> Iterator[Row]:
+def _csv_rows(table: Path) -> Iterator[Row | Complaint]:
     with table.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file)
         header = next(reader, [])
-        columns = _match_columns(str(table), header)
+        try:
+            columns = {ours: header.index(theirs) for ours, theirs in _match_columns(tuple(header)).items()}
+        except ValueError as error:
+            raise DatasetError(f"{table}: {error}") from error
         # as a spreadsheet counts: the header is row 1, and an empty row is one too
         for number, row in enumerate(reader, start=2):
             where = f"{table.name}, row {number}"
             if len(row) > len(header):
-                raise DatasetError(f"{where}: more fields than the header has; quote a text that holds a comma")
-            if row and len(row) < len(header):
-                raise DatasetError(f"{where}: fewer fields than the header has, or a quote that is not closed")
-            if row:
-                yield where, {ours: row[header.index(theirs)] for ours, theirs in columns.items()}
+                yield Complaint(where, "more fields than the header has; quote a text that holds a comma")
+            elif row and len(row) < len(header):
+                yield Complaint(where, "fewer fields than the header has, or a quote that is not closed")
+            elif row:
+                yield where, {ours: row[place] for ours, place in columns.items()}
 
 
-def _json_lines(table: Path) -> Iterator[Row]:
+def _json_lines(table: Path) -> Iterator[Row | Complaint]:
     with table.open(encoding="utf-8-sig") as file:
         for number, line in enumerate(file, start=1):
-            where = f"{table.name}, row {number}"
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise DatasetError(f"{where}: not JSON ({error})") from error
-            if not isinstance(row, dict):
-                raise DatasetError(f"{where}: not a JSON object")
-            # published test sets come without labels
-            columns = _match_columns(where, list({**row, "label": None}))
-            yield where, {ours: row.get(theirs) for ours, theirs in columns.items()}
+            if line.strip():
+                yield _json_row(f"{table.name}, row {number}", line)
 
 
-def _match_columns(where: str, header: list[str]) -> dict[str, str]:
+def _json_row(where: str, line: str) -> Row | Complaint:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return Complaint(where, f"not JSON ({error})")
+    if not isinstance(row, dict):
+        return Complaint(where, "not a JSON object")
+    try:
+        # published test sets come without labels
+        columns = _match_columns((*row, *({"label"} - row.keys())))
+    except ValueError as error:
+        return Complaint(where, str(error))
+    return where, {ours: row.get(theirs) for ours, theirs in columns.items()}
+
+
+# JSON lines have a header each, as a rule the same one
+@lru_cache(maxsize=64)
+def _match_columns(header: tuple[str, ...]) -> dict[str, str]:
+    """{our name: the header's}. Raises ValueError for a column that is missing or there twice."""
     lowered = [name.strip().lower() for name in header]
     columns: dict[str, str] = {}
     for ours, names in _COLUMNS.items():
         known = next((name for name in names if name in lowered), None)
         if known and lowered.count(known) > 1:
-            raise DatasetError(f"{where}: two columns are called {known}; rename or delete one")
+            raise ValueError(f"two columns are called {known}; rename or delete one")
         if known:
             columns[ours] = header[lowered.index(known)]
     missing = [ours for ours in _REQUIRED if ours not in columns]
     if missing:
         wanted = "; ".join(f"{ours}: one of {', '.join(_COLUMNS[ours])}" for ours in missing)
         hint = " (separate the columns with commas)" if len(header) == 1 and set(header[0]) & set(";\t|") else ""
-        raise DatasetError(f"{where}: no column for {wanted}. It has: {', '.join(header) or 'nothing'}{hint}")
+        raise ValueError(f"no column for {wanted}. It has: {', '.join(header) or 'nothing'}{hint}")
     return columns

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from cache import DatasetIndex, find_index
+from cache import FEATURES, LONG_TEXTS, DatasetIndex, find_index
 from head.bundle import LABELS, load_bundle, save_bundle
 from head.data import SPLITS, Features, content_groups, fingerprint, load_features, with_splits
 from head.evaluate import HEAD, evaluate_methods, read_estimate, verdict
@@ -51,6 +51,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     tuning.add_argument("--model", default="local-dir:demo/encoder", help="encoder, as given to the embedding job")
     tuning.add_argument("--pretrained", default="", help="its checkpoint, as given to the embedding job")
+    tuning.add_argument("--features", choices=FEATURES, default=FEATURES[0], help="as given to the embedding job")
+    tuning.add_argument("--long-text", choices=LONG_TEXTS, default=LONG_TEXTS[0], help="as given to the embedding job")
     tuning.add_argument("--artifacts", type=Path, default=Path("artifacts"), help="folder of vectors and results")
     tuning.add_argument("--trials", type=int, default=40, help="wanted total, earlier runs of the study included")
     tuning.add_argument(
@@ -67,7 +69,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _tune(options: argparse.Namespace) -> None:
-    index_file = find_index(options.artifacts, options.data, options.model, options.pretrained)
+    index_file = find_index(
+        options.artifacts, options.data, options.model, options.pretrained, options.features, options.long_text
+    )
     features, index = load_features(index_file, options.artifacts / "vectors")
     features = with_splits(features, content_groups(index), options.seed)
     _print_memes(features, index)

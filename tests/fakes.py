@@ -63,25 +63,32 @@ class FakeEncoder:
     weights: Path
     on_encode: Callable[[], None] = lambda: None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    spec: dict[str, Any] = field(default_factory=lambda: {"model": "fake", "tokenizer": {"context_length": 8}})
+    spec: dict[str, Any] = field(
+        default_factory=lambda: {
+            "model": "fake",
+            "tokenizer": {"context_length": 8, "truncation": "first tokens, end token kept"},
+            "feature": "projected",
+            "dtype": "float32",
+        }
+    )
     encoded: list[int] = field(default_factory=list)
 
     def pixels(self, data: bytes) -> torch.Tensor:
-        thumbnail = decode_picture(data).convert("RGB").resize((4, 4))
-        return torch.tensor(np.asarray(thumbnail), dtype=torch.float32).permute(2, 0, 1)
+        return torch.tensor(np.asarray(decode_picture(data).convert("RGB").resize((4, 4))))
 
-    def tokens(self, texts: Sequence[str]) -> torch.Tensor:
-        return torch.tensor([[len(t), sum(map(ord, t))] for t in texts])
+    def tokens(self, text: str) -> torch.Tensor:
+        return torch.tensor([[len(text), sum(map(ord, text))]])
 
     def token_count(self, text: str) -> int:
         return len(text.split()) + 2
 
-    def encode_images(self, pixels: torch.Tensor) -> np.ndarray:
-        self.on_encode()
-        self.encoded.append(len(pixels))
-        return pixels.flatten(1).numpy()
+    def image_features(self, pixels: Sequence[torch.Tensor]) -> torch.Tensor:
+        return self._encoded(torch.stack(list(pixels)).flatten(1))
 
-    def encode_texts(self, tokens: torch.Tensor) -> np.ndarray:
+    def text_features(self, tokens: Sequence[torch.Tensor]) -> torch.Tensor:
+        return self._encoded(torch.cat(list(tokens)))
+
+    def _encoded(self, rows: torch.Tensor) -> torch.Tensor:
         self.on_encode()
-        self.encoded.append(len(tokens))
-        return tokens.float().numpy()
+        self.encoded.append(len(rows))
+        return rows.float()

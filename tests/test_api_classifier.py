@@ -4,6 +4,7 @@ import base64
 import http.client
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,8 +26,8 @@ from api.classifier import MemeClassifier
 from api.prediction import Predictor
 from cache import SpecMismatch
 from embed.dataset import Meme, read_dataset
-from embed.encoder import EncoderUnavailable
 from embed.job import EmbedSettings, embed_dataset
+from embed.weights import EncoderUnavailable
 from head.bundle import UnusableBundle, save_bundle
 from head.data import load_features
 from head.fusion import HeadConfig
@@ -73,7 +74,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     ]
     data = folder / "data"
     data.mkdir()
-    (data / "Labelled Images").symlink_to((root / "Labelled Images").resolve())
+    shutil.copytree(root / "Labelled Images", data / "Labelled Images")
     (data / "memes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     settings = EmbedSettings(str(data), "local-dir:demo/encoder", artifacts=folder / "artifacts", device="cpu")
     embed_dataset(settings, say=print)
@@ -130,11 +131,11 @@ def test_the_module_is_one_module_and_takes_batches(classifier: MemeClassifier, 
     prepared = [
         classifier.prepare((trained.root / trained.memes[n].image).read_bytes(), trained.memes[n].text) for n in names
     ]
-    pixels, tokens = (torch.cat(parts) for parts in zip(*prepared))
+    pixels, tokens = zip(*prepared)
     assert isinstance(classifier, torch.nn.Module) and not classifier.training
     expected = [trained.probability[n] for n in names]
     assert classifier(pixels, tokens).tolist() == pytest.approx(expected, abs=1e-5)
-    assert {name.split(".")[0] for name in classifier.state_dict()} == {"clip", "head"}
+    assert {name.split(".")[0] for name in classifier.state_dict()} == {"image_tower", "text_tower", "head"}
 
 
 def test_predict_command_prints_the_same_json(

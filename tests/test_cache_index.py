@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import pytest
 
 from cache import DatasetIndex, UnusableIndex, find_index, index_path, read_index, write_index
@@ -16,6 +17,9 @@ INDEX = DatasetIndex(
     image_keys=["0" * 64, ""],
     text_keys=["1" * 64, "2" * 64],
     skipped=["", "no such file"],
+    text_tokens=[90, 0],
+    text_cut=[1, 0],
+    image_stamps=["12 17 18", ""],
     spec={"model": "m", "preprocess": {"mean": [0.5]}},
     source={"data": "d", "model": "m", "pretrained": ""},
 )
@@ -28,6 +32,44 @@ def test_round_trip(tmp_path: Path) -> None:
     write_index(path, replace(INDEX, ids=["c", "d"]))
     assert read_index(path).ids == ["c", "d"]
     assert [p.name for p in path.parent.iterdir()] == ["index.h5"]
+
+
+@pytest.mark.parametrize(
+    "text", ["a\nb\r\n", "nul \0 inside\0", "\ud800 lone, \udcff escaped", "\U0010ffff e\u0301", ""]
+)
+def test_a_text_may_hold_anything(tmp_path: Path, text: str) -> None:
+    index = replace(INDEX, texts=[text, "x"], ids=["x", text], images=[text, text])
+    write_index(tmp_path / "index.h5", index)
+    assert read_index(tmp_path / "index.h5") == index
+
+
+def test_an_index_without_rows_is_one_too(tmp_path: Path) -> None:
+    empty = replace(INDEX, **{name: value[:0] for name, value in vars(INDEX).items() if isinstance(value, list)})
+    write_index(tmp_path / "index.h5", empty)
+    assert read_index(tmp_path / "index.h5") == empty
+
+
+def test_one_flipped_byte_anywhere_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "index.h5"
+    write_index(path, INDEX)
+    data = path.read_bytes()
+    for where in range(0, len(data), 997):
+        path.write_bytes(data[:where] + bytes([data[where] ^ 4]) + data[where + 1 :])
+        with pytest.raises(UnusableIndex, match="index.h5: .*make embed"):
+            read_index(path)
+
+
+def test_an_index_of_an_older_format_is_said(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "old.h5", "w") as file:
+        file.attrs["format"] = 1
+    with pytest.raises(UnusableIndex, match="format 1, expected 2; run `make embed` again"):
+        read_index(tmp_path / "old.h5")
+
+
+def test_the_file_is_ordinary_hdf5(tmp_path: Path) -> None:
+    write_index(tmp_path / "index.h5", INDEX)
+    with h5py.File(tmp_path / "index.h5") as file:
+        assert file["labels"][:].tolist() == INDEX.labels and file["labels"].fletcher32
 
 
 def test_columns_of_different_lengths_are_refused() -> None:

@@ -114,6 +114,12 @@ def test_a_damaged_spec_file_is_written_again(store: VectorStore, tmp_path: Path
     assert json.loads((store.folder / "spec.json").read_text()) == SPEC
 
 
+def test_a_lost_spec_file_is_written_again(store: VectorStore, tmp_path: Path) -> None:
+    (store.folder / "spec.json").unlink()
+    assert VectorStore(tmp_path, SPEC).known("text") == store.known("text")
+    assert json.loads((store.folder / "spec.json").read_text()) == SPEC
+
+
 def test_a_folder_that_is_named_like_a_segment_is_no_segment(store: VectorStore, tmp_path: Path) -> None:
     (store.folder / f"image-{'0' * 20}.h5").mkdir()
     assert not VectorStore(tmp_path, SPEC).damaged

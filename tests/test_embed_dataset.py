@@ -142,7 +142,7 @@ def test_rows_that_cannot_be_used_are_kept_with_a_reason(tmp_path: Path) -> None
         "",
         "no such file in the data folder",
         "the same id and text as Training_meme_dataset.csv, row 2",
-        "its path leads out of the data folder",
+        "its path leads out of the data folder; give the file's name inside it",
     ]
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,18 +13,25 @@ import torch
 from fakes import picture
 from huggingface_hub import constants
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
 
-from embed.encoder import ClipEncoder, EncoderUnavailable, choose_device, load_encoder
+from cache import differences
+from embed.encoder import ClipEncoder, choose_device, choose_precision, load_encoder
+from embed.profile import Profile
 from embed.recall import recall_spec, remember_spec
+from embed.weights import EncoderUnavailable, find_weights
 
 CPU = torch.device("cpu")
 DEMO = "local-dir:demo/encoder"
 
 
+FP32 = Profile(precision="fp32")
+
+
 @pytest.fixture(scope="module")
 def demo() -> ClipEncoder:
-    return load_encoder(DEMO, "", CPU)
+    return load_encoder(DEMO, "", CPU, FP32)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "LA", "I;16"])
@@ -36,13 +44,13 @@ def test_vectors_equal_open_clips_own(demo: ClipEncoder, mode: str) -> None:
     with torch.no_grad():
         image = clip.encode_image(preprocess(Image.open(io.BytesIO(data)))[None]).numpy()
         text = clip.encode_text(tokenizer(texts)).numpy()
-    assert np.abs(demo.encode_images(demo.pixels(data)[None]) - image).max() <= 1e-5
-    assert np.abs(demo.encode_texts(demo.tokens(texts)) - text).max() <= 1e-5
+    assert np.abs(demo.image_features([demo.pixels(data)]).numpy() - image).max() <= 1e-5
+    assert np.abs(demo.text_features([demo.tokens(text) for text in texts]).numpy() - text).max() <= 1e-5
 
 
 def test_token_count_is_that_before_the_cut(demo: ClipEncoder) -> None:
     assert demo.token_count("") == 2 and demo.token_count("one two three") == 5
-    assert demo.token_count("word " * 300) == 302 and demo.tokens(["word " * 300]).shape == (1, 77)
+    assert demo.token_count("word " * 300) == 302 and demo.tokens("word " * 300).shape == (1, 77)
 
 
 def test_the_spec_names_what_could_change_a_vector(demo: ClipEncoder) -> None:
@@ -52,16 +60,116 @@ def test_the_spec_names_what_could_change_a_vector(demo: ClipEncoder) -> None:
     assert {"open_clip", "model_config", "decoder", "feature"} <= demo.spec.keys()
 
 
+def check_both_sides(encoder: ClipEncoder, clip: torch.nn.Module) -> None:
+    """The encoder's vectors are the stock model's."""
+    data, text = picture(size=(300, 200)), "a text"
+    preprocess = open_clip.image_transform(224, is_train=False)
+    with torch.no_grad():
+        image = clip.encode_image(preprocess(Image.open(io.BytesIO(data)))[None])
+        assert (encoder.image_features([encoder.pixels(data)]) - image).abs().max() <= 1e-5
+        words = clip.encode_text(open_clip.tokenize([text]))
+        assert (encoder.text_features([encoder.tokens(text)]) - words).abs().max() <= 1e-5
+
+
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_a_checkpoint_file_of_a_full_size_model(tmp_path: Path, suffix: str) -> None:
     clip = open_clip.create_model("RN50", load_weights=False).eval()
     path = tmp_path / f"weights{suffix}"
     (torch.save if suffix == ".pt" else save_file)(clip.state_dict(), path)
-    encoder = load_encoder("RN50", str(path), CPU)
-    pixels = encoder.pixels(picture(size=(300, 200)))[None]
-    with torch.no_grad():
-        assert np.array_equal(encoder.encode_images(pixels), clip.encode_image(pixels).numpy())
+    encoder = load_encoder("RN50", str(path), CPU, FP32)
+    check_both_sides(encoder, clip)
     assert encoder.spec["model"] == "RN50" and encoder.weights == path
+
+
+LONG = "a meme says many words that nobody reads to their end " * 12
+
+
+def vectors(encoder: ClipEncoder) -> torch.Tensor:
+    """(3,) rows: a picture, a short text, a long text, each of length 1."""
+    image = encoder.image_features([encoder.pixels(picture(size=(90, 70)))])
+    texts = encoder.text_features([encoder.tokens("a short one"), encoder.tokens(LONG)])
+    width = max(image.shape[1], texts.shape[1])
+    return torch.stack([F.pad(F.normalize(row, dim=0), (0, width - len(row))) for row in (*image, *texts)])
+
+
+@pytest.fixture
+def other_weights(tmp_path: Path) -> str:
+    """The demo encoder with one number of each tower changed."""
+    shutil.copytree("demo/encoder", tmp_path / "encoder")
+    path = tmp_path / "encoder" / "open_clip_model.safetensors"
+    state = load_file(path)
+    state["visual.proj"][0, 0] += 1
+    state["text_projection"][0, 0] += 1
+    save_file(state, path)
+    return f"local-dir:{tmp_path / 'encoder'}"
+
+
+@pytest.mark.parametrize("changed", ["precision", "features", "long_text", "weights"])
+def test_what_changes_a_vector_is_in_the_spec(demo: ClipEncoder, other_weights: str, changed: str) -> None:
+    profiles = {
+        "precision": Profile(precision="bf16"),
+        "features": Profile(precision="fp32", features="pooled"),
+        "long_text": Profile(precision="fp32", long_text="chunk"),
+        "weights": FP32,
+    }
+    other = load_encoder(other_weights if changed == "weights" else DEMO, "", CPU, profiles[changed])
+    ours, theirs = vectors(demo), vectors(other)
+    width = max(ours.shape[1], theirs.shape[1])
+    differs = [
+        (F.pad(a, (0, width - len(a))) - F.pad(b, (0, width - len(b)))).abs().max() > 1e-6 for a, b in zip(ours, theirs)
+    ]
+    assert differs == ([False, False, True] if changed == "long_text" else [True] * 3)
+    assert len(differences(demo.spec, other.spec)) == 1
+    assert Profile.of_spec(other.spec) == profiles[changed]
+
+
+def test_what_changes_no_vector_is_not(demo: ClipEncoder) -> None:
+    threads, alone = torch.get_num_threads(), vectors(demo)
+    try:
+        torch.set_num_threads(1)
+        many = demo.image_features([demo.pixels(picture(n, size=(90, 70))) for n in range(9)])
+    finally:
+        torch.set_num_threads(threads)
+    assert (F.normalize(many[:1]) - alone[:1]).abs().max() <= 1e-6
+    on_another_day = load_encoder(f"local-dir:{Path('demo/encoder').resolve()}", "", CPU, FP32)
+    assert on_another_day.spec == demo.spec and torch.equal(vectors(on_another_day), alone)
+
+
+@torch.inference_mode()
+def test_a_long_text_in_pieces_is_their_mean(demo: ClipEncoder) -> None:
+    chunking = load_encoder(DEMO, "", CPU, Profile(precision="fp32", long_text="chunk"))
+    pieces = chunking.tokenizer.pieces(LONG)
+    assert len(pieces) > 1
+    mean = demo.text_features([demo.tokens(piece) for piece in pieces]).mean(dim=0)
+    short = demo.text_features([demo.tokens("short")])[0]
+    both = chunking.text_features([chunking.tokens(LONG), chunking.tokens("short")])
+    assert (both - torch.stack([mean, short])).abs().max() <= 1e-5
+
+
+def test_a_model_that_does_not_run_in_halves(monkeypatch: pytest.MonkeyPatch, offline: None) -> None:
+    monkeypatch.setattr("embed.encoder._runs", lambda *_: False)
+    monkeypatch.setattr("embed.encoder.choose_precision", lambda wanted, _: "bf16" if wanted == "auto" else wanted)
+    assert load_encoder(DEMO, "", CPU, Profile()).spec["dtype"] == "float32"
+    with pytest.raises(EncoderUnavailable, match="cannot run .* in bf16; use --precision fp32"):
+        load_encoder(DEMO, "", CPU, Profile(precision="bf16"))
+
+
+@pytest.mark.parametrize(("capability", "precision"), [((7, 5), "fp16"), ((8, 0), "bf16"), ((9, 0), "bf16")])
+def test_a_gpu_gets_the_halves_it_is_built_for(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], precision: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert choose_precision("auto", torch.device("cuda")) == precision
+    assert choose_precision("fp32", torch.device("cuda")) == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "precision"),
+    [({"avx2": True}, "fp32"), ({"avx512_bf16": True}, "bf16"), ({"amx_bf16": True}, "bf16")],
+)
+def test_a_processor_too(monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], precision: str) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert choose_precision("auto", CPU) == precision
 
 
 @pytest.fixture
@@ -85,7 +193,7 @@ def test_what_cannot_be_had_is_said_with_what_to_type(
     offline: None, model: str, pretrained: str, complaint: str
 ) -> None:
     with pytest.raises(EncoderUnavailable, match=complaint):
-        load_encoder(model, pretrained, CPU)
+        load_encoder(model, pretrained, CPU, FP32)
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 half a zip"])
@@ -94,7 +202,7 @@ def test_a_file_that_is_no_checkpoint(tmp_path: Path, content: bytes, suffix: st
     path = tmp_path / f"weights{suffix}"
     path.write_bytes(content)
     with pytest.raises(EncoderUnavailable, match="could not be loaded as weights of RN50"):
-        load_encoder("RN50", str(path), CPU)
+        load_encoder("RN50", str(path), CPU, FP32)
 
 
 def test_an_unreachable_hub_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,21 +214,20 @@ def test_an_unreachable_hub_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> No
             raise OSError("no route")
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("embed.encoder.get_session", Session)
+    monkeypatch.setattr("embed.weights.get_session", Session)
     with pytest.raises(EncoderUnavailable, match="the hub does not answer"):
-        load_encoder("ViT-B-32", "laion400m_e31", CPU)
+        load_encoder("ViT-B-32", "laion400m_e31", CPU, FP32)
     assert len(asked) == 1
 
 
 def test_openai_tags_get_the_activation_they_were_trained_with() -> None:
-    from embed.encoder import _resolve  # no weights here: what would be loaded is what can be tested
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("embed.encoder.get_session", lambda: None)
+        patch.setattr("embed.weights.get_session", lambda: None)
         patch.setattr(constants, "HF_HUB_OFFLINE", True)
-        patch.setattr("embed.encoder.open_clip.download_pretrained", lambda tag: "weights")
-        assert _resolve("ViT-L-14", "openai")[0]["quick_gelu"] is True
-        assert _resolve("ViT-L-14", "laion2b_s32b_b82k")[0]["quick_gelu"] is False
+        patch.setattr("embed.weights.open_clip.download_pretrained", lambda tag: "weights")
+        assert find_weights("ViT-L-14", "openai")[0]["quick_gelu"] is True
+        assert find_weights("ViT-L-14", "laion2b_s32b_b82k")[0]["quick_gelu"] is False
 
 
 def test_no_gpu_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,16 +242,17 @@ def test_no_gpu_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_remembered_spec_counts_while_nothing_has_changed(tmp_path: Path) -> None:
     memory, weights = tmp_path / "encoders.json", tmp_path / "w.safetensors"
     weights.write_bytes(b"one")
-    assert recall_spec(memory, "m", str(weights)) is None
-    remember_spec(memory, "m", str(weights), {"a": 1}, weights)
-    assert recall_spec(memory, "m", str(weights)) == {"a": 1}
-    assert recall_spec(memory, "n", str(weights)) is None
+    assert recall_spec(memory, "m", str(weights), FP32) is None
+    remember_spec(memory, "m", str(weights), FP32, {"a": 1}, weights)
+    assert recall_spec(memory, "m", str(weights), FP32) == {"a": 1}
+    assert recall_spec(memory, "n", str(weights), FP32) is None
+    assert recall_spec(memory, "m", str(weights), Profile(features="pooled")) is None
     weights.write_bytes(b"another")
-    assert recall_spec(memory, "m", str(weights)) is None
+    assert recall_spec(memory, "m", str(weights), FP32) is None
     key = next(iter(json.loads(memory.read_text())))
     for damage in (b"{half", b"[]", b"\xff", json.dumps({key: {}}).encode(), json.dumps({key: 5}).encode()):
         memory.write_bytes(damage)
-        assert recall_spec(memory, "m", str(weights)) is None
+        assert recall_spec(memory, "m", str(weights), FP32) is None
 
 
 def test_a_published_tag_comes_from_the_files_already_fetched(
@@ -159,11 +267,7 @@ def test_a_published_tag_comes_from_the_files_already_fetched(
     (repository / "refs" / "main").write_text("0123")
     clip = open_clip.create_model("RN50-quickgelu", load_weights=False).eval()
     save_file(clip.state_dict(), snapshot / "open_clip_model.safetensors")
-    encoder = load_encoder("RN50", "openai", CPU)
-    pixels = encoder.pixels(picture(size=(300, 200)))[None]
-    tokens = encoder.tokens(["a text"])
-    with torch.no_grad():
-        assert np.array_equal(encoder.encode_images(pixels), clip.encode_image(pixels).numpy())
-        assert np.abs(encoder.encode_texts(tokens) - clip.encode_text(tokens).numpy()).max() <= 1e-5
+    encoder = load_encoder("RN50", "openai", CPU, FP32)
+    check_both_sides(encoder, clip)
     assert encoder.spec["model_config"]["quick_gelu"] is True
     assert encoder.weights.name == "open_clip_model.safetensors"

@@ -1,11 +1,14 @@
 """The embedding job with a fake encoder: nothing twice, nothing lost, everything counted."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +18,11 @@ from fakes import FakeEncoder, memes, picture, write_multioff
 
 import embed.encoder
 import embed.fill
+import embed.hashing
 from cache import VectorStore, read_index
 from embed.__main__ import main
 from embed.job import EmbedSettings, NothingReadable, Summary, embed_dataset
+from embed.profile import Profile
 
 Run = Callable[..., Summary]
 
@@ -132,7 +137,7 @@ def test_texts_of_every_kind(tmp_path: Path, run: Run) -> None:
     texts = ["", "word " * 300, "🤷‍♀️ 😀", "Привет 你好 مرحبا", "tab\tand\nnewline"]
     write_multioff(tmp_path / "data", [(f"{i}.png", text, "1") for i, text in enumerate(texts)])
     summary = run()
-    assert summary.distinct["text"] == 5 and summary.truncated == 1 and not summary.skipped
+    assert summary.distinct["text"] == 5 and summary.too_long == 1 and not summary.skipped
 
 
 def test_another_model_stands_beside_the_first(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,18 +178,82 @@ def test_ctrl_c_keeps_what_is_encoded(
     tmp_path: Path, run: Run, loads: list[FakeEncoder], monkeypatch: pytest.MonkeyPatch, tiny_segments: None
 ) -> None:
     write_multioff(tmp_path / "data", memes(80))
-    encode = FakeEncoder.encode_images
+    encode = FakeEncoder.image_features
 
-    def interrupted(encoder: FakeEncoder, pixels: torch.Tensor) -> np.ndarray:
-        if encoder.encoded:
+    def interrupted(encoder: FakeEncoder, pixels: Sequence[torch.Tensor]) -> torch.Tensor:
+        if len(encoder.encoded) >= 4:
             raise KeyboardInterrupt
         return encode(encoder, pixels)
 
     with monkeypatch.context() as patch:
-        patch.setattr(FakeEncoder, "encode_images", interrupted)
+        patch.setattr(FakeEncoder, "image_features", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run()
-    assert run().cached["image"] == 32
+    assert run().cached["image"] == 4 * 8
+
+
+def test_two_jobs_at_once_share_the_work(
+    tmp_path: Path, run: Run, loads: list[FakeEncoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_multioff(tmp_path / "data", memes(60))
+    settings = EmbedSettings(str(data), "fake", artifacts=tmp_path / "artifacts")
+    both_planned = threading.Barrier(2)
+    load = embed.encoder.load_encoder
+
+    def load_together(*arguments: object) -> FakeEncoder:
+        both_planned.wait(timeout=30)  # now both have found everything missing
+        return load(*arguments)
+
+    monkeypatch.setattr(embed.encoder, "load_encoder", load_together)
+    said: list[str] = []
+    with ThreadPoolExecutor(2) as pool:
+        jobs = list(pool.map(lambda _: embed_dataset(settings, said.append), range(2)))
+    for kind in ("image", "text"):
+        assert sorted(job.embedded[kind] for job in jobs) == [0, 60]
+        assert sorted(job.cached[kind] for job in jobs) == [0, 60]
+    rows = [json.loads(line)["rows"] for line in (jobs[0].store.folder / "manifest.jsonl").read_text().splitlines()]
+    assert sum(rows) == 120 and not run().store.damaged
+    assert said.count("another job is filling this cache; waiting for it") == 1
+
+
+def test_unchanged_pictures_are_not_read_again(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_multioff(tmp_path / "data", memes(9))
+    read: list[Path] = []
+
+    def noted(path: Path) -> bytes:
+        read.append(path)
+        return path.read_bytes()
+
+    monkeypatch.setattr(embed.hashing, "read_picture", noted)
+    run()
+    assert len(read) == 9
+    run()
+    assert len(read) == 9
+    (tmp_path / "data" / "Labelled Images" / "m3.png").write_bytes(picture(99))
+    assert run().embedded["image"] == 1 and len(read) == 10
+    assert run(rehash=True).embedded["image"] == 0 and len(read) == 19
+
+
+def test_rehash_distrusts_sizes_and_times(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_multioff(tmp_path / "data", memes(3))
+    monkeypatch.setattr(embed.hashing, "_stamp", lambda path: "as a file system without times would say")
+    run()
+    (tmp_path / "data" / "Labelled Images" / "m1.png").write_bytes(picture(99))
+    assert run().embedded["image"] == 0
+    assert run(rehash=True).embedded["image"] == 1
+
+
+def test_the_index_says_which_texts_were_cut(tmp_path: Path, run: Run) -> None:
+    texts = ["short", "exactly eight tokens with both ends is", "a text of more than eight tokens with both ends"]
+    write_multioff(tmp_path / "data", [(f"{i}.png", text, "1") for i, text in enumerate(texts)])
+    run()
+    index = read_index(EmbedSettings(str(tmp_path / "data"), "fake", artifacts=tmp_path / "artifacts").index)
+    assert index.text_tokens == [3, 9, 11] and index.text_cut == [0, 1, 1]
+    run(profile=Profile(long_text="chunk"))
+    chunked = EmbedSettings(
+        str(tmp_path / "data"), "fake", artifacts=tmp_path / "artifacts", profile=Profile(long_text="chunk")
+    ).index
+    assert read_index(chunked).text_cut == [0, 0, 0]
 
 
 _KILLED = """
@@ -211,7 +280,7 @@ def test_kill_9_loses_the_segment_in_hand_and_nothing_else(tmp_path: Path, run: 
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
     resumed = run()
-    assert 3 * 32 <= resumed.cached["image"] < 320
+    assert 3 * 8 <= resumed.cached["image"] < 320
     assert resumed.embedded["image"] == 320 - resumed.cached["image"]
     for kind in ("image", "text"):
         keys = sorted(undisturbed.store.known(kind))
@@ -271,6 +340,17 @@ def test_the_command_prints_a_summary(tmp_path: Path, run: Run, capsys: pytest.C
     assert "loading fake on" in printed.err
     assert main(arguments) == 0
     assert "not loaded: nothing to embed" in capsys.readouterr().out
+
+
+def test_the_summary_as_json(tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    write_multioff(tmp_path / "data", memes(4))
+    (tmp_path / "data" / "Labelled Images" / "m1.png").unlink()
+    arguments = ["--data", str(tmp_path / "data"), "--model", "fake", "--artifacts", str(tmp_path / "artifacts")]
+    assert main([*arguments, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["memes"] == 4 and told["embedded"] == {"image": 3, "text": 4} and told["device"] == "cpu"
+    assert [skipped["id"] for skipped in told["skipped"]] == ["m1.png"]
+    assert told["spent"].keys() == {"decode", "tokenise", "model"} and told["seconds"] > 0
 
 
 def test_a_long_list_of_skipped_memes_is_cut(tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,7 +26,8 @@ def make_index(
     return DatasetIndex(
         ids=[f"m{i}" for i in range(n)], splits=["train"] * n, labels=labels, images=["x.png"] * n, texts=texts,
         image_keys=[content_key(p.encode()) for p in pictures], text_keys=[text_key(t) for t in texts],
-        skipped=skipped, spec=SPEC, source={"data": "d", "model": "m", "pretrained": ""},
+        skipped=skipped, text_tokens=[3] * n, text_cut=[0] * n, image_stamps=[""] * n,
+        spec=SPEC, source={"data": "d", "model": "m", "pretrained": ""},
     )  # fmt: skip
 
 

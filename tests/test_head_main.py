@@ -38,7 +38,7 @@ def fill(artifacts: Path, splits: list[str], test_label: int | None = None, sign
     skipped = ["cannot be decoded"] + [""] * (n - 1)
     index = DatasetIndex(
         [f"m{i}" for i in range(n)], splits, label.tolist(), ["x.png"] * n, [f"text {i}" for i in range(n)], *keys,
-        skipped, SPEC, SOURCE,
+        skipped, [3] * n, [0] * n, [""] * n, SPEC, SOURCE,
     )  # fmt: skip
     path = index_path(artifacts, "data", "fake", "")
     write_index(path, index)

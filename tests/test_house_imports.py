@@ -12,11 +12,13 @@ MAY_IMPORT = {
     "head": {"cache"},
     "api": {"cache", "embed", "head"},
     "demo": set(),
+    "bench": {"cache", "embed"},
 }
 ONLY_IN = {
-    "h5py": {"cache"},
-    "open_clip": {"embed", "demo"},
-    "PIL": {"embed", "demo"},
+    "h5py": {"cache", "bench"},
+    "pyarrow": {"cache"},
+    "open_clip": {"embed", "demo", "bench"},
+    "PIL": {"embed", "demo", "bench"},
     "optuna": {"head"},
     "sklearn": {"head"},
     "matplotlib": {"head"},

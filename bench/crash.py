@@ -1,0 +1,219 @@
+"""Kill the job 25 times: is anything lost, made twice, or different from what an undisturbed run makes?
+
+`python -m bench.crash --data FOLDER` (`make bench-crash`): a series starts on an empty cache and starts `python -m embed`,
+the demo's encoder, again and again, each time with `kill -9` at a random moment of a normal run's duration, until
+everything is there; then one run to its end, and the next series. After every kill the rows on disk are counted. Progress
+on stderr, a table and one JSON line on stdout; exit 1 if any check fails.
+"""
+
+import argparse
+import math
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from bench.machine import ROOT, describe, print_json, python, run, say
+from cache import KINDS, DatasetIndex, VectorStore, read_index
+
+MODEL = "local-dir:demo/encoder"
+# Of a normal run's duration; in its last moments there is nothing left to kill.
+_LATEST = 0.95
+# A run that ends before its moment is no kill; its moment is tried again, a little earlier.
+_EARLIER = 0.9
+_MOST_STARTS = 5
+
+
+@dataclass(frozen=True)
+class Disk:
+    """What the segments hold. keys: {segment: its rows'}; stamps: {segment: what changes if it is written again}."""
+
+    keys: dict[str, list[bytes]]
+    stamps: dict[str, tuple[int, ...]]
+
+    @property
+    def rows(self) -> int:
+        return sum(map(len, self.keys.values()))
+
+    def of(self, kind: str, names: Iterable[str] | None = None) -> Counter[bytes]:
+        """How often each key of a kind is there, in all segments or in those named."""
+        chosen = self.keys if names is None else names
+        return Counter(key for name in chosen if name.startswith(kind) for key in self.keys[name])
+
+
+@dataclass
+class _Tally:
+    """What went wrong, in words, and what happened."""
+
+    wrong: list[str] = field(default_factory=list)
+    kills: list[dict[str, Any]] = field(default_factory=list)
+    series: int = 0
+    finished_first: int = 0
+
+    def check(self, good: bool, what: str) -> None:
+        if not good:
+            self.wrong.append(f"series {self.series}, kill {len(self.kills)}: {what}")
+
+    def note(self, wrong: list[str], artifacts: Path, index: DatasetIndex) -> None:
+        """Take over what was found, and open the store itself."""
+        damaged = VectorStore(artifacts / "vectors", index.spec).damaged
+        for what in [*wrong, *(f"{name} is damaged" for name in damaged)]:
+            self.check(False, what)
+
+
+def crash(data: Path, work: Path, kills: int, seed: int = 0) -> dict[str, Any]:
+    """Run the whole thing under `work`: the figures, and under "wrong" every check that failed.
+
+    Raises CommandFailed where the job does not even run undisturbed.
+    """
+    whole = work / "whole"
+    undisturbed = run(_command(data, whole))
+    normal, index = undisturbed.seconds, read_index(Path(undisturbed.last_json()["index"]))
+    wanted = sum(len(keys) for keys in _wanted(index).values())
+    say(f"an undisturbed run: {wanted} vectors in {normal:.1f} s")
+    tally, killed = _Tally(), work / "killed"
+    for moment in _moments(kills, normal, seed):
+        for _ in range(_MOST_STARTS):
+            if not killed.exists():
+                tally.series += 1
+            before = _look(killed)
+            ended = _start_and_kill(_command(data, killed), moment)
+            after = _look(killed)
+            tally.note(compare(before, after), killed, index)
+            if ended:
+                tally.finished_first += 1
+                moment *= _EARLIER
+            else:
+                made = after.rows - before.rows
+                tally.kills.append({"at_s": round(moment, 2), "made": made, "on_disk": after.rows})
+                say(f"kill {len(tally.kills)} after {moment:.1f} s: {made} new rows, {after.rows} of {wanted} on disk")
+            if ended or after.rows >= wanted:
+                _finish(data, whole, killed, index, tally)
+            if not ended:
+                break
+    if killed.exists():
+        _finish(data, whole, killed, index, tally)
+    tally.check(len(tally.kills) == kills, f"only {len(tally.kills)} of {kills} kills came before the run's end")
+    return {
+        "kills": len(tally.kills),
+        "series": tally.series,
+        "finished_first": tally.finished_first,
+        "kills_with_part_on_disk": sum(0 < kill["on_disk"] < wanted for kill in tally.kills),
+        "vectors": wanted,
+        "normal_s": round(normal, 2),
+        "each": tally.kills,
+        "wrong": tally.wrong,
+    }
+
+
+def main() -> int:
+    """Run it, print the table and the JSON line."""
+    asked = _parser().parse_args()
+    machine = describe()
+    with tempfile.TemporaryDirectory(prefix="bench-crash-") as work:
+        figures = crash(asked.data, Path(work), asked.kills, asked.seed)
+    print(f"kills that struck a running job     {figures['kills']} in {figures['series']} series")
+    print(f"  with part of the rows on disk     {figures['kills_with_part_on_disk']}")
+    print(f"vectors of a whole run              {figures['vectors']} in {figures['normal_s']} s")
+    print(f"checks that failed                  {len(figures['wrong'])}")
+    for line in figures["wrong"]:
+        print(f"  {line}")
+    print_json(
+        {"benchmark": "crash", "data": asked.data.resolve().name, "seed": asked.seed, "machine": machine, **figures}
+    )
+    return 1 if figures["wrong"] else 0
+
+
+def _command(data: Path, artifacts: Path) -> list[str]:
+    command = python("embed", "--data", data, "--model", MODEL, "--artifacts", artifacts, "--device", "cpu", "--json")
+    return [str(word) for word in command]
+
+
+def _moments(kills: int, normal: float, seed: int) -> Iterator[float]:
+    """Moments all over a run, late ones likelier (loading comes first, rows after), in random order."""
+    rng = random.Random(seed)
+    parts = rng.sample(range(kills), kills)
+    return (math.sqrt((part + rng.random()) / kills) * _LATEST * normal for part in parts)
+
+
+def _start_and_kill(command: list[str], moment: float) -> bool:
+    """Start, wait, `kill -9`; whether the run had ended by then."""
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        process.wait(moment)
+    except subprocess.TimeoutExpired:
+        os.kill(process.pid, signal.SIGKILL)
+    return process.wait() != -signal.SIGKILL
+
+
+def _look(artifacts: Path) -> Disk:
+    """Read every segment as it lies there, past the store and its manifest."""
+    keys: dict[str, list[bytes]] = {}
+    stamps: dict[str, tuple[int, ...]] = {}
+    for path in sorted(artifacts.glob("vectors/*/*.h5")):
+        with h5py.File(path, "r") as file:
+            keys[path.name] = [row.tobytes() for row in file["keys"][:]]
+        status = path.stat()
+        stamps[path.name] = (status.st_ino, status.st_size, status.st_mtime_ns)
+    return Disk(keys, stamps)
+
+
+def compare(before: Disk, after: Disk) -> list[str]:
+    """What is wrong with what a run, killed or not, left on a disk."""
+    wrong = []
+    for kind in KINDS:
+        there, now = before.of(kind), after.of(kind)
+        made = after.of(kind, after.keys.keys() - before.keys.keys())
+        wrong += [
+            (len(there.keys() - now.keys()), f"{kind} rows that were on disk are gone"),
+            (sum(count > 1 for count in now.values()), f"{kind} rows are there twice"),
+            (len(made.keys() & there.keys()), f"{kind} rows that were on disk were made again"),
+        ]
+    rewritten = sum(after.stamps.get(name, stamp) != stamp for name, stamp in before.stamps.items())
+    return [f"{number} {what}" for number, what in [*wrong, (rewritten, "segments were written again")] if number]
+
+
+def _finish(data: Path, whole: Path, killed: Path, index: DatasetIndex, tally: _Tally) -> None:
+    """Run to the end, compare with the undisturbed run, and clear the way for the next series."""
+    before = _look(killed)
+    run(_command(data, killed))
+    tally.note(compare(before, _look(killed)), killed, index)
+    for kind, keys in _wanted(index).items():
+        stores = [VectorStore(artifacts / "vectors", index.spec) for artifacts in (whole, killed)]
+        here, there = (store.known(kind) for store in stores)
+        tally.check(here == there, f"{len(here ^ there)} {kind} keys are in one cache and not in the other")
+        if here == there:
+            one, other = (store.read(kind, keys) for store in stores)
+            differ = int((one != other).any(axis=1).sum())
+            largest = float(np.abs(one - other).max(initial=0))
+            tally.check(not differ, f"{differ} {kind} vectors differ, by up to {largest:.1e}")
+    shutil.rmtree(killed)
+
+
+def _wanted(index: DatasetIndex) -> dict[str, list[str]]:
+    """{kind: the distinct keys of the memes that were embedded}."""
+    images = (key for key, reason in zip(index.image_keys, index.skipped, strict=True) if not reason)
+    return {"image": list(dict.fromkeys(images)), "text": list(dict.fromkeys(index.text_keys))}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench.crash", description="Kill the job again and again.")
+    parser.add_argument("--data", type=Path, default=Path("demo/memes"), help="folder of memes (default: %(default)s)")
+    parser.add_argument("--kills", type=int, default=25, help="(default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments (default: %(default)s)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,49 @@
+"""Fill a cache by the real job without a model: the tests' encoder, which does not think, in the place of CLIP.
+
+`python -m bench.fill --data FOLDER --model NAME --pretrained FILE --artifacts FOLDER`, for `bench.plan`. Vectors have 512
+numbers, as ViT-B/32's do, so that the cache is as large as a real one.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+
+from bench.machine import say
+from embed.job import EmbedSettings, embed_dataset
+from tests.fakes import FakeEncoder
+
+_WIDTH = 512
+_SPEC = {"model": "fake", "feature": "projected", "dtype": "float32", "tokenizer": {"context_length": 77}}
+
+
+class _WideEncoder(FakeEncoder):
+    def image_features(self, pixels: Sequence[Tensor]) -> Tensor:
+        return _widened(super().image_features(pixels))
+
+    def text_features(self, tokens: Sequence[Tensor]) -> Tensor:
+        return _widened(super().text_features(tokens))
+
+
+def main() -> None:
+    """Run the job."""
+    parser = argparse.ArgumentParser(prog="python -m bench.fill", description="Fill a cache without a model.")
+    for name in ("data", "model", "pretrained"):
+        parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--artifacts", type=Path, required=True)
+    settings = EmbedSettings(**vars(parser.parse_args()))
+    encoder = _WideEncoder(Path(settings.pretrained), spec=_SPEC)
+    with patch("embed.encoder.load_encoder", lambda *_, **__: encoder):
+        embed_dataset(settings, say=say)
+
+
+def _widened(vectors: Tensor) -> Tensor:
+    """(N, d) -> (N, 512), by repeating columns."""
+    return vectors[:, torch.arange(_WIDTH) % vectors.shape[1]]
+
+
+if __name__ == "__main__":
+    main()

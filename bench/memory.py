@@ -1,0 +1,95 @@
+"""Does the job's memory grow with the data? Peak memory for 1,000 and for 10,000 distinct memes. Goal: at most 1.10 times.
+
+`python -m bench.memory` (`make bench-memory`): the pictures of --data again and again, each copy with a comment of its
+own, so that its bytes and its key are new and its pixels are not; texts get a number. The demo's encoder.
+"""
+
+import argparse
+import csv
+import itertools
+import sys
+import tempfile
+import zlib
+from pathlib import Path
+
+from bench.crash import MODEL
+from bench.machine import CommandFailed, Run, describe, print_json, python, require_seen, run, say, verdict
+from embed.dataset import read_dataset
+
+_GOAL = 1.10
+# After a PNG's signature and its first chunk, which says the size; after a JPEG's mark of beginning.
+_PNG_HEAD, _JPEG_HEAD = 33, 2
+
+
+def main() -> int:
+    """Measure both sizes, print the ratio."""
+    asked = _parser().parse_args()
+    machine = describe()
+    runs: dict[int, Run] = {}
+    for count in (asked.few, asked.many):
+        with tempfile.TemporaryDirectory(prefix="bench-memory-") as folder:
+            work = Path(folder)
+            write_copies(asked.data, work / "memes", count)
+            say(f"embedding {count:,} memes")
+            source = ["--data", work / "memes", "--model", MODEL, "--artifacts", work / "artifacts"]
+            runs[count] = run(python("embed", *source, "--device", "cpu", "--json"))
+            told = runs[count].last_json()
+            if told["embedded"] != {"image": count, "text": count}:
+                raise CommandFailed(f"{count} pictures and texts were to be embedded; the job says {told['embedded']}")
+    peaks = {count: require_seen(one.peak_mb) for count, one in runs.items()}
+    ratio = peaks[asked.many] / peaks[asked.few]
+    for count, peak in peaks.items():
+        print(f"{count:>8,} memes   peak {peak:6.0f} MB   in {runs[count].seconds:.1f} s")
+    print(f"ratio {ratio:.3f}, goal {_GOAL:.2f} or less: {verdict(ratio <= _GOAL)}")
+    print_json(
+        {
+            "benchmark": "memory",
+            "data": asked.data.resolve().name,
+            "machine": machine,
+            "peak_mb": {str(count): round(peak, 1) for count, peak in peaks.items()},
+            "seconds": {str(count): round(one.seconds, 1) for count, one in runs.items()},
+            "ratio": round(ratio, 3),
+            "goal": _GOAL,
+            "met": ratio <= _GOAL,
+        }
+    )
+    return 0
+
+
+def write_copies(data: Path, folder: Path, count: int) -> None:
+    """`count` memes of distinct bytes and texts, made from those of `data`."""
+    root, memes = read_dataset(data)
+    (folder / "images").mkdir(parents=True)
+    with (folder / "memes.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "text", "label", "split"])
+        usable = itertools.cycle([meme for meme in memes if not meme.problem])
+        for number, meme in enumerate(itertools.islice(usable, count)):
+            name = f"{number:06d}{Path(meme.image).suffix}"
+            copy = with_comment((root / meme.image).read_bytes(), f"copy {number}".encode())
+            (folder / "images" / name).write_bytes(copy)
+            writer.writerow([name, f"{meme.text} {number}", number % 2, "train"])
+
+
+def with_comment(picture: bytes, comment: bytes) -> bytes:
+    """The same picture with a comment: where PNG and JPEG have theirs, else after the end, where decoders stop."""
+    if picture.startswith(b"\x89PNG"):
+        body = b"Comment\0" + comment
+        chunk = len(body).to_bytes(4) + b"tEXt" + body + zlib.crc32(b"tEXt" + body).to_bytes(4)
+        return picture[:_PNG_HEAD] + chunk + picture[_PNG_HEAD:]
+    if picture.startswith(b"\xff\xd8"):
+        segment = b"\xff\xfe" + (len(comment) + 2).to_bytes(2) + comment
+        return picture[:_JPEG_HEAD] + segment + picture[_JPEG_HEAD:]
+    return picture + comment
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench.memory", description="Does memory grow with the data?")
+    parser.add_argument("--data", type=Path, default=Path("demo/memes"), help="folder of memes (default: %(default)s)")
+    parser.add_argument("--few", type=int, default=1_000, help="memes of the small set (default: %(default)s)")
+    parser.add_argument("--many", type=int, default=10_000, help="memes of the large set (default: %(default)s)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

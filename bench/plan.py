@@ -1,0 +1,115 @@
+"""How long a run with nothing to do takes: 100,000 memes, all cached, files unchanged. Goal: under 10 s.
+
+`python -m bench.plan --memes 100000` (`make bench-plan`): tiny distinct pictures and texts, a cache filled by the real job
+with an encoder that does not think (vectors of 512 numbers, as ViT-B/32's), then whole `python -m embed` commands, as they
+are and with `--rehash`, which reads every picture again. No model is loaded by them; the JSON they print says so.
+"""
+
+import argparse
+import csv
+import sys
+import tempfile
+import zlib
+from pathlib import Path
+
+from bench.machine import CommandFailed, Run, describe, print_json, python, require_seen, run, say, verdict
+
+_GOAL_S = 10.0
+
+
+def main() -> int:
+    """Make the folder, fill the cache, time the runs."""
+    asked = _parser().parse_args()
+    machine = describe()
+    with tempfile.TemporaryDirectory(prefix="bench-plan-") as folder:
+        work = Path(folder)
+        say(f"drawing {asked.memes:,} pictures")
+        _draw(work / "memes", asked.memes)
+        say("filling the cache")
+        filled = run(python("bench.fill", *_source(work)))
+        rounds = {"unchanged": [], "rehash": []}
+        for _ in range(asked.rounds):
+            for name, flags in (("unchanged", []), ("rehash", ["--rehash"])):
+                again = run(python("embed", *_source(work), "--json", *flags))
+                _require_nothing_done(again, asked.memes)
+                rounds[name].append(again)
+                say(f"{name}: {again.seconds:.1f} s, {again.peak_mb:.0f} MB")
+    best = {name: min(runs, key=lambda one: one.seconds) for name, runs in rounds.items()}
+    met = best["unchanged"].seconds < _GOAL_S
+    print(f"{asked.memes:,} memes, all cached          seconds   peak MB")
+    for name, one in best.items():
+        print(f"  {name:32}{one.seconds:8.2f}{one.peak_mb:10.0f}")
+    print(f"goal for unchanged files, under {_GOAL_S:.0f} s: {verdict(met)}")
+    print_json(
+        {
+            "benchmark": "plan",
+            "memes": asked.memes,
+            "machine": machine,
+            "rounds": {name: [round(one.seconds, 3) for one in runs] for name, runs in rounds.items()},
+            "seconds": {name: round(one.seconds, 3) for name, one in best.items()},
+            "peak_mb": {name: round(require_seen(one.peak_mb)) for name, one in best.items()},
+            "fill_s": round(filled.seconds, 1),
+            "goal_s": _GOAL_S,
+            "met": met,
+        }
+    )
+    return 0
+
+
+def _source(work: Path) -> list[str | Path]:
+    # a file of that name has to be there, for the job notes its size and times
+    return [
+        "--data",
+        work / "memes",
+        "--model",
+        "fake",
+        "--pretrained",
+        work / "weights",
+        "--artifacts",
+        work / "artifacts",
+    ]
+
+
+def _draw(folder: Path, count: int) -> None:
+    """`count` PNGs of one pixel, each with a number of its own in it, and their table."""
+    pictures = folder / "images"
+    pictures.mkdir(parents=True)
+    with (folder / "memes.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "text", "label", "split"])
+        for number in range(count):
+            name = f"{number:06d}.png"
+            (pictures / name).write_bytes(_png(number))
+            writer.writerow([name, f"the text of meme number {number}", number % 2, "train"])
+    (folder.parent / "weights").write_bytes(b"none")
+
+
+def _png(number: int) -> bytes:
+    """A grey picture of 1 x 1 with a text chunk; by hand, for Pillow would take minutes."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return len(body).to_bytes(4) + kind + body + zlib.crc32(kind + body).to_bytes(4)
+
+    size = (1).to_bytes(4) + (1).to_bytes(4) + bytes([8, 0, 0, 0, 0])
+    parts = (chunk(b"IHDR", size), chunk(b"tEXt", b"n\0%d" % number), chunk(b"IDAT", _PIXEL), chunk(b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+_PIXEL = zlib.compress(b"\0\x80")
+
+
+def _require_nothing_done(again: Run, memes: int) -> None:
+    told = again.last_json()
+    if told["memes"] != memes or any(told["embedded"].values()) or told["device"]:
+        raise CommandFailed(f"the second run was to find {memes} memes and embed nothing; it says {told}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench.plan", description="A run with nothing to do.")
+    parser.add_argument("--memes", type=int, default=100_000, help="(default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="the fastest counts (default: %(default)s)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

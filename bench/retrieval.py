@@ -1,0 +1,133 @@
+"""The other peer: clip-retrieval's `inference`, in a virtual environment of its own, on the same weights and memes.
+
+It is given what suits it here: a webdataset with as many shards as workers (its folder mode pairs `a.jpg` with `a.txt` by
+whole names and finds nothing, its issue #352), batches of 32 as the plain loop's, a worker for each core, no jit.
+Its torch is the project's. It writes normalised float16. It does not know what the others do.
+"""
+
+import io
+import json
+import shutil
+import sys
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bench.cases import Case, read_rows
+from bench.machine import ROOT, WORKSHOP, CommandFailed, cores, run, say
+from bench.weights import MODEL
+
+VERSION = "2.45.0"
+_BATCH = 32
+# clip-retrieval's own bounds leave these open; the newest that it runs with. setuptools: its `clip` imports
+# pkg_resources; transformers: multilingual-clip's and sentence-transformers 2's interface.
+_PINS = (
+    f"clip-retrieval=={VERSION}",
+    "all_clip==1.3.0",
+    "open-clip-torch==2.32.0",
+    "numpy==1.26.4",
+    "pandas==2.3.3",
+    "pyarrow==15.0.2",
+    "setuptools==80.10.2",
+    "sentence-transformers==2.7.0",
+    "transformers==4.57.6",
+    "webdataset==0.2.111",
+)
+_OURS_TOO = ("torch", "torchvision", "pillow", "timm", "ftfy")
+_ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled", "NO_ALBUMENTATIONS_UPDATE": "1"}
+_TABLE_AS_JSON = "import json, sys, pandas; print(json.dumps(pandas.read_parquet(sys.argv[1]).to_dict('list')))"
+
+
+class NoClipRetrieval(RuntimeError):
+    """clip-retrieval cannot be installed here; the message says why."""
+
+
+@dataclass(frozen=True)
+class Inference:
+    """seconds: its own count, from the first batch asked for to the last written; wall: the whole command."""
+
+    seconds: float
+    wall: float
+    vectors: dict[str, np.ndarray]
+
+
+def install(folder: Path = WORKSHOP / "clip-retrieval") -> Path:
+    """The interpreter of clip-retrieval's virtual environment, made if it is not there. Raises NoClipRetrieval."""
+    pins = [*_PINS, *_our_pins()]
+    interpreter, marker = folder / "bin" / "python", folder / "installed"
+    if marker.exists() and marker.read_text("utf-8") == "\n".join(pins):
+        return interpreter
+    say(f"installing clip-retrieval {VERSION} into {folder} (minutes, gigabytes, once)")
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        run([sys.executable, "-m", "venv", folder])
+        run([interpreter, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *pins])
+        run([interpreter, "-m", "clip_retrieval.cli", "inference", "--help"], _ENVIRONMENT)
+    except (CommandFailed, OSError) as error:
+        raise NoClipRetrieval(f"clip-retrieval {VERSION} could not be installed: {error}") from error
+    marker.write_text("\n".join(pins), "utf-8")
+    return interpreter
+
+
+def write_shards(case: Case) -> str:
+    """The case's memes as tar files, one for each core; the pattern that names them."""
+    rows = read_rows(case.folder)
+    for number in range(cores()):
+        with tarfile.open(case.folder / f"shard-{number}.tar", "w") as shard:
+            for row in rows[number :: cores()]:
+                # its reader looks for one ending; Pillow looks at the bytes
+                _put(shard, f"{row.id}.jpg", row.picture.read_bytes())
+                _put(shard, f"{row.id}.txt", row.text.encode())
+    return str(case.folder / (f"shard-{{0..{cores() - 1}}}.tar" if cores() > 1 else "shard-0.tar"))
+
+
+def infer(interpreter: Path, case: Case, shards: str, weights: Path, out: Path) -> Inference:
+    """Run it over the shards; vectors in the order of the case's rows. Raises CommandFailed."""
+    shutil.rmtree(out, ignore_errors=True)
+    flags = {
+        "input_dataset": shards,
+        "input_format": "webdataset",
+        "output_folder": out,
+        "clip_model": f"open_clip:{MODEL}/{weights.resolve()}",
+        "batch_size": _BATCH,
+        "num_prepro_workers": cores(),
+        "enable_image": case.images,
+        "enable_text": case.texts,
+        "enable_metadata": False,
+        "use_jit": False,
+    }
+    command = [interpreter, "-m", "clip_retrieval.cli", "inference"]
+    done = run([*command, *(f"--{name}={value}" for name, value in flags.items())], _ENVIRONMENT)
+    stats = json.loads((out / "stats" / "0.json").read_text("utf-8"))
+    if stats["sample_count"] != case.count:
+        raise CommandFailed(f"clip-retrieval embedded {stats['sample_count']} memes of {case.count}")
+    return Inference(stats["total_duration"], done.seconds, _vectors(interpreter, case, out))
+
+
+def _vectors(interpreter: Path, case: Case, out: Path) -> dict[str, np.ndarray]:
+    table = run([interpreter, "-c", _TABLE_AS_JSON, out / "metadata" / "metadata_0.parquet"]).last_json()
+    rows = read_rows(case.folder)
+    # without pictures, its table has no names, only the captions, which are distinct in that case
+    names, wanted = (
+        (table["image_path"], [row.id for row in rows])
+        if case.images
+        else (table["caption"], [row.text for row in rows])
+    )
+    place = {name: number for number, name in enumerate(names)}
+    order = [place[name] for name in wanted]
+    sides = [("image", "img")] * case.images + [("text", "text")] * case.texts
+    read = {name: np.load(out / f"{short}_emb" / f"{short}_emb_0.npy") for name, short in sides}
+    return {name: vectors[order].astype(np.float32) for name, vectors in read.items()}
+
+
+def _our_pins() -> list[str]:
+    lines = (ROOT / "requirements.txt").read_text("utf-8").splitlines()
+    return [line.strip() for line in lines if line.split("==")[0].lower() in _OURS_TOO]
+
+
+def _put(shard: tarfile.TarFile, name: str, data: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    shard.addfile(info, io.BytesIO(data))

@@ -1,0 +1,37 @@
+"""How a model is to be run: which features, in what precision, and what becomes of long texts.
+
+It imports no torch, so that command lines and the job's plan can know it at once.
+"""
+
+import importlib.metadata
+from dataclasses import dataclass
+from typing import Any
+
+from cache import FEATURES, LONG_TEXTS
+
+DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+
+_PRECISION_OF = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+
+
+@dataclass(frozen=True)
+class Profile:
+    """features: "projected" (the joint space) or "pooled" (before the projection, what the best published heads use);
+    precision: "auto", "fp32", "bf16" or "fp16"; long_text: "truncate", or "chunk" for the mean of pieces that fit.
+    """
+
+    features: str = FEATURES[0]
+    precision: str = PRECISIONS[0]
+    long_text: str = LONG_TEXTS[0]
+
+    @classmethod
+    def of_spec(cls, spec: dict[str, Any]) -> "Profile":
+        """The profile that made vectors of this spec, so that a server makes them alike."""
+        cut = spec["tokenizer"]["truncation"] != "mean of pieces"
+        return cls(spec["feature"], _PRECISION_OF[spec["dtype"]], "truncate" if cut else "chunk")
+
+
+def library_versions() -> dict[str, str]:
+    """Versions that are part of a spec, read without importing the packages."""
+    return {name: importlib.metadata.version(name) for name in ("open_clip_torch", "pillow", "ftfy")}

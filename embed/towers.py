@@ -1,0 +1,266 @@
+"""The two towers of a CLIP, quicker than open_clip runs them and equal to it; a tower it does not know runs as it is.
+
+What is left out cannot reach the result, and what is computed is computed in fewer, larger steps:
+  - texts under a causal mask are cut to the batch's longest: what follows the pooled token is never looked at;
+  - the last block is computed for the pooled token alone;
+  - attention goes through scaled_dot_product_attention, without a mask where there is nothing to mask;
+  - on a CPU, weights are laid out for oneDNN once and GELU is fused into the product before it.
+In half precision the residual stream, the layer norms and the embeddings stay in float32.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from open_clip.model import CLIP
+from open_clip.transformer import ResidualAttentionBlock, TextTransformer, Transformer, VisionTransformer
+from torch import Tensor, nn
+
+from embed.weights import EncoderUnavailable
+
+# Rows of activations that oneDNN is told to expect: a batch of pictures; other numbers work as well.
+_TYPICAL_ROWS = 800
+# oneDNN multiplies fewer rows than these by other kernels, whose sums round differently (measured on AVX-512); a
+# vector must not depend on how many others were in its batch.
+_FEWEST_ROWS = 4
+# The same of attention in half precision over lengths that are no multiple of this (measured: 8 is not enough).
+_LENGTH_STEP = 16
+
+
+def image_tower(clip: nn.Module, features: str, dtype: torch.dtype) -> nn.Module:
+    """(N, 3, H, W) float32 -> (N, D) float32. Raises EncoderUnavailable for pooled features of a tower without them."""
+    if features == "pooled":
+        _drop_image_projection(clip.visual)
+    if _is_plain_vision(clip.visual):
+        return _VisionTower(clip.visual)
+    return _StockTower(clip, lambda pixels: clip.encode_image(pixels.to(dtype), **_pooled_options(features)), dtype)
+
+
+def text_tower(clip: nn.Module, features: str, dtype: torch.dtype) -> nn.Module:
+    """(N, context_length) int64 -> (N, D) float32. Raises EncoderUnavailable as above."""
+    tower = clip if isinstance(clip, CLIP) else clip.text
+    if features == "pooled":
+        _drop_text_projection(tower)
+    if _is_causal_text(tower):
+        return _TextTower(tower)
+    return _StockTower(clip, lambda tokens: clip.encode_text(tokens, **_pooled_options(features)), dtype)
+
+
+class _StockTower(nn.Module):
+    """open_clip's own way."""
+
+    def __init__(self, clip: nn.Module, encode: Callable[[Tensor], Tensor], dtype: torch.dtype) -> None:
+        super().__init__()
+        self.clip = clip
+        self._encode = encode
+        self._half = dtype != torch.float32
+
+    def forward(self, batch: Tensor) -> Tensor:
+        # In half precision one row alone rounds differently (_FEWEST_ROWS); in float32 by less than 1e-6.
+        rows = batch.expand(2, *batch.shape[1:]) if self._half and len(batch) == 1 else batch
+        return self._encode(rows)[: len(batch)].float()
+
+
+class _VisionTower(nn.Module):
+    """A plain vision transformer that pools its class token."""
+
+    def __init__(self, visual: VisionTransformer) -> None:
+        super().__init__()
+        self.conv1, self.ln_pre, self.ln_post = visual.conv1, visual.ln_pre, visual.ln_post
+        self.register_buffer("class_embedding", visual.class_embedding.detach().float())
+        self.register_buffer("positions", visual.positional_embedding.detach().float())
+        self.blocks = nn.ModuleList(_Block(block) for block in visual.transformer.resblocks)
+        self.projection = _projection(visual.proj)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        patches = self.conv1(pixels.to(self.conv1.weight.dtype)).float().flatten(2).transpose(1, 2)  # (N, P, width)
+        first = self.class_embedding.expand(len(patches), 1, -1)
+        x = _norm(self.ln_pre, torch.cat([first, patches], dim=1) + self.positions)
+        for block in self.blocks[:-1]:
+            x = block(x, causal=False)
+        at = torch.zeros(len(x), dtype=torch.long, device=x.device)
+        return self.projection(_norm(self.ln_post, self.blocks[-1].pooled(x, at, causal=False)))
+
+
+class _TextTower(nn.Module):
+    """A text transformer under a causal mask that pools its end token."""
+
+    def __init__(self, tower: CLIP | TextTransformer) -> None:
+        super().__init__()
+        self.token_embedding, self.ln_final = tower.token_embedding, tower.ln_final
+        self.register_buffer("positions", tower.positional_embedding.detach().float())
+        self.blocks = nn.ModuleList(_Block(block) for block in tower.transformer.resblocks)
+        self.projection = _projection(tower.text_projection)
+        self._end = tower.text_eos_id if isinstance(tower, CLIP) else tower.eos_id
+        self._by_id = _text_pool(tower) == "eos"
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        # as open_clip finds it: by its number, or because it has the highest one
+        at = ((tokens == self._end).int() if self._by_id else tokens).argmax(dim=-1)  # (N,)
+        longest = int(at.max()) + 1
+        x = self.token_embedding(tokens[:, :longest]).float() + self.positions[:longest]
+        for block in self.blocks[:-1]:
+            x = block(x, causal=True)
+        return self.projection(_norm(self.ln_final, self.blocks[-1].pooled(x, at, causal=True)))
+
+
+class _Block(nn.Module):
+    """A pre-norm transformer block with the weights of open_clip's."""
+
+    def __init__(self, block: ResidualAttentionBlock) -> None:
+        super().__init__()
+        attention, width = block.attn, block.attn.embed_dim
+        weight, bias = attention.in_proj_weight, attention.in_proj_bias
+        self.heads = attention.num_heads
+        self.ln_1, self.ln_2, self.ls_1, self.ls_2 = block.ln_1, block.ln_2, block.ls_1, block.ls_2
+        self.query = _Linear(weight[:width], bias[:width])
+        self.key_value = _Linear(weight[width:], bias[width:])
+        self.out = _Linear(attention.out_proj.weight, attention.out_proj.bias)
+        self.widen = _Linear(block.mlp.c_fc.weight, block.mlp.c_fc.bias, block.mlp.gelu)
+        self.narrow = _Linear(block.mlp.c_proj.weight, block.mlp.c_proj.bias)
+
+    def forward(self, x: Tensor, causal: bool) -> Tensor:
+        """(N, L, width) float32 -> the same."""
+        normed = self._cast(_norm(self.ln_1, x))
+        query, key_value = self.query(normed), self.key_value(normed)
+        if causal:
+            query, key_value = _in_steps(query), _in_steps(key_value)  # no real query sees what comes after it
+        attended = F.scaled_dot_product_attention(*self._split(query, key_value), is_causal=causal)
+        attended = attended.transpose(1, 2)[:, : x.shape[1]].flatten(2)
+        return self._feed_forward(x + self.ls_1(self.out(attended)))
+
+    def pooled(self, x: Tensor, at: Tensor, causal: bool) -> Tensor:
+        """(N, L, width) and the position (N,) that is wanted of each -> (N, width)."""
+        if len(x) < _FEWEST_ROWS:
+            repeat = torch.arange(_FEWEST_ROWS, device=x.device) % len(x)
+            return self.pooled(x[repeat], at[repeat], causal)[: len(x)]
+        rows = torch.arange(len(x), device=x.device)
+        normed = self._cast(_norm(self.ln_1, x))
+        key_value = self.key_value(normed)
+        mask = None
+        if causal:
+            key_value = _in_steps(key_value)
+            mask = (torch.arange(key_value.shape[1], device=x.device) <= at[:, None])[:, None, None]  # (N, 1, 1, L)
+        query, key, value = self._split(self.query(normed[rows, at].unsqueeze(1)), key_value)
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return self._feed_forward(x[rows, at] + self.ls_1(self.out(attended.flatten(1))))
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        return x + self.ls_2(self.narrow(self.widen(self._cast(_norm(self.ln_2, x)))))
+
+    def _split(self, query: Tensor, key_value: Tensor) -> tuple[Tensor, ...]:
+        """(N, Q, width) and (N, L, 2 width) -> query, key and value, (N, heads, Q or L, width / heads)."""
+        return tuple(
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (query, *key_value.chunk(2, dim=-1))
+        )
+
+    def _cast(self, x: Tensor) -> Tensor:
+        return x.to(self.query.dtype)
+
+
+class _Linear(nn.Module):
+    """`nn.Linear`, with the activation that follows it; on a CPU through oneDNN, the weights laid out once."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, activation: nn.Module | None = None) -> None:
+        super().__init__()
+        self.dtype = weight.dtype
+        self._packed = weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
+        self._fused = self._packed and isinstance(activation, nn.GELU) and activation.approximate == "none"
+        self.activation = nn.Identity() if activation is None or self._fused else activation
+        weight = weight.detach().contiguous()
+        # torch's own compiler lays weights out so when it freezes a model for inference
+        self.register_buffer(
+            "weight", torch.ops.mkldnn._reorder_linear_weight(weight, _TYPICAL_ROWS) if self._packed else weight
+        )
+        self.register_buffer("bias", None if bias is None else bias.detach())
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self._packed:
+            return self.activation(F.linear(x, self.weight, self.bias))
+        fused = "gelu" if self._fused else "none"
+        return self.activation(torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, fused, [], "none"))
+
+
+def _in_steps(x: Tensor) -> Tensor:
+    """(N, L, width) -> in half precision, the same with zeros up to a multiple of _LENGTH_STEP."""
+    return x if x.dtype == torch.float32 else F.pad(x, (0, 0, 0, -x.shape[1] % _LENGTH_STEP))
+
+
+def _norm(layer: nn.Module, x: Tensor) -> Tensor:
+    """The layer norm of float32 in float32, whatever dtype its weights have."""
+    if isinstance(layer, nn.Identity):
+        return x
+    return F.layer_norm(x, layer.normalized_shape, layer.weight.float(), layer.bias.float(), layer.eps)
+
+
+def _projection(weight: Tensor | nn.Linear | None) -> nn.Module:
+    """The way to the joint space, in float32: it is small, and it is the last thing that rounds."""
+    if weight is None:
+        return nn.Identity()
+    linear = weight if isinstance(weight, nn.Linear) else None
+    matrix = (linear.weight if linear else weight.T).detach().float()
+    return _Linear(matrix, linear.bias.float() if linear and linear.bias is not None else None)
+
+
+def _is_plain_vision(visual: nn.Module) -> bool:
+    return (
+        type(visual) is VisionTransformer
+        and visual.attn_pool is None
+        and visual.pool_type == "tok"
+        and not visual.output_tokens
+        and _is_plain(visual.transformer)
+    )
+
+
+def _is_causal_text(tower: nn.Module) -> bool:
+    return (
+        type(tower) in (CLIP, TextTransformer)
+        and getattr(tower, "attn_mask", None) is not None
+        and _text_pool(tower) in ("argmax", "eos")
+        and getattr(tower, "cls_emb", None) is None
+        and not getattr(tower, "use_pad_mask", False)
+        and not getattr(tower, "output_tokens", False)
+        and _is_plain(tower.transformer)
+    )
+
+
+def _text_pool(tower: nn.Module) -> str:
+    return tower.text_pool_type if isinstance(tower, CLIP) else tower.pool_type
+
+
+def _is_plain(transformer: nn.Module) -> bool:
+    return type(transformer) is Transformer and all(
+        type(block) is ResidualAttentionBlock
+        and block.attn.in_proj_weight is not None
+        and block.attn.in_proj_bias is not None
+        and block.attn.bias_k is None
+        and not block.attn.add_zero_attn
+        for block in transformer.resblocks
+    )
+
+
+def _drop_image_projection(visual: nn.Module) -> None:
+    if isinstance(getattr(visual, "proj", None), nn.Parameter):
+        visual.proj = None
+    elif hasattr(visual, "trunk") and set(dict(visual.head.named_children())) in ({"drop", "proj"}, {"mlp"}):
+        visual.head = nn.Identity()
+    else:
+        raise EncoderUnavailable(_no_pooled("image", visual))
+
+
+def _drop_text_projection(tower: nn.Module) -> None:
+    if getattr(tower, "text_projection", None) is not None:
+        tower.text_projection = None
+    elif isinstance(getattr(tower, "proj", None), (nn.Linear, nn.Sequential)):
+        tower.proj = nn.Identity()
+    else:
+        raise EncoderUnavailable(_no_pooled("text", tower))
+
+
+def _no_pooled(side: str, tower: nn.Module) -> str:
+    return f"this model's {side} tower ({type(tower).__name__}) has no projection to leave out; use features projected"
+
+
+def _pooled_options(features: str) -> dict[str, bool]:
+    """Models that normalise what they encode (CoCa) do so to joint-space vectors only."""
+    return {"normalize": False} if features == "pooled" else {}

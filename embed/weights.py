@@ -1,0 +1,119 @@
+"""Where an encoder's config and weights are: a name and a tag or file -> open_clip's config and a local file.
+
+It asks the hub at most once, and says what to type when something cannot be had. It loads no model.
+"""
+
+import difflib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import open_clip
+from huggingface_hub import constants as hub_constants
+from huggingface_hub import get_session
+from open_clip.factory import HF_HUB_PREFIX, LOCAL_DIR_PREFIX, _find_checkpoint_in_dir
+from open_clip.pretrained import download_pretrained_from_hf
+
+_LOCAL_FILE_HINT = "give a local checkpoint with PRETRAINED=<file> (--pretrained <file>)"
+# Long enough for a slow line; without a line, open_clip's own downloads retry for most of a minute.
+_HUB_TIMEOUT_S = 5
+
+
+class EncoderUnavailable(ValueError):
+    """The encoder cannot be had: unknown name, weights that cannot be fetched or do not fit."""
+
+
+def find_weights(model: str, pretrained: str) -> tuple[dict[str, Any], Path]:
+    """The model's config, with QuickGELU as the weights want it, and the local file of its weights.
+
+    Raises EncoderUnavailable with what to type instead.
+    """
+    if model.startswith(LOCAL_DIR_PREFIX):
+        return _find_local(Path(model.removeprefix(LOCAL_DIR_PREFIX)), pretrained)
+    config = find_config(model)
+    if model.startswith(HF_HUB_PREFIX):
+        return config, Path(_fetched(model, lambda: download_pretrained_from_hf(model.removeprefix(HF_HUB_PREFIX))))
+    if Path(pretrained).is_file():
+        return config, Path(pretrained)
+    tag = open_clip.get_pretrained_cfg(model, pretrained)
+    if not tag:
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
+        raise EncoderUnavailable(
+            f"PRETRAINED={pretrained!r} is neither a file nor weights published for {model} (those are: {tags})"
+        )
+    # In open_clip 3.3 a tag trained with QuickGELU on a config without it only warns; the vectors would be wrong.
+    config["quick_gelu"] = bool(tag.get("quick_gelu", config.get("quick_gelu", False)))
+    go_offline_unless_reachable()
+    return config, Path(_fetched(f"{model} {pretrained}", lambda: open_clip.download_pretrained(tag)))
+
+
+def find_config(model: str) -> dict[str, Any]:
+    """The model's config alone. Raises EncoderUnavailable."""
+    if model.startswith(LOCAL_DIR_PREFIX):
+        return _local_config(Path(model.removeprefix(LOCAL_DIR_PREFIX)))
+    if model.startswith(HF_HUB_PREFIX):
+        go_offline_unless_reachable()
+        return _fetched(model, lambda: open_clip.get_model_config(model))
+    config = open_clip.get_model_config(model)
+    if config is None:
+        raise EncoderUnavailable(f"{model}: no such open_clip model{_near(model, open_clip.list_models())}")
+    return config
+
+
+def go_offline_unless_reachable() -> None:
+    """Ask the hub once; without an answer, look only among the files already fetched, at once."""
+    if hub_constants.HF_HUB_OFFLINE:
+        return
+    try:
+        get_session().head(hub_constants.ENDPOINT, timeout=_HUB_TIMEOUT_S)
+    # Whatever the HTTP library raises (it has changed between versions): no answer is no answer.
+    except Exception:  # noqa: BLE001
+        hub_constants.HF_HUB_OFFLINE = True
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without the pages that some libraries add."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _find_local(folder: Path, pretrained: str) -> tuple[dict[str, Any], Path]:
+    if pretrained:
+        raise EncoderUnavailable(f"a local-dir: model brings its own weights; leave out PRETRAINED={pretrained}")
+    config = _local_config(folder)
+    checkpoint = _find_checkpoint_in_dir(folder)
+    if checkpoint is None:
+        raise EncoderUnavailable(_no_encoder(folder))
+    return config, Path(checkpoint)
+
+
+def _local_config(folder: Path) -> dict[str, Any]:
+    config_file = folder / "open_clip_config.json"
+    if not config_file.is_file():
+        raise EncoderUnavailable(_no_encoder(folder))
+    try:
+        return json.loads(config_file.read_text("utf-8"))["model_cfg"]
+    except (json.JSONDecodeError, KeyError) as error:
+        raise EncoderUnavailable(f"{config_file}: not an open_clip config ({error!r})") from error
+
+
+def _no_encoder(folder: Path) -> str:
+    return (
+        f"{folder}: no encoder there (open_clip_config.json and open_clip_model.safetensors); "
+        "give its folder with MODEL=local-dir:<folder> (--model local-dir:<folder>)"
+    )
+
+
+def _fetched(what: str, fetch: Callable[[], Any]) -> Any:
+    try:
+        return fetch()
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = "the hub does not answer" if hub_constants.HF_HUB_OFFLINE else first_line(error)
+        raise EncoderUnavailable(
+            f"the weights of {what} could not be fetched ({reason}); {_LOCAL_FILE_HINT}"
+        ) from error
+
+
+def _near(name: str, names: list[str]) -> str:
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
+    return f"; near it: {', '.join(close)}" if close else ""

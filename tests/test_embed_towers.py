@@ -1,0 +1,120 @@
+"""The quick towers against open_clip's own encode_image and encode_text, on full-size models of random weights."""
+
+import logging
+from collections.abc import Iterator
+
+import open_clip
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from embed.towers import _StockTower, image_tower, text_tower
+from embed.weights import EncoderUnavailable
+
+# A plain transformer, the large one, one that has QuickGELU, one with attention pooling and no causal mask, a
+# convolutional one, and one with encoders of its own.
+MODELS = ["ViT-B-32", "ViT-L-14", "ViT-B-32-quickgelu", "ViT-B-16-SigLIP", "RN50", "coca_ViT-B-32"]
+BOTH = {"image", "text"}
+QUICK = {"ViT-B-32": BOTH, "ViT-L-14": BOTH, "ViT-B-32-quickgelu": BOTH, "RN50": {"text"}}
+FP32, BF16 = torch.float32, torch.bfloat16
+
+
+class Reference:
+    """A model in float32, some pictures and texts of different length, and what open_clip makes of them.
+
+    together: the vectors of the quick towers, all pictures and all texts in one batch.
+    """
+
+    def __init__(self, name: str) -> None:
+        torch.manual_seed(0)
+        self.name = name
+        self.clip = open_clip.create_model(name, load_weights=False).eval().requires_grad_(False)
+        size, text = self.clip.visual.image_size, getattr(self.clip, "text", self.clip)
+        pixels = torch.randn(2, 3, *((size, size) if isinstance(size, int) else size))
+        tokens = torch.zeros(3, text.context_length, dtype=torch.long)
+        for row, length in zip(tokens, (20, 41, text.context_length)):
+            row[:length] = torch.randint(1, text.vocab_size - 1, (length,))
+            row[length - 1] = text.vocab_size - 1  # the end token, the highest
+        self.batches = (pixels, tokens)
+        with torch.inference_mode():
+            self.expected = (self.clip.encode_image(pixels), self.clip.encode_text(tokens))
+            self.towers = both_towers(self.clip, FP32)
+            self.together = [tower(batch) for tower, batch in zip(self.towers, self.batches)]
+
+    def in_half(self) -> nn.Module:
+        clip = open_clip.create_model(self.name, load_weights=False, precision="bf16").eval().requires_grad_(False)
+        clip.load_state_dict(self.clip.state_dict())
+        return clip
+
+
+def both_towers(clip: nn.Module, dtype: torch.dtype) -> tuple[nn.Module, nn.Module]:
+    return image_tower(clip, "projected", dtype), text_tower(clip, "projected", dtype)
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def reference(request: pytest.FixtureRequest) -> Iterator[Reference]:
+    logging.disable(logging.WARNING)  # that the weights are random is what is wanted here
+    yield Reference(request.param)
+    logging.disable(logging.NOTSET)
+
+
+def angle(one: Tensor, other: Tensor) -> float:
+    """The largest 1 - cosine of two vectors of a row."""
+    return float((1 - F.cosine_similarity(one.double(), other.double())).max())
+
+
+def difference(one: Tensor, other: Tensor) -> float:
+    """The largest difference of two vectors of a row, both of length 1."""
+    return float((F.normalize(one) - F.normalize(other)).abs().max())
+
+
+def test_float32_is_open_clips_own(reference: Reference) -> None:
+    for together, expected in zip(reference.together, reference.expected):
+        assert (together - expected).abs().max() <= 1e-5
+
+
+@torch.inference_mode()
+def test_bfloat16_is_near_and_no_vector_depends_on_its_batch(reference: Reference) -> None:
+    if reference.name.startswith("coca"):
+        pytest.skip("open_clip's CoCa does not run in halves; the encoder then takes float32")
+    towers = both_towers(reference.in_half(), BF16)
+    for tower, batch, expected in zip(towers, reference.batches, reference.expected):
+        together = tower(batch)
+        assert 0 < angle(together, expected) <= 5e-4
+        assert difference(tower(batch[:1]), together[:1]) <= 1e-6
+
+
+@torch.inference_mode()
+def test_neither_batch_nor_threads_change_a_float32_vector(reference: Reference) -> None:
+    threads = torch.get_num_threads()
+    for tower, batch, together in zip(reference.towers, reference.batches, reference.together):
+        try:
+            torch.set_num_threads(1)
+            alone = tower(batch[:1])
+        finally:
+            torch.set_num_threads(threads)
+        assert difference(alone, together[:1]) <= 1e-6
+
+
+def test_the_plain_towers_are_the_quick_ones(reference: Reference) -> None:
+    sides = zip(("image", "text"), reference.towers)
+    assert {side for side, tower in sides if not isinstance(tower, _StockTower)} == QUICK.get(reference.name, set())
+
+
+@torch.inference_mode()
+def test_pooled_features_are_what_the_projection_takes(reference: Reference) -> None:
+    (pixels, tokens), (image, text) = reference.batches, reference.expected
+    clip, visual = reference.clip, reference.clip.visual
+    if reference.name in ("RN50", "ViT-B-16-SigLIP"):  # their pooling ends in the joint space
+        with pytest.raises(EncoderUnavailable, match="has no projection to leave out"):
+            image_tower(clip, "pooled", FP32)
+    else:
+        projection = visual.proj
+        assert angle(image_tower(clip, "pooled", FP32)(pixels) @ projection, image) <= 1e-6
+        visual.proj = projection
+    tower = getattr(clip, "text", clip)
+    projection = tower.text_projection
+    pooled = text_tower(clip, "pooled", FP32)(tokens)
+    tower.text_projection = projection
+    assert angle(projection(pooled) if isinstance(projection, nn.Linear) else pooled @ projection, text) <= 1e-6
