@@ -66,20 +66,29 @@ class _VisionTower(nn.Module):
 
     def __init__(self, visual: VisionTransformer) -> None:
         super().__init__()
-        self.conv1, self.ln_pre, self.ln_post = visual.conv1, visual.ln_pre, visual.ln_post
+        self.ln_pre, self.ln_post = visual.ln_pre, visual.ln_post
+        self.patch = visual.conv1.kernel_size[0]
+        # the convolution of whole patches is a product; the weights in the order of the pixels, (row, column, color)
+        self.embed = _Linear(visual.conv1.weight.permute(0, 2, 3, 1).flatten(1), visual.conv1.bias)
         self.register_buffer("class_embedding", visual.class_embedding.detach().float())
         self.register_buffer("positions", visual.positional_embedding.detach().float())
         self.blocks = nn.ModuleList(_Block(block) for block in visual.transformer.resblocks)
         self.projection = _projection(visual.proj)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        patches = self.conv1(pixels.to(self.conv1.weight.dtype)).float().flatten(2).transpose(1, 2)  # (N, P, width)
+        patches = self.embed(self._patches(pixels.to(self.embed.dtype))).float()  # (N, P, width)
         first = self.class_embedding.expand(len(patches), 1, -1)
         x = _norm(self.ln_pre, torch.cat([first, patches], dim=1) + self.positions)
         for block in self.blocks[:-1]:
             x = block(x, causal=False)
         at = torch.zeros(len(x), dtype=torch.long, device=x.device)
         return self.projection(_norm(self.ln_post, self.blocks[-1].pooled(x, at, causal=False)))
+
+    def _patches(self, pixels: Tensor) -> Tensor:
+        """(N, 3, H, W) -> (N, P, patch * patch * 3), rows of patches first."""
+        height, width = (side // self.patch * self.patch for side in pixels.shape[2:])
+        rows = pixels[:, :, :height, :width].permute(0, 2, 3, 1).unflatten(2, (-1, self.patch))
+        return rows.unflatten(1, (-1, self.patch)).transpose(2, 3).flatten(3).flatten(1, 2)
 
 
 class _TextTower(nn.Module):
@@ -208,6 +217,8 @@ def _is_plain_vision(visual: nn.Module) -> bool:
         and visual.attn_pool is None
         and visual.pool_type == "tok"
         and not visual.output_tokens
+        and visual.conv1.kernel_size == visual.conv1.stride
+        and visual.conv1.kernel_size[0] == visual.conv1.kernel_size[1]
         and _is_plain(visual.transformer)
     )
 

@@ -92,7 +92,7 @@ def test_failures_among_good_ones(store: VectorStore, device: torch.device) -> N
 def test_cores_take_whole_batches_each_in_one_thread_of_its_own(
     store: VectorStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embed.fill, "_CPU_BATCH", 4)
+    monkeypatch.setitem(embed.fill._CPU_BATCH, "text", 4)
     before, seen = torch.get_num_threads(), set()
 
     def encode(tensors: Sequence[Tensor]) -> Tensor:

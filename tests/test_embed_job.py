@@ -244,11 +244,11 @@ def test_rehash_distrusts_sizes_and_times(tmp_path: Path, run: Run, monkeypatch:
 
 
 def test_the_index_says_which_texts_were_cut(tmp_path: Path, run: Run) -> None:
-    texts = ["short", "exactly eight tokens with both ends is", "a text of more than eight tokens with both ends"]
+    texts = ["short", "six words and two ends fit", "seven words and two ends do not"]
     write_multioff(tmp_path / "data", [(f"{i}.png", text, "1") for i, text in enumerate(texts)])
     run()
     index = read_index(EmbedSettings(str(tmp_path / "data"), "fake", artifacts=tmp_path / "artifacts").index)
-    assert index.text_tokens == [3, 9, 11] and index.text_cut == [0, 1, 1]
+    assert index.text_tokens == [3, 8, 9] and index.text_cut == [0, 0, 1]
     run(profile=Profile(long_text="chunk"))
     chunked = EmbedSettings(
         str(tmp_path / "data"), "fake", artifacts=tmp_path / "artifacts", profile=Profile(long_text="chunk")
