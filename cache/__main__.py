@@ -19,7 +19,7 @@ from cache.compact import compact
 from cache.exchange import SUFFIXES
 from cache.exporting import export_index
 from cache.importing import import_rows
-from cache.index import find_index
+from cache.index import FEATURES, LONG_TEXTS, find_index
 from cache.stats import Record, stats
 from cache.verify import verify
 
@@ -59,6 +59,10 @@ def _parser() -> argparse.ArgumentParser:
     exporting.add_argument("out", metavar="OUT", type=Path, help="file to write")
     exporting.add_argument("--model", default="local-dir:demo/encoder", help="encoder, where INDEX is a data folder")
     exporting.add_argument("--pretrained", default="", help="its checkpoint, as given to the embedding job")
+    exporting.add_argument("--features", choices=FEATURES, default=FEATURES[0], help="as given to the embedding job")
+    exporting.add_argument(
+        "--long-text", choices=LONG_TEXTS, default=LONG_TEXTS[0], help="as given to the embedding job"
+    )
     importing = command("import", _import, "take in vectors, ids, labels and splits from a file")
     importing.add_argument("file", metavar="FILE", type=Path, help=" or ".join(SUFFIXES))
     importing.add_argument("name", metavar="NAME", help="of the new index, datasets/NAME.h5")
@@ -116,7 +120,9 @@ def _compact(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    index_file = find_index(options.artifacts, options.index, options.model, options.pretrained)
+    index_file = find_index(
+        options.artifacts, options.index, options.model, options.pretrained, options.features, options.long_text
+    )
     rows = export_index(index_file, vectors_folder(options.artifacts), options.out)
     print(f"{options.out}: {rows} rows of {index_file}")
     return 0

@@ -11,11 +11,14 @@ import re
 import shlex
 from pathlib import Path
 
+from cache.index import FEATURES, LONG_TEXTS
 from cache.spec import Spec, spec_id
 from cache.store import VectorStore
 
 # The `model` in the source of an index whose vectors were made elsewhere.
 IMPORTED = "imported"
+# What the embedding job does unless told otherwise.
+_USUAL = (FEATURES[0], LONG_TEXTS[0], "auto")
 _SPEC_ID = re.compile(r"[0-9a-f]{12}")
 
 
@@ -71,5 +74,5 @@ def remedy(source: dict[str, str]) -> str:
     """The command that makes the vectors and the index of a data set again, from the `source` in its index."""
     if source["model"] == IMPORTED:
         return f"python -m cache import {shlex.quote(source['data'])} NAME"
-    words = {"DATA": source["data"], "MODEL": source["model"], "PRETRAINED": source["pretrained"]}
-    return "make embed " + " ".join(f"{name}={shlex.quote(value)}" for name, value in words.items() if value)
+    words = {name.upper(): value for name, value in source.items() if value not in ("", *_USUAL)}
+    return "make embed " + " ".join(f"{name}={shlex.quote(value)}" for name, value in words.items())

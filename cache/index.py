@@ -43,7 +43,7 @@ class DatasetIndex:
     skipped: "" or why the row has no vectors; text_tokens: the text's tokens before truncation, 0 where there are
     none; text_cut: 1 where the encoder read only the text's beginning, else 0; image_stamps: an opaque hint of the
     embedding job, by which it knows an unchanged picture file, "" where there is none.
-    source: {"data", "model", "pretrained"} as the user gave them.
+    source: {"data", "model", "pretrained", ...} as the user gave them to the job.
     """
 
     ids: Sequence[str]

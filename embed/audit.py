@@ -7,12 +7,9 @@ Exit 0: looked through, whatever was found; 2: a folder that cannot be read, sai
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from cache import content_key
+from embed.ahead import run_ahead
 from embed.audit_page import page_path, write_page
 from embed.dataset import Meme, scan_dataset
 from embed.findings import (
@@ -42,7 +40,7 @@ _LINES = 20
 _MEMBERS = 4
 # Names and lines are cut to this on the screen: a name may be as long as it likes.
 _NAME, _WIDTH = 60, 300
-# Pictures that are given to the threads at a time; more would only wait.
+# Pictures that are given to the threads ahead of the one that is waited for.
 _AHEAD = 256
 
 
@@ -106,20 +104,8 @@ def _audit(data: str, model: str) -> Audit:
 def look_at_pictures(root: Path, images: Iterable[str]) -> dict[str, Look]:
     """Decode each of the pictures under `root` once; what goes wrong with one is in its Look."""
     names = list(dict.fromkeys(images))
-    looks: dict[str, Look] = {}
-    waiting = iter(names)
-    with (
-        tqdm(total=len(names), unit=" pictures", desc="pictures", mininterval=0.5) as bar,
-        ThreadPoolExecutor(os.cpu_count()) as pool,
-    ):
-        try:
-            while batch := list(islice(waiting, _AHEAD)):
-                for name, look in zip(batch, pool.map(lambda name: _look(root / name), batch), strict=True):
-                    looks[name] = look
-                    bar.update()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-    return looks
+    looks = run_ahead(lambda name: _look(root / name), names, _AHEAD)
+    return dict(zip(names, tqdm(looks, "pictures", len(names), unit=" pictures", mininterval=0.5), strict=True))
 
 
 def _look(path: Path) -> Look:

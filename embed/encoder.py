@@ -34,7 +34,7 @@ class ClipEncoder:
     """A loaded model with its own preprocessing and tokenizer; its vectors are not normalised unless the model does.
 
     image_tower: (N, 3, H, W) -> (N, D); text_tower: (N, L) -> (N, D); resize: a picture -> an RGB picture of the
-    model's size; mean, std: (3,), of the model's pixels; spec: see `cache.spec`; weights: the file they came from.
+    model's size; mean, std: (3, 1, 1), of the model's pixels; spec: see `cache.spec`; weights: the file they came from.
     """
 
     image_tower: nn.Module
@@ -116,6 +116,12 @@ def choose_precision(wanted: str, device: torch.device) -> str:
     return "bf16" if any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16")) else "fp32"
 
 
+def resize_only(transform: Any) -> Any:
+    """An open_clip transform without its last two steps: to numbers, and to the model's mean and deviation."""
+    *geometry, _, _ = transform.transforms
+    return type(transform)(geometry)
+
+
 def load_encoder(model: str, pretrained: str, device: torch.device, profile: Profile) -> ClipEncoder:
     """Load `model` with the weights `pretrained` (a tag or a file; "" for local-dir: and hf-hub: models).
 
@@ -142,12 +148,10 @@ def load_encoder(model: str, pretrained: str, device: torch.device, profile: Pro
         "feature": profile.features,
         "dtype": str(dtype).removeprefix("torch."),
     }
-    # Their last two steps, to numbers and to the model's mean and deviation, are the device's (`image_features`).
-    *geometry, _, _ = transform.transforms
     return ClipEncoder(
         image_tower=image,
         text_tower=text,
-        resize=type(transform)(geometry),
+        resize=resize_only(transform),
         mean=torch.tensor(preprocess["mean"], device=device).view(3, 1, 1),
         std=torch.tensor(preprocess["std"], device=device).view(3, 1, 1),
         tokenizer=tokenizer,

@@ -11,7 +11,8 @@ are for, nor what a head is.
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,14 +98,10 @@ def embed_dataset(settings: EmbedSettings, say: Callable[[str], None]) -> Summar
     encoder = _LazyEncoder(settings, say)
     store, todo = _plan(settings, encoder, wanted)
     summary = Summary(memes, store, distinct={kind: len(items) for kind, items in wanted.items()})
-    passing: dict[str, str] = {}
-    if any(todo.values()) or store.damaged:
-        with store.locked(lambda: say("another job is filling this cache; waiting for it")):
-            _report_damage(store, say)
-            passing = _fill(settings, store, encoder, wanted, summary)
-    else:
-        summary.cached = {kind: len(store.known(kind) & items.keys()) for kind, items in wanted.items()}
-        summary.embedded = dict.fromkeys(wanted, 0)
+    busy = any(todo.values()) or store.damaged
+    with store.locked(lambda: say("another job is filling this cache; waiting for it")) if busy else nullcontext():
+        _report_damage(store, say)
+        passing = _fill(settings, store, encoder, wanted, summary)
     failures = store.failures("image") | passing
     skipped = [_reason(meme, hashed, failures) for meme in memes]
     summary.skipped = [(meme.id, meme.where, reason) for meme, reason in zip(memes, skipped, strict=True) if reason]
@@ -268,5 +265,10 @@ def _index(
         text_cut=cut.astype(int).tolist(),
         image_stamps=[hashed.stamps.get(meme.image, "") for meme in memes],
         spec=store.spec,
-        source={"data": settings.data, "model": settings.model, "pretrained": settings.pretrained},
+        source={
+            "data": settings.data,
+            "model": settings.model,
+            "pretrained": settings.pretrained,
+            **asdict(settings.profile),
+        },
     )

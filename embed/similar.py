@@ -4,15 +4,15 @@ It knows nothing of files, labels or splits. Every pair is compared, in blocks, 
 their number: 100,000 pictures take about ten seconds on two cores. `python -m embed audit` calls it.
 """
 
-import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from PIL import Image
 from scipy.fft import dctn
 from tqdm import tqdm
+
+from embed.ahead import run_ahead
 
 # Looked at by eye on MultiOFF: copies, re-encoded or resized, differ in at most 8 of the 256 bits; the first two memes
 # that share only their template differ in 18, and from there on nearly all pairs are such. Among drawn memes, with large
@@ -27,7 +27,7 @@ _SIDE, _KEPT = 64, 16
 # A block of comparisons takes some megabytes, whatever the number of memes. Texts are compared by a matrix product,
 # which wants more rows at once.
 _BLOCK_ROWS, _BLOCK_COLUMNS, _TEXT_ROWS = 64, 8192, 512
-# Blocks that are given to the threads at a time: what they find waits in memory.
+# Blocks that are given to the threads ahead: what they find waits in memory.
 _AHEAD = 32
 # Pairs that are taken up at a time; of a large cluster, the first of them make the others superfluous.
 _PAIRS = 65_536
@@ -73,7 +73,8 @@ def near_pictures(hashes: np.ndarray) -> list[list[int]]:
 
     n = len(distinct)
     blocks = [(r, c) for r in range(0, n, _BLOCK_ROWS) for c in range(r, n, _BLOCK_COLUMNS)]
-    for pairs in _in_threads(compare, blocks):
+    # numpy lets other threads work meanwhile
+    for pairs in tqdm(run_ahead(compare, blocks, _AHEAD), "comparing pictures", len(blocks), delay=1):
         clusters.join(pairs, lambda one, other: True)
     return _members(clusters.number[of.ravel()])
 
@@ -130,15 +131,6 @@ def _bucket_counts(texts: list[frozenset[str]]) -> np.ndarray:
         row = np.bincount(columns, minlength=_BUCKETS) if columns else 0
         counts[n] = np.minimum(row, 255)
     return counts
-
-
-def _in_threads(
-    compare: Callable[[tuple[int, int]], np.ndarray], blocks: Sequence[tuple[int, int]]
-) -> Iterator[np.ndarray]:
-    """The pairs of each block; numpy lets other threads work meanwhile."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in tqdm(range(0, len(blocks), _AHEAD), "comparing pictures", delay=1):
-            yield from pool.map(compare, blocks[start : start + _AHEAD])
 
 
 def _members(number: np.ndarray) -> list[list[int]]:

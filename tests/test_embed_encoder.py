@@ -4,9 +4,10 @@ import hashlib
 import io
 import json
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import open_clip
 import pytest
 import torch
@@ -17,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from cache import differences
-from embed.encoder import ClipEncoder, choose_device, choose_precision, load_encoder
+from embed.encoder import ClipEncoder, choose_device, choose_precision, load_encoder, resize_only
 from embed.profile import Profile
 from embed.recall import recall_spec, remember_spec
 from embed.weights import EncoderUnavailable, find_weights
@@ -34,18 +35,78 @@ def demo() -> ClipEncoder:
     return load_encoder(DEMO, "", CPU, FP32)
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "LA", "I;16"])
-def test_vectors_equal_open_clips_own(demo: ClipEncoder, mode: str) -> None:
+def saved(image: Image.Image, format: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def rotated() -> bytes:
+    """A phone's picture: upright only to those who read its EXIF."""
+    image = Image.open(io.BytesIO(picture(size=(150, 110))))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return saved(image, "JPEG", exif=exif)
+
+
+def animated() -> bytes:
+    frames = [Image.open(io.BytesIO(picture(n, size=(130, 170)))).convert("P") for n in range(3)]
+    return saved(frames[0], "GIF", save_all=True, append_images=frames[1:])
+
+
+PICTURES = {
+    **{mode: picture(size=(150, 110), mode=mode) for mode in ("RGB", "RGBA", "P", "L", "LA", "1", "I;16")},
+    "CMYK": picture(size=(150, 110), mode="CMYK", format="JPEG"),
+    "JPEG": picture(size=(451, 233), format="JPEG"),
+    "WebP": picture(size=(110, 150), format="WEBP"),
+    "WebP with alpha": picture(size=(110, 150), mode="RGBA", format="WEBP"),
+    "BMP": picture(size=(110, 150), format="BMP"),
+    "TIFF": picture(size=(110, 150), format="TIFF"),
+    "EXIF-rotated": rotated(),
+    "animated GIF": animated(),
+    "one pixel": picture(size=(1, 1)),
+}
+
+
+@pytest.fixture(scope="module")
+def stock() -> tuple[torch.nn.Module, Callable[[Image.Image], torch.Tensor]]:
     clip, _, preprocess = open_clip.create_model_and_transforms(DEMO)
-    tokenizer = open_clip.get_tokenizer(DEMO)
-    clip.eval()
-    data = picture(size=(150, 110), mode=mode)
-    texts = ["short", "a long one " * 60]
+    return clip.eval(), preprocess
+
+
+@pytest.mark.parametrize("data", PICTURES.values(), ids=PICTURES)
+def test_every_format_gives_open_clips_own_vector(
+    demo: ClipEncoder, stock: tuple[torch.nn.Module, Callable[[Image.Image], torch.Tensor]], data: bytes
+) -> None:
+    clip, preprocess = stock
+    pixels = preprocess(Image.open(io.BytesIO(data)))[None]
     with torch.no_grad():
-        image = clip.encode_image(preprocess(Image.open(io.BytesIO(data)))[None]).numpy()
-        text = clip.encode_text(tokenizer(texts)).numpy()
-    assert np.abs(demo.image_features([demo.pixels(data)]).numpy() - image).max() <= 1e-5
-    assert np.abs(demo.text_features([demo.tokens(text) for text in texts]).numpy() - text).max() <= 1e-5
+        assert (demo.image_features([demo.pixels(data)]) - clip.encode_image(pixels)).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("resize_mode", ["shortest", "longest", "squash"])
+@pytest.mark.parametrize("data", PICTURES.values(), ids=PICTURES)
+def test_every_way_of_resizing_gives_open_clips_own_pixels(demo: ClipEncoder, data: bytes, resize_mode: str) -> None:
+    transform = open_clip.image_transform(96, is_train=False, resize_mode=resize_mode)
+    seen: list[torch.Tensor] = []
+    encoder = replace(
+        demo,
+        image_tower=lambda pixels: seen.append(pixels) or pixels,
+        resize=resize_only(transform),
+        mean=torch.tensor(open_clip.OPENAI_DATASET_MEAN).view(3, 1, 1),
+        std=torch.tensor(open_clip.OPENAI_DATASET_STD).view(3, 1, 1),
+    )
+    encoder.image_features([encoder.pixels(data)])
+    assert torch.equal(seen[0][0], transform(Image.open(io.BytesIO(data))))
+
+
+@pytest.mark.parametrize("text", ["", "short", "a long one " * 60, "🤷 Привет 你好"])
+def test_texts_give_open_clips_own_vectors(
+    demo: ClipEncoder, stock: tuple[torch.nn.Module, Callable[[Image.Image], torch.Tensor]], text: str
+) -> None:
+    with torch.no_grad():
+        expected = stock[0].encode_text(open_clip.get_tokenizer(DEMO)([text]))
+    assert (demo.text_features([demo.tokens(text)]) - expected).abs().max() <= 1e-5
 
 
 def test_token_count_is_that_before_the_cut(demo: ClipEncoder) -> None:
