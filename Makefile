@@ -59,7 +59,7 @@ bench-embed: install ## memes a second on DATA: open_clip, clip-retrieval, ours,
 	$(PY) -m bench.embed --data "$(DATA)"
 
 bench-crash: install ## kill -9 the embedding job 25 times and compare with an undisturbed run
-	$(PY) -m bench.crash --data "$(DATA)"
+	$(PY) -m bench.crash
 
 bench-plan: install ## how long a run takes that finds 100,000 memes cached
 	$(PY) -m bench.plan

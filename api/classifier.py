@@ -17,7 +17,7 @@ from cache import require_same_spec
 from embed.encoder import ClipEncoder, load_encoder
 from embed.profile import Profile
 from embed.text import clean_text
-from head.bundle import Bundle, load_bundle
+from head.bundle import Bundle, UnusableBundle, load_bundle
 
 
 class MemeClassifier(nn.Module):
@@ -45,6 +45,11 @@ class MemeClassifier(nn.Module):
         Raises UnusableBundle, EncoderUnavailable or SpecMismatch, each naming what to do.
         """
         bundle = load_bundle(folder)
+        if "imported" in bundle.config["spec"]:
+            raise UnusableBundle(
+                f"{folder}: its head was tuned on imported vectors, and no encoder here makes such; tune on vectors of "
+                "`make embed`, or on a file that `python -m cache export` wrote"
+            )
         source = bundle.config["encoder"]
         encoder = load_encoder(
             source["model"] if model is None else model,

@@ -1,9 +1,10 @@
 """Kill the job 25 times: is anything lost, made twice, or different from what an undisturbed run makes?
 
-`python -m bench.crash --data FOLDER` (`make bench-crash`): a series starts on an empty cache and starts `python -m embed`,
-the demo's encoder, again and again, each time with `kill -9` at a random moment of a normal run's duration, until
-everything is there; then one run to its end, and the next series. After every kill the rows on disk are counted. Progress
-on stderr, a table and one JSON line on stdout; exit 1 if any check fails.
+`python -m bench.crash` (`make bench-crash`): distinct copies of a folder's memes, enough for a run of many segments. A
+series starts on an empty cache and starts `python -m embed`, the demo's encoder, again and again, each time with `kill -9`
+at a random moment of a normal run's duration, until everything is there; then one run to its end, and the next series.
+After every kill the rows on disk are counted. Progress on stderr, a table and one JSON line on stdout; exit 1 if any check
+fails.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from bench.copies import write_copies
 from bench.machine import ROOT, describe, print_json, python, run, say
 from cache import KINDS, DatasetIndex, VectorStore, read_index
 
@@ -122,7 +124,8 @@ def main() -> int:
     asked = _parser().parse_args()
     machine = describe()
     with tempfile.TemporaryDirectory(prefix="bench-crash-") as work:
-        figures = crash(asked.data, Path(work), asked.kills, asked.seed)
+        write_copies(asked.data, Path(work) / "memes", asked.memes)
+        figures = crash(Path(work) / "memes", Path(work), asked.kills, asked.seed)
     print(f"kills that struck a running job     {figures['kills']} in {figures['series']} series")
     print(f"  with part of the rows on disk     {figures['kills_with_part_on_disk']}")
     print(f"vectors of a whole run              {figures['vectors']} in {figures['normal_s']} s")
@@ -210,6 +213,7 @@ def _wanted(index: DatasetIndex) -> dict[str, list[str]]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.crash", description="Kill the job again and again.")
     parser.add_argument("--data", type=Path, default=Path("demo/memes"), help="folder of memes (default: %(default)s)")
+    parser.add_argument("--memes", type=int, default=4_000, help="copies of them (default: %(default)s)")
     parser.add_argument("--kills", type=int, default=25, help="(default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: %(default)s)")
     return parser

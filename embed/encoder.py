@@ -24,8 +24,12 @@ from embed.tokens import Tokenizer, load_tokenizer, missing_package
 from embed.towers import image_tower, text_tower
 from embed.weights import EncoderUnavailable, find_weights, first_line
 
-# Enough for a core, or for a GPU, to be busy with, and few enough to be of like length.
-_TEXTS_AT_ONCE = {"cpu": 8, "cuda": 128}
+# More than keeps any GPU busy on pictures of 224 pixels; the job halves it until it fits.
+_GPU_BATCH = 512
+# Enough for a GPU to be busy with, and few enough to be of like length.
+_GPU_TEXTS = 128
+# Texts that are sorted by length together, in groups that keep a core busy.
+_GROUPS = 4
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -63,6 +67,12 @@ class ClipEncoder:
         """Tokens of a text before it is cut, start and end included."""
         return self.tokenizer.count(text)
 
+    def batch_size(self, kind: str) -> int:
+        """How many items the batch job should hand over at a time, of "image" or "text"."""
+        if self.device.type == "cuda":
+            return _GPU_BATCH
+        return self.image_tower.at_once if kind == "image" else _GROUPS * self.text_tower.at_once
+
     @torch.inference_mode()
     def image_features(self, pixels: Sequence[Tensor]) -> Tensor:
         """N pictures of (H, W, 3) uint8 -> (N, D) float32 on the encoder's device.
@@ -84,8 +94,9 @@ class ClipEncoder:
 
     def _in_order_of_length(self, rows: Tensor, order: Tensor) -> Tensor:
         """(R, L) -> (R, D): texts of like length together, since a batch is as long as its longest."""
-        parts = [self.text_tower(rows[part]) for part in order.to(rows.device).split(_TEXTS_AT_ONCE[self.device.type])]
-        return torch.cat(parts)[order.argsort()]
+        at_once = _GPU_TEXTS if self.device.type == "cuda" else self.text_tower.at_once
+        parts = [self.text_tower(rows[part]) for part in order.to(rows.device).split(at_once)]
+        return torch.cat(parts)[order.argsort().to(rows.device)]
 
     def _sent(self, batch: Tensor) -> Tensor:
         """On the device, through pinned memory where that lets the copy overlap the GPU's work."""

@@ -22,12 +22,6 @@ from embed.ahead import cores, run_ahead
 # A segment is closed after this many rows or seconds: little work is lost to a kill, and files stay few.
 _SEGMENT_ROWS = 4096
 _SEGMENT_SECONDS = 2.0
-# Eight pictures are some 400 rows of activations: larger batches of one thread measured no faster. Texts are quicker,
-# and the encoder puts those of like length together.
-_CPU_BATCH = {"image": 8, "text": 32}
-# More than keeps any GPU busy on pictures of 224 pixels; halved until it fits.
-_GPU_BATCH = 512
-
 Encode = Callable[[Sequence[Tensor]], Tensor]
 
 
@@ -80,6 +74,7 @@ def fill(
     prepare: Callable[[str, Any], Prepared],
     encode: Encode,
     device: torch.device,
+    batch_size: int,
 ) -> Filled:
     """Embed {key: item} into `store`. `prepare` runs in threads; `encode` maps N tensors to (N, D) on `device`.
 
@@ -88,10 +83,7 @@ def fill(
     """
     writer = _SegmentWriter(store, kind)
     filled = Filled()
-    if device.type == "cuda":
-        batches = _batches_on_gpu(todo, prepare, encode)
-    else:
-        batches = _batches_on_cpu(todo, prepare, encode, _CPU_BATCH[kind])
+    batches = (_batches_on_gpu if device.type == "cuda" else _batches_on_cpu)(todo, prepare, encode, batch_size)
     with tqdm(total=len(todo), unit=f" {kind}s", desc=f"{kind}s", mininterval=0.5) as bar:
         try:
             for batch in batches:
@@ -123,9 +115,10 @@ def _batches_on_cpu(
         torch.set_num_threads(threads)
 
 
-def _batches_on_gpu(todo: dict[str, Any], prepare: Callable[[str, Any], Prepared], encode: Encode) -> Iterator[_Batch]:
-    size = _GPU_BATCH
-    prepared = run_ahead(lambda item: prepare(*item), todo.items(), 2 * _GPU_BATCH)
+def _batches_on_gpu(
+    todo: dict[str, Any], prepare: Callable[[str, Any], Prepared], encode: Encode, size: int
+) -> Iterator[_Batch]:
+    prepared = run_ahead(lambda item: prepare(*item), todo.items(), 2 * size)
     under_way: tuple[list[Prepared], Tensor | None, float] | None = None
     while True:
         started = time.monotonic()

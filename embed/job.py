@@ -220,11 +220,11 @@ def _embed(
 
     started = time.monotonic()
     if kind == "image":
-        filled = fill(store, kind, todo, picture, encoder.image_features, encoder.device)
+        filled = fill(store, kind, todo, picture, encoder.image_features, encoder.device, encoder.batch_size(kind))
     else:
         # texts of like length together: a batch is as long as its longest
         ordered = dict(sorted(todo.items(), key=lambda item: len(item[1]), reverse=True))
-        filled = fill(store, kind, ordered, text, encoder.text_features, encoder.device)
+        filled = fill(store, kind, ordered, text, encoder.text_features, encoder.device, encoder.batch_size(kind))
     summary.seconds += time.monotonic() - started
     summary.spent["decode" if kind == "image" else "tokenise"] += filled.preparing
     summary.spent["model"] += filled.encoding

@@ -20,6 +20,8 @@ from embed.weights import EncoderUnavailable
 
 # Rows of activations that oneDNN is told to expect: a batch of pictures; other numbers work as well.
 _TYPICAL_ROWS = 800
+# A core's worth of rows at a time: more measured no faster, and a batch in hand is what a kill loses.
+_BUSY_ROWS = 400
 # oneDNN multiplies fewer rows than these by other kernels, whose sums round differently (measured on AVX-512); a
 # vector must not depend on how many others were in its batch.
 _FEWEST_ROWS = 4
@@ -49,6 +51,8 @@ def text_tower(clip: nn.Module, features: str, dtype: torch.dtype) -> nn.Module:
 class _StockTower(nn.Module):
     """open_clip's own way."""
 
+    at_once = 2
+
     def __init__(self, clip: nn.Module, encode: Callable[[Tensor], Tensor], dtype: torch.dtype) -> None:
         super().__init__()
         self.clip = clip
@@ -62,7 +66,7 @@ class _StockTower(nn.Module):
 
 
 class _VisionTower(nn.Module):
-    """A plain vision transformer that pools its class token."""
+    """A plain vision transformer that pools its class token; at_once: how many pictures keep a core busy."""
 
     def __init__(self, visual: VisionTransformer) -> None:
         super().__init__()
@@ -72,6 +76,7 @@ class _VisionTower(nn.Module):
         self.embed = _Linear(visual.conv1.weight.permute(0, 2, 3, 1).flatten(1), visual.conv1.bias)
         self.register_buffer("class_embedding", visual.class_embedding.detach().float())
         self.register_buffer("positions", visual.positional_embedding.detach().float())
+        self.at_once = max(2, _BUSY_ROWS // len(self.positions))
         self.blocks = nn.ModuleList(_Block(block) for block in visual.transformer.resblocks)
         self.projection = _projection(visual.proj)
 
@@ -92,7 +97,9 @@ class _VisionTower(nn.Module):
 
 
 class _TextTower(nn.Module):
-    """A text transformer under a causal mask that pools its end token."""
+    """A text transformer under a causal mask that pools its end token; at_once: how many texts keep a core busy."""
+
+    at_once = 8  # of some fifty tokens each
 
     def __init__(self, tower: CLIP | TextTransformer) -> None:
         super().__init__()

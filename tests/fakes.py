@@ -82,6 +82,9 @@ class FakeEncoder:
     def token_count(self, text: str) -> int:
         return len(text.split()) + 2
 
+    def batch_size(self, kind: str) -> int:
+        return 8
+
     def image_features(self, pixels: Sequence[torch.Tensor]) -> torch.Tensor:
         return self._encoded(torch.stack(list(pixels)).flatten(1))
 

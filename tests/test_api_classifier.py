@@ -160,6 +160,15 @@ def test_a_bundle_of_another_encoder_is_refused_by_field(trained: Trained, tmp_p
         MemeClassifier.from_bundle(tmp_path, CPU)
 
 
+def test_a_head_over_imported_vectors_is_refused_in_words(trained: Trained, tmp_path: Path) -> None:
+    (tmp_path / "head.safetensors").write_bytes((trained.folder / "head.safetensors").read_bytes())
+    config = json.loads((trained.folder / "config.json").read_text())
+    config["spec"] = {"format": 1, "imported": "0" * 64}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UnusableBundle, match="tuned on imported vectors"):
+        MemeClassifier.from_bundle(tmp_path, CPU)
+
+
 def test_an_encoder_that_has_moved_can_be_pointed_to(trained: Trained, tmp_path: Path) -> None:
     moved = tmp_path / "moved"
     moved.symlink_to(Path("demo/encoder").resolve())

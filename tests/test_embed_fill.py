@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-import embed.fill
 from cache import VectorStore, text_key
 from embed.fill import Prepared, TooLittleMemory, fill
 
@@ -56,7 +55,7 @@ def check(store: VectorStore, items: dict[str, int]) -> None:
 @pytest.mark.parametrize("count", [1, 511, 512, 513, 1500])
 def test_a_gpu_gets_full_batches_from_one_thread(store: VectorStore, count: int) -> None:
     gpu, items = Gpu(room=512), todo(count)
-    assert fill(store, "text", items, prepare, gpu, CUDA).added == count
+    assert fill(store, "text", items, prepare, gpu, CUDA, 512).added == count
     check(store, items)
     assert gpu.sizes == [512] * (count // 512) + [count % 512] * (count % 512 > 0)
     assert gpu.threads == {threading.get_ident()}
@@ -66,7 +65,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_stays_so(store: VectorStore, mo
     emptied: list[None] = []
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(None))
     gpu, items = Gpu(room=150), todo(1300)
-    assert fill(store, "text", items, prepare, gpu, CUDA).added == 1300
+    assert fill(store, "text", items, prepare, gpu, CUDA, 512).added == 1300
     check(store, items)
     assert gpu.sizes == [128] * 10 + [20] and len(emptied) == 2  # 512, 256, then 128 to the end
 
@@ -76,23 +75,20 @@ def test_not_even_one_that_fits_is_a_sentence_and_keeps_what_is_done(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     with pytest.raises(TooLittleMemory, match="--device cpu"):
-        fill(store, "text", todo(3), prepare, Gpu(room=0), CUDA)
+        fill(store, "text", todo(3), prepare, Gpu(room=0), CUDA, 512)
 
 
 @pytest.mark.parametrize("device", [CPU, CUDA])
 def test_failures_among_good_ones(store: VectorStore, device: torch.device) -> None:
     good, bad = todo(40), {text_key("bad"): -1, text_key("worse"): -2}
-    filled = fill(store, "text", {**good, **bad}, prepare, Gpu(room=512), device)
+    filled = fill(store, "text", {**good, **bad}, prepare, Gpu(room=512), device, 512)
     assert filled.added == 40 and store.failures("text") == dict.fromkeys(bad, "negative")
     check(store, good)
     only_bad = {text_key("another"): -3}
-    assert fill(store, "text", only_bad, prepare, Gpu(room=512), device).added == 0
+    assert fill(store, "text", only_bad, prepare, Gpu(room=512), device, 512).added == 0
 
 
-def test_cores_take_whole_batches_each_in_one_thread_of_its_own(
-    store: VectorStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(embed.fill._CPU_BATCH, "text", 4)
+def test_cores_take_whole_batches_each_in_one_thread_of_its_own(store: VectorStore) -> None:
     before, seen = torch.get_num_threads(), set()
 
     def encode(tensors: Sequence[Tensor]) -> Tensor:
@@ -100,7 +96,7 @@ def test_cores_take_whole_batches_each_in_one_thread_of_its_own(
         return torch.stack(list(tensors))
 
     items = todo(30)
-    fill(store, "text", items, prepare, encode, CPU)
+    fill(store, "text", items, prepare, encode, CPU, 4)
     check(store, items)
     assert threading.get_ident() not in {thread for thread, _ in seen} and {number for _, number in seen} == {1}
     assert torch.get_num_threads() == before
@@ -117,7 +113,7 @@ def test_an_error_of_the_encoder_keeps_what_is_encoded(store: VectorStore, devic
         return torch.stack(list(tensors))
 
     with pytest.raises(RuntimeError, match="broken"):
-        fill(store, "text", todo(2000), prepare, encode, device)
+        fill(store, "text", todo(2000), prepare, encode, device, 512)
     kept = store.known("text")
     assert 0 < len(kept) <= sum(done)
     assert np.isfinite(store.read("text", sorted(kept))).all()
