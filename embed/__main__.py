@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from cache import FEATURES, LONG_TEXTS, spec_id
-from embed.audit import main as audit
 from embed.job import EmbedSettings, Summary, embed_dataset
 from embed.profile import DEVICES, PRECISIONS, Profile
 
@@ -26,6 +25,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the job; return the exit code."""
     words = sys.argv[1:] if arguments is None else arguments
     if words[:1] == ["audit"]:
+        from embed.audit import main as audit  # scipy and Jinja2, which a run with nothing to do must not wait for
+
         return audit(words[1:])
     options = vars(_parser().parse_args(words))
     as_json = options.pop("json")
