@@ -17,8 +17,9 @@ import numpy as np
 from bench import ours, retrieval
 from bench.cases import Case, make_cases
 from bench.figures import DEFAULT, FP32, FP32_LIMIT, LIMIT, PEER, PLAIN, Measured, result, table
-from bench.machine import cores, describe, print_json, python, run, say
+from bench.machine import describe, print_json, python, run, say
 from bench.weights import MODEL, weights_file
+from embed.ahead import cores
 
 
 def main() -> int:

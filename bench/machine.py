@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from embed.ahead import cores
+
 ROOT = Path(__file__).resolve().parent.parent
 # In git's ignored folder: weights and a peer's virtual environment are made once and kept.
 WORKSHOP = ROOT / "artifacts" / "bench"
@@ -85,11 +87,6 @@ def describe() -> dict[str, Any]:
         "torch": importlib.metadata.version("torch"),
         "open_clip": importlib.metadata.version("open_clip_torch"),
     }
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def say(note: str) -> None:

@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from bench.cases import Case, read_rows
-from bench.machine import ROOT, WORKSHOP, CommandFailed, cores, run, say
+from bench.machine import ROOT, WORKSHOP, CommandFailed, run, say
 from bench.weights import MODEL
+from embed.ahead import cores
 
 VERSION = "2.45.0"
 _BATCH = 32

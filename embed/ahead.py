@@ -12,7 +12,7 @@ Result = TypeVar("Result")
 
 def cores() -> int:
     """The processors that this process may use."""
-    return len(os.sched_getaffinity(0))
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run_ahead(

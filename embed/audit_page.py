@@ -8,12 +8,12 @@ import io
 import os
 import re
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from html import escape
 from pathlib import Path
 from string import Template
 
 from cache import content_key, write_bytes_atomically
+from embed.ahead import run_ahead
 from embed.dataset import Meme
 from embed.findings import LABELS, Finding, Group, OddRow
 from embed.hashing import UnusableFile, read_picture
@@ -69,8 +69,7 @@ def _choose(findings: list[Finding]) -> dict[str, list[Group]]:
 def _thumbnails(root: Path, memes: Iterable[Meme]) -> dict[str, str]:
     """{image: data URI}, "" for what cannot be shown."""
     names = list(dict.fromkeys(meme.image for meme in memes if not meme.problem))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return dict(zip(names, pool.map(lambda name: _thumbnail(root / name), names), strict=True))
+    return dict(zip(names, run_ahead(lambda name: _thumbnail(root / name), names, len(names) + 1), strict=True))
 
 
 def _thumbnail(path: Path) -> str:
