@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-SPLITS = ("train", "validation", "test")
+from cache.index import SPLITS
+
 _LABELS = {"1": 1, "0": 0, "-1": -1, "offensive": 1, "non-offensive": 0}
 
 

@@ -20,6 +20,7 @@ from cache.hdf5 import hdf5_bytes, put, seal_is_whole
 from cache.spec import Spec
 
 FORMAT = 2
+SPLITS = ("train", "validation", "test")
 # What a name may say of its vectors; the first of each is usual and needs no mention.
 FEATURES = ("projected", "pooled")
 LONG_TEXTS = ("truncate", "chunk")
@@ -82,9 +83,14 @@ def index_path(
     each other; the hashes keep apart two folders, or two checkpoints, of one name.
     """
     encoder = f"{model}|{absolute_if_file(pretrained)}"
-    name = f"{_slug(Path(data).resolve().name)}-{_short(str(Path(data).resolve()))}"
     variant = "".join(f"-{word}" for word in (features, long_text) if word not in (FEATURES[0], LONG_TEXTS[0]))
-    return Path(artifacts) / "datasets" / f"{name}--{_slug(model)}-{_short(encoder)}{variant}.h5"
+    return Path(artifacts) / "datasets" / f"{data_name(data)}--{_slug(model)}-{_short(encoder)}{variant}.h5"
+
+
+def data_name(data: str) -> str:
+    """A data folder's name as part of a file's name; the hash of its whole path keeps apart two of one name."""
+    path = Path(data).resolve()
+    return f"{_slug(path.name)}-{_short(str(path))}"
 
 
 def absolute_if_file(pretrained: str) -> str:

@@ -5,14 +5,12 @@ Everything in it that comes from the data is escaped. `python -m embed audit DAT
 
 import base64
 import io
-import os
-import re
 from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 from string import Template
 
-from cache import content_key, write_bytes_atomically
+from cache import data_name, write_bytes_atomically
 from embed.ahead import run_ahead
 from embed.dataset import Meme
 from embed.findings import LABELS, Finding, Group, OddRow
@@ -26,14 +24,13 @@ _MEMES = 4
 _ROWS = 200
 _THUMBNAIL, _QUALITY = 240, 70
 _TEXT = 400
+_NAME = 90
 _TEMPLATE = Path(__file__).parent / "templates" / "audit.html"
 
 
 def page_path(artifacts: Path, data: str) -> Path:
-    """Where the page of a data folder goes; the hash keeps apart two folders of one name."""
-    folder = Path(data).resolve()
-    slug = re.sub(r"[^A-Za-z0-9.]+", "-", folder.name).strip("-")[:80] or "unnamed"
-    return artifacts / "audit" / f"{slug}-{content_key(os.fsencode(folder))[:6]}.html"
+    """Where the page of a data folder goes; of a name that is too long for a file, its end."""
+    return artifacts / "audit" / f"{data_name(data)[-_NAME:]}.html"
 
 
 def write_page(path: Path, root: Path, heading: list[str], findings: list[Finding]) -> None:

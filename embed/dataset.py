@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cache import SPLITS
 from embed.locate import PictureFinder
 from embed.tables import Complaint, DatasetError, Row, find_tables, read_table
 from embed.text import clean_text
@@ -30,7 +31,6 @@ _SPLITS = {
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-_ORDER = ("train", "validation", "test")
 UNLABELLED = -1
 
 
@@ -74,7 +74,7 @@ def scan_dataset(data: Path) -> tuple[Path, Iterator[Meme | Complaint]]:
     Raises DatasetError, also while it is read, for no such folder, no table, a missing column.
     """
     # train, validation, test, whatever the alphabet says: of a meme that is listed twice, the first row stays
-    tables = sorted(find_tables(data), key=lambda table: _ORDER.index(_split_in(table.stem) or "train"))
+    tables = sorted(find_tables(data), key=lambda table: SPLITS.index(_split_in(table.stem) or "train"))
     root = data if data.is_dir() else data.parent
     finder = PictureFinder(root)
     return root, (row for table in tables for row in _scan_table(table, finder, alone=len(tables) == 1))

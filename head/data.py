@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
-from cache import DatasetIndex, VectorStore, read_index, spec_id, text_key
+from cache import SPLITS, DatasetIndex, VectorStore, read_index, spec_id, text_key
 
-SPLITS = ("train", "validation", "test")
 # Five folds: a carved split is 20 % of the memes, the share that MultiOFF's own validation and test splits have.
 _FOLDS = 5
 # Fewer memes than this in train or validation give neither a head nor a choice between heads.
