@@ -21,18 +21,22 @@ from head.bundle import Bundle, UnusableBundle, load_bundle
 
 
 class MemeClassifier(nn.Module):
-    """A frozen CLIP and the fusion head that was trained on its vectors."""
+    """A frozen CLIP, the heads that were trained on its vectors, and their calibration."""
 
     def __init__(self, encoder: ClipEncoder, bundle: Bundle) -> None:
-        """Join the two. Raises SpecMismatch when the head was trained on another encoder's vectors."""
+        """Join the two. Raises SpecMismatch when the heads were trained on another encoder's vectors."""
         super().__init__()
         name = bundle.config["name"]
         require_same_spec(bundle.config["spec"], encoder.spec, f"the bundle {name} and the encoder that was loaded")
         self.image_tower, self.text_tower = encoder.image_tower, encoder.text_tower
-        self.head = bundle.head.to(encoder.device)
+        self.head = bundle.shipped.to(encoder.device)
+        self.calibration = bundle.calibration
         self.name: str = name
         self.version: str = bundle.config["version"]
         self.threshold: float = bundle.config["threshold"]
+        # probabilities from low to below high are left to a person; None where the bundle answers always
+        band = bundle.config["review"]
+        self.review: dict[str, float] | None = band and {end: band[end] for end in ("low", "high")}
         self._encoder = encoder
         self.eval()
 
@@ -65,8 +69,9 @@ class MemeClassifier(nn.Module):
 
     @torch.inference_mode()
     def forward(self, pixels: Sequence[Tensor], tokens: Sequence[Tensor]) -> Tensor:
-        """N prepared pictures and N prepared texts -> (N,) probabilities of `offensive`."""
-        return torch.sigmoid(self.head(self._encoder.image_features(pixels), self._encoder.text_features(tokens)))
+        """N prepared pictures and N prepared texts -> (N,) float64 probabilities of `offensive`."""
+        logits = self.head(self._encoder.image_features(pixels), self._encoder.text_features(tokens)).double()
+        return torch.sigmoid(self.calibration.slope * logits + self.calibration.offset)
 
     def warm_up(self) -> None:
         """Run once on nothing in particular: the first call of a torch module is several times slower."""

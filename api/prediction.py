@@ -38,13 +38,20 @@ class Predictor:
         return self._answer(probability, text)
 
     def _answer(self, probability: float, text: str | None) -> dict[str, Any]:
-        threshold = self.classifier.threshold
+        band = self.classifier.review
         return {
-            "label": "offensive" if probability >= threshold else "non-offensive",
+            "label": self._label(probability),
             "probability": round(probability, 6),
             "probabilities": {"offensive": round(probability, 6), "non-offensive": round(1 - probability, 6)},
-            "threshold": threshold,
+            "threshold": self.classifier.threshold,
+            **({} if band is None else {"review": band}),
             "text": {"value": text or "", "source": "request" if text and text.strip() else "none"},
             "model": self.model,
             "request_id": uuid.uuid4().hex,
         }
+
+    def _label(self, probability: float) -> str:
+        band = self.classifier.review
+        if band is not None and band["low"] <= probability < band["high"]:
+            return "review"
+        return "offensive" if probability >= self.classifier.threshold else "non-offensive"

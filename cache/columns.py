@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cache.index import SPLITS
+from cache.index import SPLITS, group_name
 
 _LABELS = {"1": 1, "0": 0, "-1": -1, "offensive": 1, "non-offensive": 0}
 
@@ -75,3 +75,8 @@ def splits(path: Path, column: str, values: Sequence[Any]) -> list[str]:
         if value not in SPLITS:
             raise wrong(path, column, row, f"expected one of {', '.join(SPLITS)}, got {value!r}")
     return list(values)
+
+
+def groups(values: Sequence[Any]) -> list[str]:
+    """The names of the memes' groups, "" where there is none; any value has one."""
+    return [group_name(value) for value in values]

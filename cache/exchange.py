@@ -1,7 +1,8 @@
 """Vectors with ids, labels and splits as one file, .npz or .parquet: to other programs, and from them.
 
-    ids, image (N, Di), text (N, Dt), label, split                 what every such file has
-    image_key, text_key, text_tokens, text_cut; spec, source       what a file of `export` has, too
+    ids, image (N, Di), text (N, Dt), label, split                    what every such file has
+    group                                                             what it may have
+    image_key, text_key, text_tokens, text_cut; spec, source, prompts what a file of `export` has, too
 
 It does not know stores or indexes. Nothing is unpickled.
 """
@@ -12,7 +13,7 @@ import json
 import zipfile
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,21 @@ from cache.spec import Spec
 SUFFIXES = (".npz", ".parquet")
 _VECTORS = ("image", "text")
 _REQUIRED = ("ids", *_VECTORS, "label", "split")
+_OPTIONAL = ("group",)
 _OURS = ("image_key", "text_key", "text_tokens", "text_cut")
 # What numpy and zipfile make of damaged bytes.
 _DAMAGE = (ValueError, KeyError, EOFError, OSError, NotImplementedError, MemoryError, zipfile.BadZipFile, zlib.error)
-_TEXTS = ("spec", "source", "content_sha256")
+_TEXTS = ("spec", "source", "prompts", "content_sha256")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A zero-shot prompt of an index; vector: Dt numbers, whose decimals lead back to their float32 bit for bit."""
+
+    label: str
+    text: str
+    tokens: int
+    vector: list[float]
 
 
 @dataclass(frozen=True)
@@ -43,13 +55,14 @@ class Origin:
     text_cut: Sequence[int]
     spec: Spec
     source: dict[str, str]
+    prompts: Sequence[Prompt] = ()
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
     """Memes with vectors. ids, splits: N texts; image (N, Di), text (N, Dt) float32; labels: N of 1 | 0 | -1.
 
-    origin: None where the vectors were made elsewhere.
+    origin: None where the vectors were made elsewhere; groups: N texts, "" where none is known.
     """
 
     ids: Sequence[str]
@@ -57,6 +70,7 @@ class Rows:
     text: np.ndarray
     labels: Sequence[int]
     splits: Sequence[str]
+    groups: Sequence[str]
     origin: Origin | None
 
 
@@ -81,27 +95,32 @@ def write_rows(path: Path, rows: Rows) -> None:
         "text_tokens": np.asarray(origin.text_tokens, np.int32),
         "text_cut": np.asarray(origin.text_cut, np.int8),
     }
+    if any(rows.groups):
+        held["group"] = list(rows.groups)
     texts = {"spec": json.dumps(origin.spec), "source": json.dumps(origin.source), "content_sha256": _digest(rows)}
+    if origin.prompts:
+        texts["prompts"] = json.dumps([asdict(prompt) for prompt in origin.prompts])
     write_bytes_atomically(path, parquet_bytes(held, texts) if path.suffix == ".parquet" else _npz(held | texts))
 
 
 def read_rows(path: Path) -> Rows:
     """Read and check a file. Raises UnusableTable, naming file, column and row, and OSError."""
     require_suffix(path)
-    names = ("id", *_REQUIRED, *_OURS)
+    names = ("id", *_REQUIRED, *_OPTIONAL, *_OURS)
     held, texts = read_parquet(path, names, _VECTORS) if path.suffix == ".parquet" else _read_npz(path, names)
     if "id" in held:
         held.setdefault("ids", held["id"])
     for name in _REQUIRED:
         if name not in held:
             raise UnusableTable(f"{path}: column {name}: missing; expected {', '.join(_REQUIRED)}")
-    columns.same_lengths(path, {name: held[name] for name in _REQUIRED})
+    columns.same_lengths(path, {name: held[name] for name in (*_REQUIRED, *_OPTIONAL) if name in held})
     rows = Rows(
         columns.ids(path, "ids", held["ids"]),
         columns.vectors(path, "image", held["image"]),
         columns.vectors(path, "text", held["text"]),
         columns.labels(path, "label", held["label"]),
         columns.splits(path, "split", held["split"]),
+        columns.groups(held.get("group", [""] * len(held["ids"]))),
         _origin(path, held, texts),
     )
     if rows.origin and _digest(rows) != texts.get("content_sha256"):
@@ -116,24 +135,27 @@ def _origin(path: Path, held: dict[str, Any], texts: dict[str, str]) -> Origin |
         columns.same_lengths(path, {name: held[name] for name in ("ids", *_OURS)})
         image_keys, text_keys = ([str(key) for key in held[name]] for name in _OURS[:2])
         tokens, cut = ([int(value) for value in held[name]] for name in _OURS[2:])
-        return Origin(image_keys, text_keys, tokens, cut, json.loads(texts["spec"]), json.loads(texts["source"]))
+        prompts = [Prompt(**prompt) for prompt in json.loads(texts.get("prompts", "[]"))]
+        spec, source = json.loads(texts["spec"]), json.loads(texts["source"])
+        return Origin(image_keys, text_keys, tokens, cut, spec, source, prompts)
     except (KeyError, ValueError, TypeError) as error:
         raise _changed(path) from error
 
 
 def _changed(path: Path) -> UnusableTable:
     return UnusableTable(
-        f"{path}: its vectors, keys or spec are not the ones that `export` wrote, so they cannot go back under that "
-        "spec; remove `spec` from the file to import them as vectors made elsewhere"
+        f"{path}: its vectors, keys, prompts or spec are not the ones that `export` wrote, so they cannot go back "
+        "under that spec; remove `spec` from the file to import them as vectors made elsewhere"
     )
 
 
 def _digest(rows: Rows) -> str:
-    """SHA-256 of all that the cache would trust: spec, keys, vectors, token counts. Labels and splits may change."""
+    """SHA-256 of all that the cache would trust: spec, keys, vectors, tokens, prompts; the other columns may change."""
     origin = rows.origin
     names = (origin.spec, origin.source, list(origin.image_keys), list(origin.text_keys))
     counts = (list(map(int, origin.text_tokens)), list(map(int, origin.text_cut)))
-    digest = hashlib.sha256(json.dumps([*names, *counts], sort_keys=True).encode())
+    prompts = [asdict(prompt) for prompt in origin.prompts]
+    digest = hashlib.sha256(json.dumps([*names, *counts, *prompts], sort_keys=True).encode())
     for side in (rows.image, rows.text):
         digest.update(f"{side.shape}".encode())
         digest.update(np.ascontiguousarray(side))

@@ -8,8 +8,9 @@ Rows that the embedding job skipped have no vectors and are left out; unlabelled
 from pathlib import Path
 from typing import Any
 
-from cache.exchange import Origin, Rows, require_suffix, write_rows
-from cache.index import read_index
+from cache.exchange import Origin, Prompt, Rows, require_suffix, write_rows
+from cache.index import DatasetIndex, read_index
+from cache.keys import text_key
 from cache.store import VectorStore
 
 
@@ -31,6 +32,13 @@ def export_index(index_file: Path, vectors: Path, out: Path) -> int:
     store = VectorStore(vectors, index.spec)
     columns = {name: kept(name) for name in ("image_keys", "text_keys", "text_tokens", "text_cut")}
     image, text = (store.read(kind, columns[f"{kind}_keys"]) for kind in ("image", "text"))
-    origin = Origin(**columns, spec=index.spec, source=index.source)
-    write_rows(out, Rows(kept("ids"), image, text, kept("labels"), kept("splits"), origin))
+    origin = Origin(**columns, spec=index.spec, source=index.source, prompts=_prompts(index, store))
+    write_rows(out, Rows(kept("ids"), image, text, kept("labels"), kept("splits"), kept("groups"), origin))
     return len(rows)
+
+
+def _prompts(index: DatasetIndex, store: VectorStore) -> list[Prompt]:
+    named = [(label, text) for label, texts in index.prompts.items() for text in texts]
+    keys = [text_key(text) for _, text in named]
+    numbers = zip(store.token_counts(keys).tolist(), store.read("text", keys).tolist())
+    return [Prompt(*label_and_text, *number) for label_and_text, number in zip(named, numbers, strict=True)]

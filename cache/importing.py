@@ -16,7 +16,7 @@ from cache.artifacts import IMPORTED, datasets_folder, vectors_folder
 from cache.compact import MOST_ROWS
 from cache.exchange import Origin, Rows, read_rows
 from cache.index import DatasetIndex, UnusableIndex, read_index, write_index
-from cache.keys import content_key, file_digest
+from cache.keys import content_key, file_digest, text_key
 from cache.segments import Segment
 from cache.store import VectorStore
 
@@ -46,6 +46,7 @@ def import_rows(file: Path, name: str, artifacts: Path, say: Callable[[str], Non
             store.forget_damaged()
         _add(store, "image", origin.image_keys, rows.image, [0] * len(rows.ids))
         _add(store, "text", origin.text_keys, rows.text, origin.text_tokens)
+        _add_prompts(store, origin)
     write_index(path, index)
     return path
 
@@ -66,6 +67,9 @@ def _elsewhere(file: Path, rows: Rows) -> Origin:
 
 def _index(rows: Rows, origin: Origin) -> DatasetIndex:
     none = [""] * len(rows.ids)
+    prompts: dict[str, list[str]] = {}
+    for prompt in origin.prompts:
+        prompts.setdefault(prompt.label, []).append(prompt.text)
     return DatasetIndex(
         ids=rows.ids,
         splits=rows.splits,
@@ -80,6 +84,8 @@ def _index(rows: Rows, origin: Origin) -> DatasetIndex:
         image_stamps=none,
         spec=origin.spec,
         source=origin.source,
+        groups=rows.groups,
+        prompts=prompts,
     )
 
 
@@ -93,6 +99,12 @@ def _require_free(path: Path, index: DatasetIndex) -> None:
         return  # damaged: this import mends it
     if there.source["model"] != IMPORTED and there != index:
         raise NameTaken(f"{path}: stands there already and was not imported; give another NAME")
+
+
+def _add_prompts(store: VectorStore, origin: Origin) -> None:
+    keys = [text_key(prompt.text) for prompt in origin.prompts]
+    vectors = np.array([prompt.vector for prompt in origin.prompts], np.float32)
+    _add(store, "text", keys, vectors, [prompt.tokens for prompt in origin.prompts])
 
 
 def _add(store: VectorStore, kind: str, keys: Sequence[str], vectors: np.ndarray, tokens: Sequence[int]) -> None:

@@ -9,8 +9,9 @@ import io
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -19,11 +20,13 @@ from cache.files import write_bytes_atomically
 from cache.hdf5 import hdf5_bytes, put, seal_is_whole
 from cache.spec import Spec
 
-FORMAT = 2
+FORMAT = 3
 SPLITS = ("train", "validation", "test")
 # What a name may say of its vectors; the first of each is usual and needs no mention.
 FEATURES = ("projected", "pooled")
 LONG_TEXTS = ("truncate", "chunk")
+# A group's name heads a row of a report; a cell that is longer is prose in the wrong column.
+_MAX_GROUP = 100
 _HDF5 = b"\x89HDF"
 _CHUNK_BYTES = 1 << 20  # one dataset is read whole and at once, so few and large chunks
 # Texts are bytes and ends: HDF5's own strings carry no checksum and refuse a NUL. Surrogates stand for bytes of file
@@ -45,6 +48,9 @@ class DatasetIndex:
     none; text_cut: 1 where the encoder read only the text's beginning, else 0; image_stamps: an opaque hint of the
     embedding job, by which it knows an unchanged picture file, "" where there is none.
     source: {"data", "model", "pretrained", ...} as the user gave them to the job.
+    groups: whom a meme is about, as the data say it (see `group_name`), "" where they do not; () is "" for every row.
+    prompts: {"offensive" | "non-offensive": texts} for zero-shot classification, whose vectors are in the store under
+    `text_key`, as any text's; {} where there are none, as for vectors made elsewhere.
     """
 
     ids: Sequence[str]
@@ -60,8 +66,12 @@ class DatasetIndex:
     image_stamps: Sequence[str]
     spec: Spec
     source: dict[str, str]
+    groups: Sequence[str] = ()
+    prompts: dict[str, list[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not self.groups:
+            object.__setattr__(self, "groups", [""] * len(self.ids))
         lengths = {name: len(getattr(self, name)) for name in _COLUMNS}
         if len(set(lengths.values())) != 1:
             raise ValueError(f"the columns of an index have one length, got {lengths}")
@@ -70,8 +80,20 @@ class DatasetIndex:
         return len(self.ids)
 
 
-_COLUMNS = tuple(f.name for f in fields(DatasetIndex) if f.name not in ("spec", "source"))
+_DESCRIPTIONS = ("spec", "source", "prompts")  # of the whole index, as JSON
+_COLUMNS = tuple(f.name for f in fields(DatasetIndex) if f.name not in _DESCRIPTIONS)
 _NUMBERS = {"labels": np.int8, "text_tokens": np.int32, "text_cut": np.int8}  # the other columns hold text
+
+
+def group_name(value: Any) -> str:
+    """A table's cell as the name of a meme's group, at most 100 characters; "" for None or an empty list.
+
+    A list, of a meme about several groups, becomes their names in alphabetical order, joined with "+".
+    """
+    if value is None:
+        return ""
+    name = "+".join(sorted({str(part).strip() for part in value})) if isinstance(value, list) else str(value)
+    return name.strip()[:_MAX_GROUP].rstrip()
 
 
 def index_path(
@@ -132,7 +154,8 @@ def read_index(path: Path) -> DatasetIndex:
             if file.attrs["format"] != FORMAT:
                 raise UnusableIndex(f"{path}: format {file.attrs['format']}, expected {FORMAT}; run `make embed` again")
             columns = {name: _numbers(file, name) if name in _NUMBERS else _texts(file, name) for name in _COLUMNS}
-            return DatasetIndex(**columns, spec=json.loads(file.attrs["spec"]), source=json.loads(file.attrs["source"]))
+            described = {name: json.loads(file.attrs[name]) for name in _DESCRIPTIONS}
+            return DatasetIndex(**columns, **described)
     except UnusableIndex:
         raise
     except (OSError, KeyError, ValueError) as error:
@@ -141,8 +164,8 @@ def read_index(path: Path) -> DatasetIndex:
 
 def _fill(file: h5py.File, index: DatasetIndex) -> None:
     file.attrs["format"] = FORMAT
-    file.attrs["spec"] = json.dumps(index.spec, sort_keys=True)
-    file.attrs["source"] = json.dumps(index.source, sort_keys=True)
+    for name in _DESCRIPTIONS:
+        file.attrs[name] = json.dumps(getattr(index, name), sort_keys=True)
     for name in _COLUMNS:
         values = getattr(index, name)
         if name in _NUMBERS:

@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
 def _report(settings: EmbedSettings, summary: Summary) -> str:
     splits = Counter(meme.split for meme in summary.memes)
     spec = summary.store.spec
-    new = sum(summary.embedded.values())
+    new = sum(summary.embedded.values()) + summary.prompts["embedded"]
     device = f" on {summary.device}" if summary.device else ", not loaded: nothing to embed"
     fate = "embedded in pieces" if settings.profile.long_text == "chunk" else "cut"
     too_long = f"{summary.too_long} longer than {spec['tokenizer']['context_length']} tokens, {fate}"
@@ -80,6 +80,7 @@ def _report(settings: EmbedSettings, summary: Summary) -> str:
         + f" ({spec['feature']}, {spec['dtype']}, spec {spec_id(spec)}){device}",
         f"images     {_counts(summary, 'image')}",
         f"texts      {_counts(summary, 'text')}; {too_long}",
+        f"prompts    {_counts(summary, 'prompt')}; for zero-shot CLIP, beside the memes' texts",
         f"skipped    {len(summary.skipped)} meme{'' if len(summary.skipped) == 1 else 's'}",
         *(f"           {line}" for line in _skipped(summary)),
         f"rate       {new / summary.seconds:.0f} vectors/s ({new} in {summary.seconds:.1f} s: {_spent(summary)})"
@@ -105,6 +106,7 @@ def _as_json(settings: EmbedSettings, summary: Summary) -> dict[str, Any]:
         "distinct": summary.distinct,
         "cached": summary.cached,
         "embedded": summary.embedded,
+        "prompts": summary.prompts,
         "too_long": summary.too_long,
         "long_text": settings.profile.long_text,
         "skipped": [{"id": name, "where": where, "reason": reason} for name, where, reason in summary.skipped],
@@ -131,8 +133,11 @@ def _skipped(summary: Summary) -> list[str]:
     return lines + ([f"and {more} more; the index has every reason"] if more else [])
 
 
-def _counts(summary: Summary, kind: str) -> str:
-    distinct, cached, new = summary.distinct[kind], summary.cached[kind], summary.embedded[kind]
+def _counts(summary: Summary, part: str) -> str:
+    if part == "prompt":
+        distinct, cached, new = (summary.prompts[name] for name in ("distinct", "cached", "embedded"))
+    else:
+        distinct, cached, new = summary.distinct[part], summary.cached[part], summary.embedded[part]
     return f"{distinct} distinct: {cached} already cached, {new} newly embedded"
 
 

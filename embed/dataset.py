@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cache import SPLITS
+from cache.index import group_name
 from embed.locate import PictureFinder
 from embed.tables import Complaint, DatasetError, Row, find_tables, read_table
 from embed.text import clean_text
@@ -32,6 +33,8 @@ _SPLITS = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 UNLABELLED = -1
+# What the fine-grained Hateful Memes write where no group is attacked.
+_NO_GROUP = "pc_empty"
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,8 @@ class Meme:
     """One row of a data set.
 
     image: path inside the data folder, as POSIX; text: cleaned, may be empty; label: 1 offensive, 0 not,
-    -1 unlabelled; split: "train" | "validation" | "test"; where: file and row; problem: "" or why it is skipped.
+    -1 unlabelled; split: "train" | "validation" | "test"; where: file and row; problem: "" or why it is skipped;
+    group: whom the meme is about, as the data say it, or "".
     """
 
     id: str
@@ -49,6 +53,7 @@ class Meme:
     split: str
     where: str
     problem: str = ""
+    group: str = ""
 
 
 def read_dataset(data: Path) -> tuple[Path, list[Meme]]:
@@ -120,7 +125,7 @@ def _read_row(row: Row, default_split: str | None, finder: PictureFinder) -> Ite
         written = fields.get("id")
         id = name if written in (None, "") else clean_text(str(written))
         text = clean_text(str(fields["text"] or ""))
-        yield Meme(id, image, text, parts["label"], parts["split"], where, problem)
+        yield Meme(id, image, text, parts["label"], parts["split"], where, problem, _group(fields))
 
 
 def _name(fields: dict[str, Any]) -> str:
@@ -144,6 +149,11 @@ def _split(fields: dict[str, Any], default: str | None) -> str:
 
 def _label(fields: dict[str, Any]) -> int:
     return UNLABELLED if fields["label"] is None else parse_label(fields["label"])
+
+
+def _group(fields: dict[str, Any]) -> str:
+    group = clean_text(group_name(fields.get("group")))
+    return "" if group == _NO_GROUP else group
 
 
 def _mark_repeats(rows: list[Meme]) -> list[Meme]:

@@ -21,6 +21,7 @@ from embed.dataset import Meme, read_dataset
 from embed.hashing import Hashed, UnusableFile, hash_pictures, read_picture
 from embed.pictures import UnreadableImage
 from embed.profile import Profile
+from embed.prompts import PROMPTS
 from embed.recall import recall_spec, remember_spec
 
 if TYPE_CHECKING:
@@ -65,9 +66,9 @@ class EmbedSettings:
 class Summary:
     """What a run found and did; the dictionaries have an entry for "image" and one for "text".
 
-    distinct, cached, embedded: numbers of keys; too_long: texts longer than the context; skipped: (id, file and row,
-    reason); seconds: spent on embedding, loading not counted; spent: {"decode" | "tokenise" | "model": seconds}, of
-    all cores together on a CPU.
+    distinct, cached, embedded: numbers of keys; prompts: the same three, of the zero-shot prompts that no meme's text
+    equals; too_long: memes' texts longer than the context; skipped: (id, file and row, reason); seconds: spent on
+    embedding, loading not counted; spent: {"decode" | "tokenise" | "model": seconds}, of all cores together on a CPU.
     """
 
     memes: list[Meme]
@@ -75,6 +76,7 @@ class Summary:
     distinct: dict[str, int] = field(default_factory=dict)
     cached: dict[str, int] = field(default_factory=dict)
     embedded: dict[str, int] = field(default_factory=dict)
+    prompts: Counter[str] = field(default_factory=Counter)
     too_long: int = 0
     skipped: list[tuple[str, str, str]] = field(default_factory=list)
     device: str = ""
@@ -91,17 +93,19 @@ def embed_dataset(settings: EmbedSettings, say: Callable[[str], None]) -> Summar
     root, memes = read_dataset(Path(settings.data))
     hints = {} if settings.rehash else _hints(settings.index)
     hashed = hash_pictures(root, [meme.image for meme in memes if not meme.problem], hints)
+    texts = {text_key(meme.text): meme.text for meme in memes}
+    prompts = {text_key(text): text for group in PROMPTS.values() for text in group}
     wanted: dict[str, dict[str, Any]] = {
         "image": {key: root / image for image, key in hashed.keys.items()},
-        "text": {text_key(meme.text): meme.text for meme in memes},
+        "text": texts | prompts,
     }
     encoder = _LazyEncoder(settings, say)
     store, todo = _plan(settings, encoder, wanted)
-    summary = Summary(memes, store, distinct={kind: len(items) for kind, items in wanted.items()})
+    summary = Summary(memes, store)
     busy = any(todo.values()) or store.damaged
     with store.locked(lambda: say("another job is filling this cache; waiting for it")) if busy else nullcontext():
         _report_damage(store, say)
-        passing = _fill(settings, store, encoder, wanted, summary)
+        passing = _fill(settings, store, encoder, wanted, prompts.keys() - texts.keys(), summary)
     failures = store.failures("image") | passing
     skipped = [_reason(meme, hashed, failures) for meme in memes]
     summary.skipped = [(meme.id, meme.where, reason) for meme, reason in zip(memes, skipped, strict=True) if reason]
@@ -142,16 +146,23 @@ def _fill(
     store: VectorStore,
     encoder: "_LazyEncoder",
     wanted: dict[str, dict[str, Any]],
+    prompts: set[str],
     summary: Summary,
 ) -> dict[str, str]:
-    """Embed what the store lacks, now that no other job adds to it; {key: reason} of what may go well another time."""
+    """Embed what the store lacks, now that no other job adds to it; {key: reason} of what may go well another time.
+
+    prompts: the keys that are counted apart.
+    """
     passing: dict[str, str] = {}
     for kind, items in wanted.items():
-        summary.cached[kind] = len(store.known(kind) & items.keys())
-        summary.embedded[kind] = 0
+        cached = store.known(kind) & items.keys()
         todo = _missing(store, kind, items, settings.retry_failed)
         if todo:
             passing |= _embed(store, kind, todo, encoder.load(), summary)
+        embedded = store.known(kind) & todo.keys()
+        for name, keys in (("distinct", items.keys()), ("cached", cached), ("embedded", embedded)):
+            getattr(summary, name)[kind] = len(keys - prompts)
+            summary.prompts[name] += len(keys & prompts)
     return passing
 
 
@@ -228,7 +239,6 @@ def _embed(
     summary.seconds += time.monotonic() - started
     summary.spent["decode" if kind == "image" else "tokenise"] += filled.preparing
     summary.spent["model"] += filled.encoding
-    summary.embedded[kind] = filled.added
     summary.device = str(encoder.device)
     return filled.passing
 
@@ -271,4 +281,6 @@ def _index(
             "pretrained": settings.pretrained,
             **asdict(settings.profile),
         },
+        groups=[meme.group for meme in memes],
+        prompts={label: list(texts) for label, texts in PROMPTS.items()},
     )

@@ -18,11 +18,14 @@ _COLUMNS = {
     "label": ("label", "class"),
     "split": ("split",),
     "id": ("id",),
+    # Not `target`: in tables for machine learning that is as a rule the label. Not `pc` of the fine-grained Hateful
+    # Memes: it holds what each annotator said, `gold_pc` what most of them did.
+    "group": ("group", "subgroup", "target_group", "identity", "protected_category", "gold_pc"),
 }
 _REQUIRED = ("image", "text", "label")
 
 Row = tuple[str, dict[str, Any]]
-"""File and row, and {image, text, label, split, id: value} of the columns that there are."""
+"""File and row, and {image, text, label, split, id, group: value} of the columns that there are."""
 
 
 class DatasetError(ValueError):

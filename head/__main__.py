@@ -1,10 +1,10 @@
-"""Tune a fusion head over cached vectors and write its model bundle, or write a bundle's report again.
+"""Tune a fusion head over cached vectors and write its model bundle, or estimate how good such a head is.
 
-    python -m head tune --data demo/memes --model local-dir:demo/encoder --trials 40
-    python -m head report artifacts/bundles/latest
+    python -m head tune --data demo/memes --model local-dir:demo/encoder --trials 200
+    python -m head nested --data demo/memes --model local-dir:demo/encoder
 
-Needs the index and vectors that `make embed` leaves in --artifacts; loads no CLIP. Exit codes: 0 done, 2 something to
-put right, said in a sentence, 130 stopped by Ctrl-C.
+Needs the index and vectors that `make embed` leaves in --artifacts; loads no CLIP and reads no test memes, which
+`python -m report` does, once. Exit codes: 0 done, 2 something to put right, said in a sentence, 130 stopped by Ctrl-C.
 """
 
 import argparse
@@ -16,15 +16,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from cache import FEATURES, LONG_TEXTS, DatasetIndex, find_index
-from head.bundle import LABELS, load_bundle, save_bundle
-from head.data import SPLITS, Features, content_groups, fingerprint, load_features, with_splits
-from head.evaluate import HEAD, evaluate_methods, read_estimate, verdict
-from head.metrics import METRICS
-from head.report import HEADINGS, settings_line, write_report
-from head.train import train_head
-from head.tune import TuneConfig, Tuned, finished_trials, tune
+from cache import FEATURES, LONG_TEXTS, DatasetIndex, find_index, read_index
+from head.baselines import BOTH
+from head.bundle import LABELS, save_bundle, write_part
+from head.data import SPLITS, Features, fingerprint, load_tuning, prompt_vectors
+from head.evaluate import describe, part, regression_wins, verdict
+from head.folds import PROTOCOLS, Protocol
+from head.methods import Judged
+from head.metrics import Figure, read_figure
+from head.nested import nested
+from head.procedure import ENSEMBLE, SINGLE, TuneConfig, Tuned, study_digest, tune
+from head.search import ROUND, StudyConfig, finished_trials, pruner, sampler
+from head.threshold import OBJECTIVES, Aim, Unreachable, review_band
+
+SHIP = {"ensemble": ENSEMBLE, "regression": BOTH}
+# The methods whose heads are in the bundle; the others are quickly fitted again when the report wants them.
+_KEPT = (ENSEMBLE, SINGLE, BOTH)
+# The metrics that fit a terminal; the report has all.
+_SHOWN = {"accuracy": "accuracy", "f1_offensive": "F1 offensive", "macro_f1": "macro-F1", "auroc": "AUROC"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -44,86 +55,222 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m head", description="Tune a fusion head over cached vectors.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    form = argparse.ArgumentDefaultsHelpFormatter
-    tuning = commands.add_parser("tune", help="search, evaluate, write a model bundle", formatter_class=form)
-    tuning.add_argument(
-        "--data", default="demo/memes", help="data folder, as given to the embedding job, or a dataset index"
-    )
-    tuning.add_argument("--model", default="local-dir:demo/encoder", help="encoder, as given to the embedding job")
-    tuning.add_argument("--pretrained", default="", help="its checkpoint, as given to the embedding job")
-    tuning.add_argument("--features", choices=FEATURES, default=FEATURES[0], help="as given to the embedding job")
-    tuning.add_argument("--long-text", choices=LONG_TEXTS, default=LONG_TEXTS[0], help="as given to the embedding job")
-    tuning.add_argument("--artifacts", type=Path, default=Path("artifacts"), help="folder of vectors and results")
-    tuning.add_argument("--trials", type=int, default=40, help="wanted total, earlier runs of the study included")
-    tuning.add_argument(
-        "--study",
-        default=None,
-        help="name to continue under; default: made from the data set, its contents and the model",
-    )
-    tuning.add_argument("--seed", type=int, default=0, help="of splits, weights, search and intervals")
-    tuning.set_defaults(run=_tune)
-    reporting = commands.add_parser("report", help="write a bundle's report.html again", formatter_class=form)
-    reporting.add_argument("bundle", nargs="?", type=Path, default=Path("artifacts/bundles/latest"))
-    reporting.set_defaults(run=_report)
+    for name, run, purpose in (
+        ("tune", _tune, "search, choose an ensemble, write a model bundle"),
+        ("nested", _nested, "nested cross-validation: an honest estimate of what `tune` does"),
+    ):
+        command = commands.add_parser(name, help=purpose, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        _add_data(command)
+        _add_search(command)
+        _add_aim(command)
+        command.set_defaults(run=run)
+        if name == "tune":
+            command.add_argument("--ship", choices=SHIP, default="ensemble", help="what the bundle answers with")
+            command.add_argument(
+                "--review",
+                type=float,
+                default=None,
+                help="share of memes nearest the threshold left to people, e.g. 0.2",
+            )
     return parser
 
 
+def _add_data(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--data", default="demo/memes", help="data folder, as given to the embedding job, or an index")
+    command.add_argument("--model", default="local-dir:demo/encoder", help="encoder, as given to the embedding job")
+    command.add_argument("--pretrained", default="", help="its checkpoint, as given to the embedding job")
+    command.add_argument("--features", choices=FEATURES, default=FEATURES[0], help="as given to the embedding job")
+    command.add_argument("--long-text", choices=LONG_TEXTS, default=LONG_TEXTS[0], help="as given to the embedding job")
+    command.add_argument("--artifacts", type=Path, default=Path("artifacts"), help="folder of vectors and results")
+
+
+def _add_search(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--trials", type=int, default=200, help="wanted total, earlier runs of the study included")
+    command.add_argument("--study", default=None, help="name to go on under; default: made from data, model and folds")
+    command.add_argument("--storage", default=None, help="database URL; default: a file in the folder of results")
+    command.add_argument(
+        "--protocol",
+        choices=PROTOCOLS,
+        default=PROTOCOLS[0],
+        help="kfold on train and validation, or train / validation",
+    )
+    command.add_argument("--folds", type=int, default=5, help="of the kfold protocol")
+    command.add_argument("--repeats", type=int, default=1, help="of all folds; of official, runs with other weights")
+    command.add_argument("--jobs", type=int, default=0, help="trainings at a time; 0: one per core, at most four")
+    command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where heads are trained")
+    command.add_argument("--seed", type=int, default=0, help="of splits, folds, weights, search and intervals")
+
+
+def _add_aim(command: argparse.ArgumentParser) -> None:
+    aims = command.add_mutually_exclusive_group()
+    plain = [objective for objective in OBJECTIVES if objective not in ("precision", "recall")]
+    aims.add_argument("--objective", choices=plain, default=plain[0], help="what the threshold maximises")
+    aims.add_argument(
+        "--target-recall", type=float, default=None, help="the threshold finds this share of the offensive"
+    )
+    aims.add_argument("--target-precision", type=float, default=None, help="the threshold is right this often")
+
+
 def _tune(options: argparse.Namespace) -> None:
+    index_file, index, features = _load(options)
+    _print_memes(features, index)
+    digest = fingerprint(features, index.spec)
+    config = _config(options, index_file, digest)
+    prompts = prompt_vectors(index, options.artifacts / "vectors")
+    try:
+        tuned = tune(features, digest, prompts, config)
+    except KeyboardInterrupt:
+        _say_kept(config)
+        raise
+    settings, predictions = _settings(
+        index_file, index, features, digest, config, tuned, SHIP[options.ship], options.review
+    )
+    folder = options.artifacts / "bundles" / index_file.stem
+    ensembles = {name: judged.method.ensemble for name, judged in tuned.methods.items() if name in _KEPT}
+    save_bundle(folder, ensembles, settings, predictions)
+    _point_latest(folder)
+    _print_results(settings)
+    print(f"bundle  {folder}")
+
+
+def _nested(options: argparse.Namespace) -> None:
+    if options.protocol != "kfold":
+        raise ValueError("nested cross-validation makes its own folds; leave --protocol out")
+    index_file, index, features = _load(options)
+    digest = fingerprint(features, index.spec)
+    config = _config(options, index_file, digest)
+    prompts = prompt_vectors(index, options.artifacts / "vectors")
+    metrics = nested(features, index.spec, prompts, config, lambda line: print(line, file=sys.stderr))
+    folder = options.artifacts / "nested" / index_file.stem
+    write_part(folder, "nested.json", {**metrics, "fingerprint": digest})
+    _print_table("nested cross-validation", metrics)
+    print(f"\n{verdict({'shipped': ENSEMBLE}, metrics)}\nnested  {folder / 'nested.json'}")
+
+
+def _load(options: argparse.Namespace) -> tuple[Path, DatasetIndex, Features]:
     index_file = find_index(
         options.artifacts, options.data, options.model, options.pretrained, options.features, options.long_text
     )
-    features, index = load_features(index_file, options.artifacts / "vectors")
-    features = with_splits(features, content_groups(index), options.seed)
-    _print_memes(features, index)
-    seen = features.only("train", "validation")
-    # Named after the data too, so that fifty new memes begin a study instead of being refused by the old one.
-    study = options.study or f"{index_file.stem}-{fingerprint(seen, index.spec)[:8]}"
-    config = TuneConfig(options.artifacts / "studies.sqlite3", study, options.trials, options.seed)
-    try:
-        tuned = tune(seen, index.spec, config)
-    except KeyboardInterrupt:
-        kept = f"{finished_trials(config)} of {config.trials} trials are kept in {config.storage}"
-        print(f"\n{kept}; the same command goes on from there", file=sys.stderr)
-        raise
-    head = train_head(tuned.head, tuned.train, seen)
-    metrics, predictions = evaluate_methods(head, features, options.seed)
-    settings = _settings(index_file.stem, features, index, tuned, config, metrics)
-    folder = options.artifacts / "bundles" / index_file.stem
-    save_bundle(folder, head, settings, predictions)
-    report = write_report(folder)
-    _point_latest(folder)
-    _print_results(tuned, metrics)
-    print(f"bundle  {folder}\nreport  {report}")
+    index = read_index(index_file)
+    official = options.protocol == "official"
+    return index_file, index, load_tuning(index, options.artifacts / "vectors", official, options.seed)
 
 
-def _report(options: argparse.Namespace) -> None:
-    path = write_report(options.bundle)
-    print(f"{verdict(load_bundle(options.bundle).config['metrics'])}\nreport  {path}")
+def _config(options: argparse.Namespace, index_file: Path, digest: str) -> TuneConfig:
+    if not options.storage:
+        options.artifacts.mkdir(parents=True, exist_ok=True)
+    protocol = Protocol(options.protocol, options.folds, options.repeats)
+    # Named after the data and folds too, so that fifty new memes begin a study instead of being refused by the old one.
+    study = options.study
+    if study is None:
+        study = f"{index_file.stem}-{study_digest(digest, protocol, options.seed)[:8]}"
+    storage = options.storage or f"sqlite:///{(options.artifacts / 'studies.sqlite3').resolve()}"
+    jobs = options.jobs or min(ROUND, os.cpu_count() or 1)
+    study_config = StudyConfig(storage, study, options.trials, options.seed)
+    return TuneConfig(study_config, protocol, _aim(options), jobs, _device(options.device))
+
+
+def _aim(options: argparse.Namespace) -> Aim:
+    for name in ("recall", "precision"):
+        target = getattr(options, f"target_{name}")
+        if target is not None:
+            return Aim(name, target)
+    return Aim(options.objective)
+
+
+def _device(name: str) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: torch sees no GPU here; use auto or cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _say_kept(config: TuneConfig) -> None:
+    kept = f"{finished_trials(config.study)} of {config.study.trials} trials are kept in {config.study.place}"
+    print(f"\n{kept}; the same command goes on from there", file=sys.stderr)
 
 
 def _settings(
-    name: str, features: Features, index: DatasetIndex, tuned: Tuned, config: TuneConfig, metrics: dict[str, Any]
-) -> dict[str, Any]:
-    return {
-        "name": name,
-        "train": asdict(tuned.train),
+    index_file: Path,
+    index: DatasetIndex,
+    features: Features,
+    digest: str,
+    config: TuneConfig,
+    tuned: Tuned,
+    shipped: str,
+    review: float | None,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What config.json and predictions.json hold."""
+    judged = tuned.methods[shipped]
+    if judged.unreachable:
+        raise Unreachable(f"{shipped}: {judged.unreachable}; its trials are kept, so ask for less and run this again")
+    held = np.flatnonzero(tuned.folds[0] >= 0)
+    memes = features.at(held)
+    probability = {name: method.out_of_fold[held] for name, method in tuned.methods.items()}
+    settings = {
+        "name": index_file.stem,
+        "seed": config.study.seed,
+        "shipped": shipped,
+        "methods": {name: _method(method) for name, method in tuned.methods.items()},
+        "calibration": asdict(judged.calibration),
+        "aim": asdict(config.aim),
+        "threshold": judged.threshold,
+        "review": _review(memes.label, probability[shipped], judged.threshold, review),
         "encoder": {part: index.source[part] for part in ("model", "pretrained")},
         "spec": index.spec,
-        "threshold": metrics["methods"][HEAD]["threshold"],
-        "metrics": metrics,
         "data": {
             "source": index.source["data"],
-            "fingerprint": fingerprint(features, index.spec),
+            "index": index_file.name,
+            "fingerprint": digest,
+            "groups": len(np.unique(features.copies)),
             "counts": _counts(features),
         },
-        "study": {
-            "name": config.study,
-            "trials": len(tuned.history),
-            "best_trial": tuned.trial,
-            "best_value": tuned.value,
-            "history": tuned.history,
-        },
-        "seed": config.seed,
+        "protocol": asdict(config.protocol),
+        "study": _study(config, tuned),
+    }
+    settings["tuning_metrics"] = describe("tuning", memes, probability, settings, np.zeros(len(memes), bool))
+    return settings, {"tuning": part(memes, probability)}
+
+
+def _method(judged: Judged) -> dict[str, Any]:
+    return {
+        "calibration": asdict(judged.calibration),
+        "threshold": judged.threshold,
+        "settings": judged.method.settings,
+    }
+
+
+def _review(label: np.ndarray, probability: np.ndarray, threshold: float, share: float | None) -> dict[str, Any] | None:
+    if share is None:
+        return None
+    band = review_band(label, probability, threshold, share)
+    error = Figure(band.error, None).plain()
+    return {"share": share, "low": band.low, "high": band.high, "coverage": band.coverage, "error": error}
+
+
+def _study(config: TuneConfig, tuned: Tuned) -> dict[str, Any]:
+    best = tuned.found.best(1)[0]
+    return {
+        "name": config.study.study,
+        "trials": len(tuned.found.trials),
+        "best_trial": best.number,
+        "best_value": best.value,
+        "sampler": type(sampler(0, 0)).__name__,
+        "pruner": type(pruner()).__name__,
+        "picks": [
+            {"trial": trial.number, "picked": picked, "head": asdict(trial.head), "train": asdict(trial.train)}
+            for trial, picked in tuned.picks
+        ],
+        "history": [
+            {
+                "trial": trial.number,
+                "state": "complete" if trial.complete else "pruned",
+                "value": trial.value,
+                "params": trial.params,
+                "seconds": trial.seconds,
+            }
+            for trial in tuned.found.trials
+        ],
+        "importances": tuned.found.importances,
     }
 
 
@@ -144,25 +291,48 @@ def _point_latest(folder: Path) -> None:
 
 
 def _print_memes(features: Features, index: DatasetIndex) -> None:
-    for split, part in _counts(features).items():
-        shares = ", ".join(f"{count} {label}" for label, count in part.items())
-        print(f"{split:<11} {sum(part.values())} memes: {shares}")
-    skipped = sum(1 for reason in index.skipped if reason)
-    if len(index) > len(features):
-        unlabelled = len(index) - len(features) - skipped
+    for split, counts in _counts(features).items():
+        shares = ", ".join(f"{count} {label}" for label, count in counts.items())
+        print(f"{split:<11} {sum(counts.values())} memes: {shares}")
+    copies = len(features) - len(np.unique(features.copies))
+    print(f"copies      {copies} memes are near-copies of others and share their fold")
+    skipped, unlabelled = sum(map(bool, index.skipped)), sum(label not in (0, 1) for label in index.labels)
+    if skipped or unlabelled:
         print(f"left out    {skipped} without vectors, {unlabelled} without a label")
 
 
-def _print_results(tuned: Tuned, metrics: dict[str, Any]) -> None:
-    names = metrics["methods"]
-    print(f"\n{metrics['split']:<33}" + "".join(f"{HEADINGS[metric]:<22}" for metric in METRICS).rstrip())
-    for name, figures in names.items():
-        cells = "".join(f"{read_estimate(figures[metric])!s:<22}" for metric in METRICS)
+def _print_results(settings: dict[str, Any]) -> None:
+    metrics, study = settings["tuning_metrics"], settings["study"]
+    protocol = settings["protocol"]
+    title = "validation" if protocol["name"] == "official" else f"out of fold, {protocol['folds']} folds"
+    _print_table(title, metrics)
+    print(f"\nbest of {study['trials']} trials: number {study['best_trial']}, mean AUROC {study['best_value']:.3f}")
+    print("ensemble    " + ", ".join(f"{pick['picked']} x trial {pick['trial']}" for pick in study["picks"]))
+    aim = settings["aim"]
+    wanted = aim["objective"] if aim["target"] is None else f"{aim['objective']} of at least {aim['target']}"
+    print(f"threshold   {settings['threshold']:.3f}, for {wanted}")
+    if settings["review"]:
+        _print_review(settings["review"])
+    if settings["shipped"] == ENSEMBLE and regression_wins(metrics):
+        print("\nLogistic regression does at least as well on these memes and is simpler: SHIP=regression ships it.")
+    print(
+        "Chosen on the memes that they are measured on, all of this is optimistic; `make report` looks at test, once."
+    )
+
+
+def _print_review(review: dict[str, Any]) -> None:
+    error = read_figure(review["error"]).estimate
+    print(
+        f"review      probabilities from {review['low']:.3f} to {review['high']:.3f} are left to people; "
+        f"{review['coverage']:.0%} are answered, of which {error} wrongly"
+    )
+
+
+def _print_table(title: str, metrics: dict[str, Any]) -> None:
+    print(f"\n{title:<33}" + "".join(f"{heading:<22}" for heading in _SHOWN.values()).rstrip())
+    for name, method in metrics["methods"].items():
+        cells = "".join(f"{read_figure(method['figures'][metric]).estimate!s:<22}" for metric in _SHOWN)
         print(f"{name:<33}{cells}".rstrip())
-    best = {**asdict(tuned.head), **asdict(tuned.train)}
-    print(f"\nbest of {len(tuned.history)} trials, number {tuned.trial}, validation AUROC {tuned.value:.3f}")
-    print(f"  {settings_line(best)}")
-    print(f"\n{verdict(metrics)}")
 
 
 if __name__ == "__main__":

@@ -1,18 +1,21 @@
 """The model bundle: a folder with all that serving or reporting a head needs, and nothing pickled.
 
-    config.json        head, encoder, feature spec, threshold, metrics, study, versions
-    head.safetensors   the head's weights and standardisation
-    predictions.json   probabilities of every method on validation and test
-    report.html        written by `head.report`
+    config.json        heads, encoder, feature spec, calibration, threshold, study, versions
+    head.safetensors   the heads' weights and scalings
+    predictions.json   every method's probabilities: out of fold, and of test once the report has looked at it
+    metrics.json, gallery.json, report.html    written by `python -m report`
+    nested.json        written by `python -m head nested`
 
-Knows nothing of tuning or of CLIP. Written by `python -m head tune`, read by the server.
+Knows nothing of tuning or of CLIP. Written by `python -m head tune`, read by the report and by the server.
 """
 
 import hashlib
 import json
+import math
 import platform
 import shutil
 import uuid
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -24,13 +27,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from cache import write_bytes_atomically
+from head.calibration import Calibration
+from head.ensemble import HeadEnsemble
 from head.fusion import FusionHead, HeadConfig
 
-FORMAT = 1
+FORMAT = 2
 LABELS = ["non-offensive", "offensive"]
+# Folds times repeats, far beyond any protocol: what is more is a damaged config.json.
+_MOST_MEMBERS = 10_000
 _LIBRARIES = ("torch", "numpy", "scikit-learn", "optuna", "safetensors", "h5py")
-# What decides a prediction, beside the weights. The date and the figures do not change the version.
-_SERVED = ("name", "head", "encoder", "spec", "labels", "threshold", "calibration")
+# What decides an answer, beside the weights. The date and the figures do not change the version.
+_SERVED = ("name", "shipped", "parts", "encoder", "spec", "labels", "calibration", "threshold", "review", "twins")
 
 
 class UnusableBundle(ValueError):
@@ -39,27 +46,44 @@ class UnusableBundle(ValueError):
 
 @dataclass(frozen=True)
 class Bundle:
-    """A head in eval mode, and its config as in config.json."""
+    """The ensembles by the name of their method, in eval mode, and the config as in config.json."""
 
-    head: FusionHead
+    ensembles: dict[str, HeadEnsemble]
     config: dict[str, Any]
 
+    @property
+    def shipped(self) -> HeadEnsemble:
+        """The one that answers."""
+        return self.ensembles[self.config["shipped"]]
 
-def save_bundle(folder: Path, head: FusionHead, settings: dict[str, Any], predictions: dict[str, Any]) -> Bundle:
+    @property
+    def calibration(self) -> Calibration:
+        """From its logits to probabilities."""
+        return Calibration(**self.config["calibration"])
+
+
+def save_bundle(
+    folder: Path, ensembles: dict[str, HeadEnsemble], settings: dict[str, Any], predictions: dict[str, Any]
+) -> Bundle:
     """Write a bundle to `folder`, replacing an older one only when the new one is whole on disk.
 
-    settings: name, train, encoder, spec, threshold, metrics, data, study, seed, as JSON values. A kill between the two
-    last renames leaves the old bundle beside `folder`, under a name that ends in `.old`. Raises OSError, and
-    ValueError for a number that JSON does not have.
+    settings: name, shipped, encoder, spec, calibration, threshold, review and what a report shows, as JSON values. A
+    kill between the two last renames leaves the old bundle beside `folder`, under a name that ends in `.old`. Raises
+    OSError, and ValueError for a number that JSON does not have.
     """
-    state = {name: value.detach().cpu().contiguous() for name, value in head.state_dict().items()}
+    state, twins = _state(ensembles)
     weights = save(state)
-    config = {**settings, "format": FORMAT, "head": asdict(head.config), "labels": LABELS, "calibration": None}
+    config = {**settings, "format": FORMAT, "labels": LABELS, "twins": twins}
+    config["parts"] = {name: _parts(ensemble) for name, ensemble in ensembles.items()}
     config["weights_sha256"] = hashlib.sha256(weights).hexdigest()
     config["version"] = _version(config)
     config["created"] = datetime.now(UTC).isoformat(timespec="seconds")
     config["versions"] = _versions()
-    files = {"head.safetensors": weights, "predictions.json": _json(predictions), "config.json": _json(config)}
+    files = {
+        "head.safetensors": weights,
+        "predictions.json": as_json(predictions),
+        "config.json": as_json(config),
+    }
     staging = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
     try:
         for name, data in files.items():
@@ -67,37 +91,110 @@ def save_bundle(folder: Path, head: FusionHead, settings: dict[str, Any], predic
         _replace(staging, folder)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    return Bundle(head, config)
+    return Bundle(ensembles, config)
 
 
 def load_bundle(folder: Path) -> Bundle:
     """Read a bundle. Raises UnusableBundle, naming the file and what to do."""
-    config = _read_json(folder / "config.json")
-    if config.get("format") != FORMAT:
-        raise UnusableBundle(
-            f"{folder / 'config.json'}: format {config.get('format')!r}, expected {FORMAT}; "
-            "run `python -m head tune` again"
-        )
+    config = read_config(folder)
     try:
-        head = FusionHead(HeadConfig(**config["head"]))
-        _check_config(config)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:  # RuntimeError: more memory than there is
+        ensembles = {name: _empty(parts) for name, parts in config["parts"].items()}
+        _check_config(config, ensembles)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UnusableBundle(
             f"{folder / 'config.json'}: {error!r} is missing or unfit; run `python -m head tune` again"
         ) from error
-    _load_weights(head, folder / "head.safetensors", config.get("weights_sha256"))
-    return Bundle(head.eval(), config)
+    _load_weights(ensembles, folder / "head.safetensors", config)
+    return Bundle({name: ensemble.eval() for name, ensemble in ensembles.items()}, config)
 
 
-def read_predictions(folder: Path) -> dict[str, Any]:
-    """{split: {ids, label, probability: {method: [N]}}}. Raises UnusableBundle."""
-    return _read_json(folder / "predictions.json")
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json, of this format. Raises UnusableBundle."""
+    config = read_part(folder, "config.json")
+    if config is None:
+        raise UnusableBundle(f"{folder / 'config.json'}: no such file; `make tune` writes a model bundle")
+    if config.get("format") != FORMAT:
+        raise UnusableBundle(
+            f"{folder / 'config.json'}: format {config.get('format')!r}, expected {FORMAT}; run `make tune` again"
+        )
+    return config
 
 
-def _check_config(config: dict[str, Any]) -> None:
+def read_part(folder: Path, name: str) -> dict[str, Any] | None:
+    """One of a bundle's JSON files, None where it is absent. Raises UnusableBundle where it is damaged."""
+    path = folder / name
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UnusableBundle(f"{path}: cannot be read ({error.strerror}); `make tune` writes a model bundle") from error
+    except (ValueError, RecursionError) as error:
+        raise UnusableBundle(f"{path}: not JSON ({error}); run `make tune` again") from error
+    if not isinstance(value, dict):
+        raise UnusableBundle(f"{path}: expected a JSON object; run `make tune` again")
+    return value
+
+
+def write_part(folder: Path, name: str, value: dict[str, Any]) -> None:
+    """Write one of a bundle's JSON files. Raises OSError, and ValueError for a number that JSON does not have."""
+    write_bytes_atomically(folder / name, as_json(value))
+
+
+def as_json(value: dict[str, Any]) -> bytes:
+    """As the bundle's files hold it."""
+    return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "surrogateescape")
+
+
+def _state(ensembles: dict[str, HeadEnsemble]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """All tensors by name, and {name: name of an equal one}: heads tuned on the same folds share their scalings, which
+    are most of a small head's bytes."""
+    state: dict[str, torch.Tensor] = {}
+    twins: dict[str, str] = {}
+    first: dict[tuple[str, ...], str] = {}
+    for method, ensemble in ensembles.items():
+        for field, value in ensemble.heads.state_dict().items():
+            tensor = value.detach().cpu().contiguous()
+            content = (str(tensor.shape), hashlib.sha256(tensor.numpy().tobytes()).hexdigest())
+            name = f"{method}/{field}"
+            if first.setdefault(content, name) == name:
+                state[name] = tensor
+            else:
+                twins[name] = first[content]
+    return state, twins
+
+
+def _parts(ensemble: HeadEnsemble) -> list[dict[str, Any]]:
+    return [
+        {"head": asdict(head.config), "members": head.members, "weight": weight}
+        for head, weight in zip(ensemble.heads, ensemble.weights)
+    ]
+
+
+def _empty(parts: Sequence[dict[str, Any]]) -> HeadEnsemble:
+    """The heads without their weights, so that a config of heads larger than memory does no harm."""
+    for part in parts:
+        members, weight = part["members"], part["weight"]
+        if not isinstance(members, int) or not 1 <= members <= _MOST_MEMBERS:
+            raise ValueError(f"members: expected a whole number from 1 to {_MOST_MEMBERS}, got {members!r}")
+        if not isinstance(weight, (int, float)) or not math.isfinite(weight):
+            raise ValueError(f"weight: expected a number, got {weight!r}")
+    if not parts:
+        raise ValueError("parts: expected at least one head")
+    with torch.device("meta"):
+        heads = [FusionHead(HeadConfig(**part["head"]), part["members"]) for part in parts]
+    return HeadEnsemble(heads, [part["weight"] for part in parts])
+
+
+def _check_config(config: dict[str, Any], ensembles: dict[str, HeadEnsemble]) -> None:
     threshold = config["threshold"]
     if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not 0 <= threshold <= 1:
         raise ValueError(f"threshold: expected a number from 0 to 1, got {threshold!r}")
+    Calibration(**config["calibration"])
+    if config["shipped"] not in ensembles:
+        raise ValueError(f"shipped: expected one of {', '.join(ensembles)}, got {config['shipped']!r}")
+    if config["review"] is not None and not 0 <= config["review"]["low"] <= config["review"]["high"] <= 1:
+        raise ValueError(f"review: expected 0 <= low <= high <= 1, got {config['review']!r}")
     if config["labels"] != LABELS:
         raise ValueError(f"labels: expected {LABELS}, got {config['labels']!r}")
     for name, kind in (("name", str), ("version", str), ("encoder", dict), ("spec", dict)):
@@ -108,34 +205,25 @@ def _check_config(config: dict[str, Any]) -> None:
             raise TypeError(f"encoder.{name}: expected str, got {config['encoder'][name]!r}")
 
 
-def _load_weights(head: FusionHead, path: Path, digest: str | None) -> None:
+def _load_weights(ensembles: dict[str, HeadEnsemble], path: Path, config: dict[str, Any]) -> None:
     try:
         weights = path.read_bytes()
-        if hashlib.sha256(weights).hexdigest() != digest:
+        if hashlib.sha256(weights).hexdigest() != config.get("weights_sha256"):
             raise UnusableBundle(f"{path}: not the weights of config.json; copy the bundle again, whole")
-        head.load_state_dict(load(weights))
+        state = load(weights)
+        state |= {name: state[twin] for name, twin in config["twins"].items()}
+        for method, ensemble in ensembles.items():
+            prefix = f"{method}/"
+            own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+            ensemble.heads.load_state_dict(own, assign=True)
     except OSError as error:
         raise UnusableBundle(f"{path}: cannot be read ({error.strerror}); copy the bundle again, whole") from error
-    except (SafetensorError, RuntimeError) as error:
+    except (SafetensorError, RuntimeError, KeyError, TypeError, AttributeError) as error:
         raise UnusableBundle(
-            f"{path}: the weights do not fit the head of config.json ({error}); run `python -m head tune` again"
+            f"{path}: the weights do not fit the heads of config.json ({error}); run `make tune` again"
         ) from error
-    if not all(torch.isfinite(value).all() for value in head.state_dict().values()):
-        raise UnusableBundle(f"{path}: the weights hold NaN or infinite numbers; run `python -m head tune` again")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise UnusableBundle(
-            f"{path}: cannot be read ({error.strerror}); `python -m head tune` writes a model bundle"
-        ) from error
-    except ValueError as error:
-        raise UnusableBundle(f"{path}: not JSON ({error}); run `python -m head tune` again") from error
-    if not isinstance(value, dict):
-        raise UnusableBundle(f"{path}: expected a JSON object; run `python -m head tune` again")
-    return value
+    if not all(value.dtype == torch.float32 and torch.isfinite(value).all() for value in state.values()):
+        raise UnusableBundle(f"{path}: the weights hold NaN, infinite or no float32 numbers; run `make tune` again")
 
 
 def _replace(staging: Path, folder: Path) -> None:
@@ -147,7 +235,7 @@ def _replace(staging: Path, folder: Path) -> None:
     folder.rename(retired)
     try:
         staging.rename(folder)
-    except OSError:
+    except BaseException:  # Ctrl-C too
         retired.rename(folder)
         raise
     shutil.rmtree(retired)
@@ -166,7 +254,3 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def _json(value: dict[str, Any]) -> bytes:
-    return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "surrogateescape")

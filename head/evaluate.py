@@ -1,95 +1,236 @@
-"""Every method beside every other: thresholds from validation, figures from the evaluation split, and the verdict.
+"""Every method beside every other: figures, subgroups, mistakes, and the verdict in words.
 
-Does not know how the head was found. `python -m head tune` calls it once, after tuning.
+`head tune` describes the memes that were tuned on, by out-of-fold predictions; `python -m report` looks at test, once.
+Thresholds and calibrations are never touched here.
 """
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cache import DatasetIndex, read_index
 from head.baselines import BOTH, fit_baselines
-from head.data import Features
-from head.fusion import FusionHead
-from head.metrics import DEFINITION, METRICS, Estimate, auroc_difference, choose_threshold, evaluate
-from head.train import predict
+from head.bundle import UnusableBundle, load_bundle, read_part, write_part
+from head.calibration import Calibration
+from head.data import Features, fingerprint, load_everything, load_tuning, prompt_vectors, usable_rows
+from head.folds import Protocol, assign_folds, members
+from head.metrics import DEFINITION, Estimate, Figure, compare, read_figure, share
+from head.procedure import ENSEMBLE
+from head.threshold import measure_band
 
-HEAD = "fusion head"
+MISTAKES, NEIGHBOURS = 12, 3
+# A p below this is called better or worse; the custom of the field.
+_SIGNIFICANT = 0.05
+
+
+def describe(
+    split: str,
+    memes: Features,
+    probability: dict[str, np.ndarray],
+    config: dict[str, Any],
+    copied: np.ndarray,
+) -> dict[str, Any]:
+    """The metrics of every method on some memes, ready for JSON.
+
+    split: "tuning", "test" or "nested"; probability: {method: (N,)}; config: of the bundle, of which methods' thresholds
+    and settings, shipped, review and seed are read; copied: (N,) bool, which memes have a near-copy among those tuned on.
+    """
+    methods, seed, shipped = config["methods"], config["seed"], config["shipped"]
+    thresholds = {name: methods[name]["threshold"] for name in probability}
+    figures = compare(memes.label, probability, thresholds, BOTH, seed)
+    return {
+        "split": split,
+        "definition": DEFINITION,
+        "reference": BOTH,
+        "methods": {
+            name: {
+                "threshold": thresholds[name],
+                "settings": methods[name]["settings"],
+                "figures": {metric: figure.plain() for metric, figure in by_metric.items()},
+            }
+            for name, by_metric in figures.items()
+        },
+        "subgroups": _subgroups(memes, probability[shipped] >= thresholds[shipped]),
+        "review": _review(memes.label, probability[shipped], config),
+        "copies": _copies(memes.label, probability[shipped], copied, seed),
+    }
+
+
+def evaluate_bundle(folder: Path, artifacts: Path, say: Callable[[str], None]) -> None:
+    """Look at the test memes and write metrics.json, predictions.json and gallery.json; nothing where metrics.json is
+    there already, so that test is looked at once. Without a test split the memes are those tuned on.
+
+    Raises UnusableBundle, also where the data are no longer those that the bundle was tuned on.
+    """
+    bundle = load_bundle(folder)
+    if read_part(folder, "metrics.json") is not None:
+        return
+    config, predictions = bundle.config, read_part(folder, "predictions.json")
+    index = read_index(artifacts / "datasets" / config["data"]["index"])
+    protocol, seed = Protocol(**config["protocol"]), config["seed"]
+    official = protocol.name == "official"
+    tuning = load_tuning(index, artifacts / "vectors", official, seed)
+    if predictions is None or fingerprint(tuning, index.spec) != config["data"]["fingerprint"]:
+        raise UnusableBundle(
+            f"{folder}: the memes, splits or vectors have changed since it was tuned; run `make tune` again"
+        )
+    everything = load_everything(index, artifacts / "vectors", official, seed)
+    test = everything.only("test")
+    if len(test):
+        say(f"looking at the {len(test)} memes of test, once")
+        scores = {name: ensemble.score for name, ensemble in bundle.ensembles.items()}
+        shares = members(assign_folds(tuning.label, tuning.copies, tuning.split, protocol, seed))
+        prompts = prompt_vectors(index, artifacts / "vectors")
+        scores |= {n: m.score for n, m in fit_baselines(tuning, shares, prompts, seed).items() if n not in scores}
+        probability = {
+            name: Calibration(**method["calibration"])(scores[name](test)) for name, method in config["methods"].items()
+        }
+        tuned_on = set(everything.only("train", "validation").copies.tolist())
+        copied = np.array([copy in tuned_on for copy in test.copies.tolist()])
+        metrics = describe("test", test, probability, config, copied)
+        predictions["test"] = part(test, probability)
+        judged, chances = test, probability[config["shipped"]]
+    else:
+        metrics = config["tuning_metrics"]
+        chances = np.array(predictions["tuning"]["probability"][config["shipped"]])
+        judged = tuning.at(np.flatnonzero(np.isin(tuning.ids, predictions["tuning"]["ids"])))
+    write_part(folder, "gallery.json", _gallery(index, judged, chances, tuning, config))
+    write_part(folder, "predictions.json", predictions)
+    write_part(folder, "metrics.json", metrics)
+
+
+def part(memes: Features, probability: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Some memes' predictions, ready for JSON."""
+    return {
+        "ids": memes.ids.tolist(),
+        "label": memes.label.tolist(),
+        "group": memes.subgroup.tolist(),
+        "probability": {name: values.tolist() for name, values in probability.items()},
+    }
+
+
+def verdict(config: dict[str, Any], metrics: dict[str, Any]) -> str:
+    """The evaluation in a few plain sentences: the shipped method against chance, then against logistic regression."""
+    figures = {name: _auroc(metrics, name) for name in metrics["methods"]}
+    shipped, split = config["shipped"], metrics["split"]
+    ours, peer = figures[shipped].estimate, figures[BOTH].estimate
+    where = {"test": "On test", "nested": "In nested cross-validation", "tuning": _tuning_memes(config)}[split]
+    if ours.point is None:
+        return f"{where} all memes are of one class, so AUROC is undefined and nothing is compared."
+    said = f"{where}, the {shipped} has an AUROC of {ours}"
+    said += "" if shipped == BOTH else f", logistic regression on the same vectors {peer}"
+    if ours.contains(0.5):
+        said += ". The interval contains 0.5: no better than guessing here."
+    elif ours.point < 0.5:
+        said += ". It ranks the memes the wrong way round: worse than guessing here."
+    elif split == "tuning":
+        # The best of many trials has an interval above 0.5 on pure noise, too.
+        said += ". Whether that is better than guessing cannot be told from the memes that chose it."
+    else:
+        said += ". It is better than guessing"
+        said += "." if shipped == BOTH else f", and {_against(ours, peer, figures[shipped].p)}."
+    return said + (_OPTIMISTIC if split == "tuning" else "")
+
+
 _OPTIMISTIC = (
-    " There is no test split: these figures are optimistic, since validation chose the head, the penalties and the "
-    "thresholds, and the intervals do not allow for that."
+    " There is no test split: these figures are optimistic, since the same memes chose the heads, and the intervals do "
+    "not allow for that. `make tune-nested` gives an honest estimate."
 )
 
 
-def evaluate_methods(head: FusionHead, features: Features, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the bundle keeps of an evaluation: metrics and predictions, both ready for JSON.
-
-    metrics: {split, definition, methods: {name: {threshold, settings, each of METRICS: {point, interval}}},
-    auroc_difference}; the split is test where there is one, else validation. predictions: {split: {ids, label,
-    probability: {name: [N]}}} for validation and test, so that a report never needs the data again.
-    """
-    split = "test" if "test" in features.split else "validation"
-    baselines = fit_baselines(features)
-    predictions = {}
-    for name in dict.fromkeys(("validation", split)):
-        memes = features.only(name)
-        chances = {HEAD: predict(head, memes), **{n: b.probability(memes) for n, b in baselines.items()}}
-        predictions[name] = {"ids": memes.ids.tolist(), "label": memes.label, "probability": chances}
-    methods = {name: _method(name, predictions, split, seed) for name in predictions[split]["probability"]}
-    for name, baseline in baselines.items():
-        methods[name]["settings"] = baseline.settings
-    chances = predictions[split]["probability"]
-    difference = auroc_difference(predictions[split]["label"], chances[HEAD], chances[BOTH], seed)
-    metrics = {"split": split, "definition": DEFINITION, "methods": methods, "auroc_difference": _plain(difference)}
-    return metrics, {name: _lists(part) for name, part in predictions.items()}
+def regression_wins(tuning_metrics: dict[str, Any]) -> bool:
+    """Whether logistic regression ranks the memes tuned on, out of fold, at least as well as the tuned ensemble."""
+    ours, peer = (_auroc(tuning_metrics, name).estimate.point for name in (ENSEMBLE, BOTH))
+    return ours is not None and peer is not None and peer >= ours
 
 
-def read_estimate(figure: dict[str, Any]) -> Estimate:
-    """An estimate as the bundle keeps it, {point, interval}."""
-    low, high = figure["interval"] or (None, None)
-    return Estimate(figure["point"], low, high)
+def _auroc(metrics: dict[str, Any], method: str) -> Figure:
+    return read_figure(metrics["methods"][method]["figures"]["auroc"])
 
 
-def verdict(metrics: dict[str, Any]) -> str:
-    """The evaluation in a few plain sentences: head against chance, then against logistic regression."""
-    split = metrics["split"]
-    ours = read_estimate(metrics["methods"][HEAD]["auroc"])
-    peer = read_estimate(metrics["methods"][BOTH]["auroc"])
-    figures = f"On {split}, the fusion head has an AUROC of {ours}, logistic regression on the same vectors {peer}"
-    if ours.point is None:
-        said = f"The {split} split has memes of one class only, so AUROC is undefined and nothing is compared"
-    elif ours.contains(0.5):
-        said = f"{figures}. The interval of the head's AUROC contains 0.5: no better than guessing here"
-    elif ours.point < 0.5:
-        said = f"{figures}. The head ranks the memes the wrong way round: worse than guessing here"
-    elif split == "validation":
-        # The best of many trials has an interval above 0.5 on pure noise, too.
-        said = f"{figures}. Whether the head is better than guessing cannot be told from the memes that chose it"
-    else:
-        against = _against(read_estimate(metrics["auroc_difference"]))
-        said = f"{figures}. The head is better than guessing, and {against}"
-    return f"{said}.{_OPTIMISTIC if split == 'validation' else ''}"
+def _tuning_memes(config: dict[str, Any]) -> str:
+    return "On validation" if config["protocol"]["name"] == "official" else "Out of fold, on the memes tuned on"
 
 
-def _against(difference: Estimate) -> str:
-    figure = f"difference of AUROC {difference.point:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"
-    if difference.contains(0.0):
+def _against(ours: Estimate, peer: Estimate, p: float | None) -> str:
+    figure = f"difference {ours.point - peer.point:+.3f}, p {p:.3f}" if p is not None else "no p"
+    if p is None or p >= _SIGNIFICANT:
         return f"not distinguishable from logistic regression ({figure})"
-    if difference.point > 0:
+    if ours.point > peer.point:
         return f"better than logistic regression ({figure})"
     return f"worse than logistic regression, which is the simpler choice ({figure})"
 
 
-def _method(name: str, predictions: dict[str, Any], split: str, seed: int) -> dict[str, Any]:
-    chosen_on, judged_on = predictions["validation"], predictions[split]
-    threshold = choose_threshold(chosen_on["label"], chosen_on["probability"][name])
-    figures = evaluate(judged_on["label"], judged_on["probability"][name], threshold, seed)
-    return {"threshold": threshold, "settings": {}, **{metric: _plain(figures[metric]) for metric in METRICS}}
+def _subgroups(memes: Features, called: np.ndarray) -> list[dict[str, Any]]:
+    """How the memes of each group named in the data fare; nothing where the data name none."""
+    rows = []
+    for group in sorted(set(memes.subgroup.tolist())) if memes.subgroup.any() else []:
+        there = memes.subgroup == group
+        wrong = {value: called[there & (memes.label == value)] != value for value in (0, 1)}
+        rows.append(
+            {
+                "group": group,
+                "memes": int(there.sum()),
+                "offensive": int(memes.label[there].sum()),
+                "false_positive_rate": Figure(share(wrong[0]), None).plain(),
+                "false_negative_rate": Figure(share(wrong[1]), None).plain(),
+            }
+        )
+    return rows
 
 
-def _plain(estimate: Estimate) -> dict[str, Any]:
-    return {"point": estimate.point, "interval": None if estimate.point is None else [estimate.low, estimate.high]}
+def _review(label: np.ndarray, probability: np.ndarray, config: dict[str, Any]) -> dict[str, Any] | None:
+    band = config["review"]
+    if band is None:
+        return None
+    coverage, error = measure_band(label, probability, config["threshold"], band["low"], band["high"])
+    return {"coverage": coverage, "error": Figure(error, None).plain()}
 
 
-def _lists(part: dict[str, Any]) -> dict[str, Any]:
-    probability: dict[str, np.ndarray] = part["probability"]
-    return {**part, "label": part["label"].tolist(), "probability": {n: p.tolist() for n, p in probability.items()}}
+def _copies(label: np.ndarray, probability: np.ndarray, copied: np.ndarray, seed: int) -> dict[str, Any]:
+    """How many of the memes have a near-copy among those tuned on, and the AUROC of the others."""
+    others = ~copied
+    without = Figure(Estimate(None, None, None), None)
+    if others.any():
+        without = compare(label[others], {"": probability[others]}, {"": 0.5}, None, seed)[""]["auroc"]
+    return {"memes": int(copied.sum()), "auroc_without": without.plain()}
+
+
+def _gallery(
+    index: DatasetIndex, judged: Features, probability: np.ndarray, tuning: Features, config: dict[str, Any]
+) -> dict[str, Any]:
+    """The mistakes that were made with most confidence, each with the memes tuned on that are most like it."""
+    threshold = config["threshold"]
+    wrong = (probability >= threshold) != (judged.label == 1)
+    # as far from the threshold as there is room on that side
+    room = np.where(probability >= threshold, 1 - threshold, threshold)
+    confidence = np.abs(probability - threshold) / np.maximum(room, 1e-9)
+    worst = np.flatnonzero(wrong)[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES]
+    place = {index.ids[row]: row for row in usable_rows(index)}
+
+    def shown(memes: Features, row: int) -> dict[str, Any]:
+        at = place[memes.ids[row]]
+        return {"id": index.ids[at], "image": index.images[at], "text": index.texts[at], "label": index.labels[at]}
+
+    mistakes = []
+    for row in worst:
+        near, similarity = _most_alike(judged, row, tuning)
+        neighbours = [{**shown(tuning, n), "similarity": s} for n, s in zip(near.tolist(), similarity.tolist())]
+        mistakes.append({**shown(judged, row), "probability": float(probability[row]), "neighbours": neighbours})
+    return {"data": config["data"]["source"], "mistakes": mistakes}
+
+
+def _most_alike(memes: Features, row: int, known: Features) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of `known` that are most like one meme, itself left out, and their mean cosine of both sides, centred."""
+    similarity = np.zeros(len(known))
+    for side in ("image", "text"):
+        vectors, own = getattr(known, side), getattr(memes, side)[row]
+        centre = vectors.mean(axis=0)
+        lengths = np.linalg.norm(vectors - centre, axis=1) * np.linalg.norm(own - centre)
+        similarity += (vectors - centre) @ (own - centre) / np.maximum(lengths, 1e-9) / 2
+    similarity[known.ids == memes.ids[row]] = -np.inf
+    near = np.argsort(-similarity, kind="stable")[:NEIGHBOURS]
+    near = near[np.isfinite(similarity[near])]
+    return near, similarity[near]

@@ -1,133 +1,283 @@
 """Fusion heads: an image vector and a text vector in, one logit of "offensive" out.
 
-Knows neither the encoder nor the training; a head is rebuilt from its HeadConfig and its state dict alone.
-Used by `python -m head tune`, and by the server through `head.bundle`.
+A FusionHead holds M members: heads of one shape and with weights of their own, the folds and repeats of a trial. They
+are trained together and answer together, as batched products. Knows neither the encoder nor the training; a head is
+rebuilt from its HeadConfig, the number of its members and its state dict alone. Used by `python -m head tune`, and by
+the server through `head.bundle`.
 """
 
+import math
+import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# Width of the fused vector, in widths of one mapped side.
-_FUSED_WIDTHS = {"concat": 2, "align": 1, "align_concat": 3, "combiner": 1}
+from head.scaling import Scaling
+
+# The fused vector's width, in widths of a mapped side. "linear" has no mapped sides: it is logistic regression's form.
+_FUSED_WIDTHS = {
+    "align": 1,
+    "align_concat": 3,
+    "combiner": 1,
+    "concat": 2,
+    "cross": 1,
+    "difference": 1,
+    "image": 1,
+    "linear": 1,
+    "text": 1,
+}
 FUSIONS = tuple(_FUSED_WIDTHS)
-# Components of unit vectors deviate by about 1/sqrt(D), above .005; below this a column is constant up to rounding.
-_CONSTANT = 1e-6
+OUTPUTS = ("linear", "cosine")
+# An outer product is as wide as the square of its sides: 32 x 32 is as wide as the papers' mapped sides are.
+_CROSS_WIDTH = 32
+# Far beyond any encoder's vectors and any head: what is larger is a damaged config.json, not a wish.
+_WIDEST, _DEEPEST = 1 << 20, 64
+# How much of the adapted vector is mixed in: CLIP-Adapter's ratio on most of its data sets.
+_ADAPTER_RATIO = 0.2
+# MemeCLIP's scale of cosines: without one, sigmoid(1 - (-1)) would be the highest probability there is.
+_COSINE_SCALE = 30.0
+# Random numbers are the slowest part of dropout on a CPU, so masks are cut from a pool at random places. Several times
+# what one mask takes, so that two steps seldom meet the same one.
+_MASK_POOL = 1 << 20
+_MASKS_PER_POOL = 4
 
 
 @dataclass(frozen=True)
 class HeadConfig:
     """The shape of a head. Raises ValueError for what no head can have.
 
-    fusion: one of FUSIONS; width: of a mapped side; depth: hidden layers, each `hidden` wide; map_dropout: on the
+    image_dim, text_dim: of the encoder's vectors; fusion: one of FUSIONS; components: principal components that a
+    side is reduced to first, 0 for none of that; spectrum: see Scaling; adapter: width of a residual bottleneck on each side, 0 for none;
+    width: of a mapped side; depth: hidden layers, each `hidden` wide; output: one of OUTPUTS; map_dropout: on the
     mapped sides; dropout: on the fused vector and after each hidden layer.
     """
 
     image_dim: int
     text_dim: int
     fusion: str = "align"  # the element-wise product is the best single choice in HateCLIPper
-    width: int = 256  # the papers have 1024 and thousands of memes; hundreds do not fill more
+    components: int = 128  # hundreds of memes span no more that generalises, and a step is several times quicker
+    spectrum: int = 2  # on planted memes worth .03 of AUROC over 1
+    adapter: int = 0  # an option: at hundreds of memes it is seldom chosen
+    width: int = 128  # the papers have 1024 and thousands of memes; hundreds do not fill more
     depth: int = 1  # HateCLIPper and RGCL use 1 to 3; the shallowest overfits least
-    hidden: int = 256  # as wide as a mapped side, as in the papers
+    hidden: int = 128  # as wide as a mapped side, as in the papers
+    output: str = "linear"
     map_dropout: float = 0.2  # HateCLIPper
     dropout: float = 0.4  # HateCLIPper
 
     def __post_init__(self) -> None:
-        for name in ("image_dim", "text_dim", "width", "depth", "hidden"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}")
+        least = {
+            "image_dim": 1,
+            "text_dim": 1,
+            "components": 0,
+            "spectrum": 0,
+            "adapter": 0,
+            "width": 1,
+            "depth": 0,
+            "hidden": 1,
+        }
+        for name, lowest in least.items():
+            value, highest = getattr(self, name), _DEEPEST if name == "depth" else _WIDEST
+            if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= highest:
+                raise ValueError(f"{name}: expected a whole number from {lowest} to {highest}, got {value!r}")
         for name in ("map_dropout", "dropout"):
             value = getattr(self, name)
             if not isinstance(value, (int, float)) or not 0 <= value < 1:
                 raise ValueError(f"{name}: expected a number from 0 to below 1, got {value!r}")
-        if self.fusion not in FUSIONS:
-            raise ValueError(f"fusion: expected one of {', '.join(FUSIONS)}, got {self.fusion!r}")
+        for name, known in (("fusion", FUSIONS), ("output", OUTPUTS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}: expected one of {', '.join(known)}, got {getattr(self, name)!r}")
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        """Which vectors the head reads: "image", "text" or both."""
+        return (self.fusion,) if self.fusion in ("image", "text") else ("image", "text")
+
+    @property
+    def side_widths(self) -> dict[str, int]:
+        """The widths of the two sides after scaling, of which components may have taken most."""
+        dims = {"image": self.image_dim, "text": self.text_dim}
+        return {side: min(self.components or dim, dim) for side, dim in dims.items()}
 
 
-class Standardise(nn.Module):
-    """L2-normalise vectors, then standardise each column by the train vectors; (N, D) -> (N, D)."""
+class Linear(nn.Module):
+    """M linear maps, (M, N, I) -> (M, N, O)."""
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, members: int, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.zeros(dim))
-        self.register_buffer("std", torch.ones(dim))
+        bound = 1 / math.sqrt(inputs)  # as nn.Linear draws them
+        self.weight = nn.Parameter(torch.empty(members, inputs, outputs).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(members, 1, outputs).uniform_(-bound, bound))
 
-    def fit(self, vectors: Tensor) -> None:
-        """Take mean and deviation of the normalised (N, D) vectors; a constant column is only centred."""
-        rows = F.normalize(vectors.double(), dim=-1)
-        std = rows.std(dim=0, correction=0)
-        self.mean.copy_(rows.mean(dim=0))
-        self.std.copy_(torch.where(std < _CONSTANT, 1.0, std))
+    def forward(self, rows: Tensor) -> Tensor:
+        return torch.baddbmm(self.bias, rows, self.weight)
 
-    def forward(self, vectors: Tensor) -> Tensor:
-        return (F.normalize(vectors, dim=-1) - self.mean) / self.std
+
+class Dropout(nn.Module):
+    """Dropout (Srivastava et al., 2014) whose masks are cut from a pool that is drawn once."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self._rate = rate
+        self._pool = torch.empty(0)
+        self._places = random.Random()
+
+    def forward(self, rows: Tensor) -> Tensor:
+        if not self.training or not self._rate:
+            return rows
+        count = rows.numel()
+        if len(self._pool) < _MASKS_PER_POOL * count:
+            self._draw(max(_MASK_POOL, _MASKS_PER_POOL * count), rows)
+        start = self._places.randrange(len(self._pool) - count)
+        return rows * self._pool[start : start + count].view_as(rows)
+
+    def _draw(self, count: int, like: Tensor) -> None:
+        """The seed comes from torch's generator, so that whoever seeds that gets the same masks."""
+        kept = torch.rand(count, device=like.device) >= self._rate
+        self._pool = kept.to(like.dtype).div_(1 - self._rate)
+        self._places.seed(int(torch.randint(2**62, ()).item()))
+
+
+class Adapter(nn.Module):
+    """Residual bottleneck, (M, N, D) -> (M, N, D).
+
+    From Gao et al., "CLIP-Adapter: Better Vision-Language Models with Feature Adapters" (2021): two layers with ReLU,
+    mixed with what came in.
+    """
+
+    def __init__(self, members: int, width: int, bottleneck: int) -> None:
+        super().__init__()
+        self.down, self.up = Linear(members, width, bottleneck), Linear(members, bottleneck, width)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return _ADAPTER_RATIO * F.relu(self.up(F.relu(self.down(rows)))) + (1 - _ADAPTER_RATIO) * rows
 
 
 class Combiner(nn.Module):
-    """Gated sum of two mapped sides, (N, W) and (N, W) -> (N, W): mix + (1 - s) image + s text, one gate s per meme.
+    """Gated sum of two mapped sides, (M, N, W) twice -> (M, N, W): mix + (1 - s) image + s text, one gate s per meme.
 
     From ISSUES (Burbi et al., "Mapping Memes to Words for Multimodal Hateful Meme Classification", 2023), which has
     it from Baldrati et al., "Conditioned and composed image retrieval combining and partially fine-tuning CLIP-based
     features" (2022).
     """
 
-    def __init__(self, width: int, dropout: float) -> None:
+    def __init__(self, members: int, width: int, dropout: float) -> None:
         super().__init__()
-        self.gate = nn.Sequential(nn.Linear(2 * width, width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, 1))
-        self.mix = nn.Sequential(nn.Linear(2 * width, width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, width))
+        self.gate, self.mix = (
+            nn.Sequential(Linear(members, 2 * width, width), nn.ReLU(), Dropout(dropout), Linear(members, width, out))
+            for out in (1, width)
+        )
 
     def forward(self, image: Tensor, text: Tensor) -> Tensor:
-        both = torch.cat((image, text), dim=-1)  # (N, 2 W)
-        s = torch.sigmoid(self.gate(both))  # (N, 1)
+        both = torch.cat((image, text), dim=-1)  # (M, N, 2 W)
+        s = torch.sigmoid(self.gate(both))  # (M, N, 1)
         return self.mix(both) + (1 - s) * image + s * text
 
 
-class FusionHead(nn.Module):
-    """Two cached vectors of a meme -> one logit of "offensive".
+class Cosine(nn.Module):
+    """Scaled cosine to a prototype of each class, (M, N, H) -> (M, N, 1): the logit of two such classes.
 
-    concat, align and align_concat are the fusions of HateCLIPper (Kumar and Nandakumar, "Hate-CLIPper: Multimodal
-    Hateful Meme Classification based on Cross-modal Interaction of CLIP Features", 2022); combiner is that of ISSUES.
+    From MemeCLIP (Shah et al., "MemeCLIP: Leveraging CLIP Representations for Multimodal Meme Classification", 2024).
     """
 
-    def __init__(self, config: HeadConfig) -> None:
+    def __init__(self, members: int, inputs: int) -> None:
         super().__init__()
-        self.config = config
-        self.image_scaling, self.text_scaling = Standardise(config.image_dim), Standardise(config.text_dim)
-        self.image_map = nn.Sequential(nn.Linear(config.image_dim, config.width), nn.Dropout(config.map_dropout))
-        self.text_map = nn.Sequential(nn.Linear(config.text_dim, config.width), nn.Dropout(config.map_dropout))
-        if config.fusion == "combiner":
-            self.combiner = Combiner(config.width, config.dropout)
-        self.classifier = _classifier(config)
+        self.prototypes = nn.Parameter(torch.randn(members, inputs, 2))  # non-offensive, offensive
 
-    def fit_scaling(self, image: Tensor, text: Tensor) -> None:
-        """Set the standardisation from the TRAIN vectors, (N, Di) and (N, Dt)."""
-        self.image_scaling.fit(image)
-        self.text_scaling.fit(text)
+    def forward(self, rows: Tensor) -> Tensor:
+        cosines = torch.bmm(F.normalize(rows, dim=-1), F.normalize(self.prototypes, dim=1))  # (M, N, 2)
+        return _COSINE_SCALE * (cosines[..., 1:] - cosines[..., :1])
+
+
+class FusionHead(nn.Module):
+    """M heads of one shape: two cached vectors of a meme -> M logits of "offensive".
+
+    align (element-wise product), cross (outer product), concat and align_concat are the fusions of HateCLIPper (Kumar
+    and Nandakumar, "Hate-CLIPper: Multimodal Hateful Meme Classification based on Cross-modal Interaction of CLIP
+    Features", 2022); difference is the absolute difference of InferSent (Conneau et al., "Supervised Learning of
+    Universal Sentence Representations from Natural Language Inference Data", 2017); combiner is that of ISSUES; image
+    and text read one side; linear is the linear probe of CLIP (Radford et al., "Learning Transferable Visual Models
+    From Natural Language Supervision", 2021) on both sides. Initial weights come from torch's global generator.
+    """
+
+    def __init__(self, config: HeadConfig, members: int = 1) -> None:
+        super().__init__()
+        self.config, self.members = config, members
+        dims = {"image": config.image_dim, "text": config.text_dim}
+        widths = config.side_widths
+        self.scaling = nn.ModuleDict(
+            {side: Scaling(members, dims[side], widths[side], config.spectrum) for side in config.sides}
+        )
+        self.adapters = nn.ModuleDict(
+            {side: Adapter(members, widths[side], config.adapter) for side in config.sides if config.adapter}
+        )
+        mapped = min(config.width, _CROSS_WIDTH) if config.fusion == "cross" else config.width
+        self.maps = nn.ModuleDict()
+        if config.fusion != "linear":
+            self.maps.update({side: Linear(members, widths[side], mapped) for side in config.sides})
+        self.map_dropout = Dropout(config.map_dropout)
+        if config.fusion == "combiner":
+            self.combiner = Combiner(members, mapped, config.dropout)
+        fused = {"linear": sum(widths.values()), "cross": mapped**2}.get(
+            config.fusion, _FUSED_WIDTHS[config.fusion] * mapped
+        )
+        self.hidden = nn.Sequential(*_hidden(config, members, fused))
+        last = config.hidden if config.depth else fused
+        self.output = Cosine(members, last) if config.output == "cosine" else Linear(members, last, 1)
 
     def forward(self, image: Tensor, text: Tensor) -> Tensor:
-        """Vectors as the encoder gave them, (N, Di) and (N, Dt) -> logits (N,)."""
-        fused = self._fuse(self.image_map(self.image_scaling(image)), self.text_map(self.text_scaling(text)))
-        return self.classifier(fused).squeeze(-1)  # (N, 1) -> (N,)
+        """Vectors as the encoder gave them, (N, Di) and (N, Dt) -> logits (M, N)."""
+        return self.logits(self.embed(self.scale(image, text)))
 
-    def _fuse(self, image: Tensor, text: Tensor) -> Tensor:
-        """(N, W) and (N, W) -> (N, W times _FUSED_WIDTHS)."""
-        if self.config.fusion == "concat":
-            return torch.cat((image, text), dim=-1)
-        if self.config.fusion == "combiner":
-            return self.combiner(image, text)
-        image, text = F.normalize(image, dim=-1), F.normalize(text, dim=-1)
-        if self.config.fusion == "align":
-            return image * text
+    def scale(self, image: Tensor, text: Tensor) -> dict[str, Tensor]:
+        """(N, Di) and (N, Dt) -> {side: (M, N, width)}, standardised and reduced as each member's train memes say."""
+        vectors = {"image": image, "text": text}
+        return {side: scaling(vectors[side]) for side, scaling in self.scaling.items()}
+
+    def embed(self, scaled: dict[str, Tensor]) -> Tensor:
+        """{side: (M, N, width)} -> (M, N, H): what the output layer sees, and where neighbours are looked for."""
+        for side, adapter in self.adapters.items():
+            scaled = {**scaled, side: adapter(scaled[side])}
+        mapped = {side: self.map_dropout(linear(scaled[side])) for side, linear in self.maps.items()}
+        return self.hidden(self._fuse(mapped or scaled))
+
+    def logits(self, embedded: Tensor) -> Tensor:
+        """(M, N, H) -> (M, N)."""
+        return self.output(embedded).squeeze(-1)
+
+    def _fuse(self, sides: dict[str, Tensor]) -> Tensor:
+        """{side: (M, N, W)} -> (M, N, fused width)."""
+        if len(sides) == 1:
+            return next(iter(sides.values()))
+        image, text = sides["image"], sides["text"]
+        match self.config.fusion:
+            case "concat" | "linear":
+                return torch.cat((image, text), dim=-1)
+            case "combiner":
+                return self.combiner(image, text)
+        image, text = _unit(image), _unit(text)
+        match self.config.fusion:
+            case "align":
+                return image * text
+            case "cross":
+                return (image[..., :, None] * text[..., None, :]).flatten(-2)  # (M, N, W, W) -> (M, N, W W)
+            case "difference":
+                return (image - text).abs()
         return torch.cat((image * text, image, text), dim=-1)
 
 
-def _classifier(config: HeadConfig) -> nn.Sequential:
-    layers: list[nn.Module] = [nn.Dropout(config.dropout)]
-    width = _FUSED_WIDTHS[config.fusion] * config.width
+def _unit(rows: Tensor) -> Tensor:
+    """Rows of equal length, and components about 1: their products would else be of the size of 1 / W, and the layers
+    that follow would start on a plateau."""
+    return F.normalize(rows, dim=-1) * math.sqrt(rows.shape[-1])
+
+
+def _hidden(config: HeadConfig, members: int, width: int) -> Iterator[nn.Module]:
+    if config.fusion != "linear":
+        yield Dropout(config.dropout)
     for _ in range(config.depth):
-        layers += [nn.Linear(width, config.hidden), nn.ReLU(), nn.Dropout(config.dropout)]
+        yield from (Linear(members, width, config.hidden), nn.ReLU(), Dropout(config.dropout))
         width = config.hidden
-    return nn.Sequential(*layers, nn.Linear(width, 1))

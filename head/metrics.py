@@ -1,23 +1,38 @@
-"""Figures of merit of a classifier, each with an interval, and the choice of its threshold.
+"""Figures of merit of classifiers, each with an interval and a comparison with a reference method.
 
-Works on labels and probabilities; does not know which method made them. `python -m head tune` prints the table.
+Works on labels, probabilities and thresholds; does not know which method made them or how its threshold was chosen.
+`python -m head tune` and `python -m report` print the table.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from scipy.special import ndtr, stdtrit
+from scipy.stats import binomtest
 
-METRICS = ("accuracy", "f1_offensive", "macro_f1", "auroc")
+METRICS = ("accuracy", "f1_offensive", "macro_f1", "weighted_f1", "auroc", "average_precision", "brier", "ece")
 DEFINITION = (
-    "accuracy; F1 of the class offensive; macro-F1, the mean of both classes' F1, a class that is neither there nor "
-    "predicted counting 0; AUROC over the whole split. A meme is called offensive when its probability is at least the "
-    "method's threshold, which maximises macro-F1 on validation. Intervals: 95 % percentile bootstrap over the memes."
+    "A meme is called offensive when its probability is at least the method's threshold. accuracy: share of the memes "
+    "called what they are. f1_offensive: F1 of the class offensive. macro_f1: mean of both classes' F1. weighted_f1: "
+    "mean of both, weighted by the memes of each class. The F1 of a class that is neither there nor predicted counts "
+    "0. auroc and average_precision: of the ranking by probability, tied memes treated as scikit-learn does; undefined "
+    "with one class only. brier: mean squared distance of probability and label. ece: expected calibration error, over "
+    "10 equally wide bins of the probability the mean of |share of offensive memes - mean probability|, weighted by "
+    "the memes of each bin; few memes push it up, and resampling them pushes its interval up further. Intervals: 95 % "
+    "percentile bootstrap over the memes, 2000 resamples, the same for every method, its percentiles expanded for "
+    "small samples (Hesterberg 2015) with the size of the rarer class. p: two-sided paired bootstrap of the difference "
+    "from the reference method."
 )
 # Enough that a limit moves by less than .005 from seed to seed.
 _RESAMPLES = 2000
 # Resamples at a time times memes: arrays under a megabyte stay in the processor's cache, which halves the time.
 _CELLS = 200_000
+# As many as Guo et al. (2017) and most since.
+_BINS = 10
+# Resampled rankings are summed in single precision, so smaller differences than this are rounding.
+_EQUAL = 1e-6
 
 
 @dataclass(frozen=True)
@@ -38,99 +53,209 @@ class Estimate:
         return self.low is None or self.high is None or self.low <= value <= self.high
 
 
-def evaluate(label: np.ndarray, probability: np.ndarray, threshold: float, seed: int) -> dict[str, Estimate]:
-    """Each of METRICS for (N,) labels and (N,) probabilities. The same seed draws the same resamples of the memes."""
-    _check(label, probability)
-    ranked = _Ranked(label, probability)
-    called = probability >= threshold
-    cells = np.stack([label == 1, label == 0, called & (label == 1), called & (label == 0)], axis=1)  # (N, 4)
+@dataclass(frozen=True)
+class Figure:
+    """An estimate and the p-value of its difference from the reference's; None for the reference or where undefined."""
 
-    def figures(weights: np.ndarray) -> np.ndarray:  # (R, N) -> (R, 4)
-        return np.column_stack((_rates(weights @ cells.astype(weights.dtype)), ranked.auroc(weights)))
+    estimate: Estimate
+    p: float | None
 
-    return dict(zip(METRICS, _estimates(figures, len(label), seed)))
+    def plain(self) -> dict[str, Any]:
+        """As JSON values: {"point", "interval": [low, high] or None, "p"}; `read_figure` reads it back."""
+        point, low, high = self.estimate.point, self.estimate.low, self.estimate.high
+        return {"point": point, "interval": None if low is None else [low, high], "p": self.p}
+
+
+def read_figure(plain: dict[str, Any]) -> Figure:
+    """The figure that `Figure.plain` wrote."""
+    low, high = plain["interval"] or (None, None)
+    return Figure(Estimate(plain["point"], low, high), plain["p"])
+
+
+def compare(
+    label: np.ndarray,
+    probabilities: dict[str, np.ndarray],
+    thresholds: dict[str, float],
+    reference: str | None,
+    seed: int,
+) -> dict[str, dict[str, Figure]]:
+    """Each of METRICS for every method, as DEFINITION says, on the same resamples of the memes.
+
+    label: (N,) of 0 and 1. probabilities: (N,) in [0, 1] by method; thresholds: by method. reference: the method that
+    the others are compared with. Raises ValueError for shapes, names or probabilities that do not fit.
+    """
+    if probabilities.keys() != thresholds.keys() or (reference is not None and reference not in probabilities):
+        raise ValueError(
+            f"expected a threshold per method and a reference among them, got probabilities of {list(probabilities)}, "
+            f"thresholds of {list(thresholds)} and the reference {reference!r}"
+        )
+    for method, probability in probabilities.items():
+        check_probabilities(label, probability, method)
+    judged = {name: _Judged(label, probability, thresholds[name]) for name, probability in probabilities.items()}
+    point = {name: one.figures(np.ones((1, len(label))))[0] for name, one in judged.items()}
+    draws: dict[str, list[np.ndarray]] = {name: [] for name in judged}
+    for weights in _resamples(len(label), seed):
+        for name, one in judged.items():
+            draws[name].append(one.figures(weights))
+    drawn = {name: np.concatenate(parts).T for name, parts in draws.items()}  # (METRICS, _RESAMPLES) each
+    tail = _tail(label)
+
+    def figures(name: str) -> dict[str, Figure]:
+        others = [None] * len(METRICS) if reference in (None, name) else drawn[reference]
+        columns = zip(METRICS, point[name], drawn[name], others)
+        return {metric: _figure(value, column, other, tail) for metric, value, column, other in columns}
+
+    return {name: figures(name) for name in judged}
 
 
 def auroc(label: np.ndarray, score: np.ndarray) -> float | None:
     """Area under the ROC curve of (N,) scores, ties counting half; None with one class only."""
-    value = _Ranked(label, score).auroc(np.ones((1, len(label))))[0]
+    value = aurocs(label, score[None])[0]
     return None if np.isnan(value) else float(value)
 
 
-def auroc_difference(label: np.ndarray, first: np.ndarray, second: np.ndarray, seed: int) -> Estimate:
-    """AUROC of `first` minus that of `second`, (N,) each, over the same resamples of the memes."""
-    _check(label, first)
-    _check(label, second)
-    left, right = _Ranked(label, first), _Ranked(label, second)
-    return _estimates(lambda weights: (left.auroc(weights) - right.auroc(weights))[:, None], len(label), seed)[0]
+def aurocs(label: np.ndarray, score: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
+    """(M,) areas under the ROC curves of the rows of (M, N) scores, ties counting half.
 
-
-def choose_threshold(label: np.ndarray, probability: np.ndarray) -> float:
-    """The threshold with the highest macro-F1 on (N,) memes; among equals the one nearest to 0.5.
-
-    Candidates are the mid-points between neighbouring probabilities, 0 and 1. A meme at the threshold is offensive.
+    label: (N,) or (M, N). weight: (M, N) of 0 and 1, the memes that count in each row; all without it. NaN where a row
+    lacks a class or holds a score that is NaN.
     """
-    _check(label, probability)
-    order = np.argsort(probability, kind="stable")
-    edges = np.concatenate(([0.0], np.unique(probability), [1.0]))
-    candidates = (edges[:-1] + edges[1:]) / 2
-    below = np.searchsorted(probability[order], candidates)  # memes that each candidate calls non-offensive
-    positives = np.concatenate(([0], np.cumsum(label[order])))  # of the first k memes
-    total = positives[-1]
-    hits, called = total - positives[below], len(label) - below
-    counts = np.stack(np.broadcast_arrays(total, len(label) - total, hits, called - hits), axis=1)
-    scores = _rates(counts.astype(np.float64))[:, METRICS.index("macro_f1")]
-    equals = candidates[scores >= scores.max() - 1e-12]  # two roundings of one fraction are equal
-    return float(equals[np.argmin(np.abs(equals - 0.5))])
+    rows, columns = score.shape
+    offset = np.arange(0, rows * columns, columns)[:, None]
+    order = np.argsort(score, axis=1) + offset  # into the flattened arrays
+    ranked = score.ravel()[order]
+    positive = np.broadcast_to(label, score.shape).ravel()[order] == 1
+    counted = np.ones(score.shape) if weight is None else weight.ravel()[order].astype(np.float64)
+    positive, negative = counted * positive, counted * ~positive
+    below = np.cumsum(negative, axis=1)
+    pairs = below[:, -1] * positive.sum(axis=1)
+    below -= negative / 2
+    tied = ranked[:, 1:] == ranked[:, :-1]
+    if tied.any():
+        below = _mean_of_ties(below, negative, tied)
+    wins = np.einsum("mn,mn->m", positive, below)
+    defined = (pairs > 0) & ~np.isnan(ranked[:, -1])
+    return np.divide(wins, pairs, out=np.full(rows, np.nan), where=defined)
 
 
-class _Ranked:
-    """Scores sorted once, so that the AUROC of any weighting of the memes is a few sums."""
+def _mean_of_ties(below: np.ndarray, negative: np.ndarray, tied: np.ndarray) -> np.ndarray:
+    """(M, N) negatives below each place, half its own included -> the same with half of all tied negatives included."""
+    rows, columns = below.shape
+    edge = np.ones((rows, 1), dtype=bool)
+    group = np.cumsum(np.concatenate((edge, ~tied), axis=1).ravel()) - 1  # of each place, over all rows
+    starts = np.flatnonzero(np.concatenate((edge, ~tied), axis=1))
+    own = np.add.reduceat(negative.ravel(), starts)
+    first = (below - negative / 2).ravel()[starts]  # negatives below the whole group
+    return (first + own / 2)[group].reshape(rows, columns)
 
-    def __init__(self, label: np.ndarray, score: np.ndarray) -> None:
-        self._order = np.argsort(score, kind="stable")
-        self._positive = label[self._order] == 1
-        ranked = score[self._order]
+
+def share(hit: np.ndarray) -> Estimate:
+    """Share of True among (N,) booleans with Wilson's 95 % interval (1927), which is sound at 0 and 1; N = 0: None."""
+    if not len(hit):
+        return Estimate(None, None, None)
+    test = binomtest(int(hit.sum()), len(hit))
+    interval = test.proportion_ci(confidence_level=0.95, method="wilson")
+    return Estimate(float(test.statistic), float(interval.low), float(interval.high))
+
+
+def rates(positives: Any, negatives: Any, hits: Any, alarms: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Accuracy, F1 of the class offensive and F1 of the other class, each (R,), from counts of R rows.
+
+    positives, negatives: memes of each class; hits, alarms: those of each class that are called offensive. An F1 of
+    nothing there and nothing predicted is 0.
+    """
+    quiet, misses = negatives - alarms, positives - hits
+    wrong = alarms + misses
+    accuracy = _ratio(hits + quiet, positives + negatives)
+    return accuracy, _ratio(2 * hits, 2 * hits + wrong), _ratio(2 * quiet, 2 * quiet + wrong)
+
+
+def check_probabilities(label: np.ndarray, probability: np.ndarray, name: str = "the method") -> None:
+    """Raises ValueError unless both are (N,), N > 0, the labels 0 or 1 and the probabilities within [0, 1]."""
+    if label.ndim != 1 or label.shape != probability.shape or not len(label):
+        raise ValueError(
+            f"{name}: expected one label per probability, at least one, got {label.shape} and {probability.shape}"
+        )
+    if not ((probability >= 0) & (probability <= 1)).all():
+        raise ValueError(f"{name}: expected probabilities from 0 to 1, got NaN or others")
+    if not np.isin(label, (0, 1)).all():
+        raise ValueError(f"{name}: expected labels 0 and 1, got {np.unique(label)[:5].tolist()}")
+
+
+class _Judged:
+    """One method's answers, prepared once, so that its figures under any weighting of the memes are a few sums."""
+
+    def __init__(self, label: np.ndarray, probability: np.ndarray, threshold: float) -> None:
+        called, offensive = probability >= threshold, label == 1
+        place = np.minimum((probability * _BINS).astype(np.int64), _BINS - 1)
+        gaps = np.eye(_BINS)[place] * (label - probability)[:, None]
+        error = (label - probability) ** 2
+        self._sums = np.column_stack((offensive, ~offensive, called & offensive, called & ~offensive, error, gaps))
+        self._order = np.argsort(-probability, kind="stable")
+        self._positive = offensive[self._order]
+        ranked = probability[self._order]
         self._starts = np.flatnonzero(np.concatenate(([True], ranked[1:] != ranked[:-1])))  # of each tied group
 
-    def auroc(self, weights: np.ndarray) -> np.ndarray:
-        """(R, N) weights -> (R,): Mann-Whitney's statistic over the weighted pairs; NaN where a class has no weight."""
-        weights = np.take(weights, self._order, axis=1)
-        positive, negative = weights * self._positive, weights * ~self._positive
-        if len(self._starts) < weights.shape[1]:
-            positive = np.add.reduceat(positive, self._starts, axis=1)  # (R, groups)
-            negative = np.add.reduceat(negative, self._starts, axis=1)
-        below = np.cumsum(negative, axis=1)
-        pairs = below[:, -1] * positive.sum(axis=1)
-        wins = np.einsum("rn,rn->r", positive, below - negative / 2)
-        return np.divide(wins, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
+    def figures(self, weights: np.ndarray) -> np.ndarray:
+        """(R, N) weights of the memes -> (R, 8): METRICS; NaN where a figure is undefined."""
+        sums = weights @ self._sums
+        positives, negatives, hits, alarms, error = sums[:, :5].T
+        rows = positives + negatives
+        accuracy, offensive, other = rates(positives, negatives, hits, alarms)
+        weighted = (positives * offensive + negatives * other) / rows
+        ece = np.abs(sums[:, 5:]).sum(axis=1) / rows
+        ranking = self._ranking(weights)
+        return np.column_stack(
+            (accuracy, offensive, (offensive + other) / 2, weighted, *ranking, error / rows, ece)  # as METRICS has them
+        )
+
+    def _ranking(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(R, N) weights -> (R,) AUROC and (R,) average precision; NaN where a class has no weight."""
+        every = np.take(weights, self._order, axis=1)  # from the highest probability down
+        positive = every * self._positive
+        if len(self._starts) < every.shape[1]:
+            every = np.add.reduceat(every, self._starts, axis=1)  # (R, groups)
+            positive = np.add.reduceat(positive, self._starts, axis=1)
+        hits, called = np.cumsum(positive, axis=1), np.cumsum(every, axis=1)
+        positives = hits[:, -1].astype(np.float64)  # the product below is beyond what single precision counts
+        pairs = positives * (called[:, -1] - positives)
+        wins = np.einsum("rn,rn->r", every - positive, hits - positive / 2)
+        precision = hits / np.maximum(called, 1)
+        found = np.einsum("rn,rn->r", positive, precision)
+        return _ratio(wins, pairs, np.nan), np.where(pairs > 0, _ratio(found, positives), np.nan)
 
 
-def _rates(counts: np.ndarray) -> np.ndarray:
-    """(R, 4) counts of offensive, non-offensive, hits and false alarms -> (R, 3): accuracy, F1 offensive, macro-F1."""
-    positives, negatives, hits, alarms = counts.T
-    quiet, misses = negatives - alarms, positives - hits
-    offensive = _share(2 * hits, 2 * hits + alarms + misses)
-    other = _share(2 * quiet, 2 * quiet + alarms + misses)
-    return np.column_stack((_share(hits + quiet, positives + negatives), offensive, (offensive + other) / 2))
+def _ratio(part: np.ndarray, whole: np.ndarray, otherwise: float = 0.0) -> np.ndarray:
+    return np.divide(part, whole, out=np.full(np.shape(whole), otherwise), where=whole > 0)
 
 
-def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
+def _tail(label: np.ndarray) -> float:
+    """Percentage cut off at either end of the resampled values: 2.5 % for many memes, less for few.
+
+    A resample varies less than a sample of the same size, by (n - 1) / n, and is spread like a normal where Student's
+    t is due; Hesterberg (2015) expands the percentiles by both. n is the size of the rarer class, on which figures of
+    two classes rest: with all memes for n the AUROC's interval would still be too short.
+    """
+    offensive = int(label.sum())
+    n = max(2, min(offensive, len(label) - offensive) or len(label))
+    return 100 * float(ndtr(stdtrit(n - 1, 0.025) * np.sqrt(n / (n - 1))))
 
 
-def _estimates(figures: Callable[[np.ndarray], np.ndarray], rows: int, seed: int) -> list[Estimate]:
-    """`figures` maps (R, N) weights to (R, M) values; one estimate per column, resamples without a value left out."""
-    point = figures(np.ones((1, rows)))[0]
-    drawn = np.concatenate([figures(weights) for weights in _resamples(rows, seed)])  # (_RESAMPLES, M)
-    estimates = []
-    for value, column in zip(point, drawn.T):
-        if np.isnan(value):
-            estimates.append(Estimate(None, None, None))
-        else:
-            low, high = np.nanpercentile(column, (2.5, 97.5))
-            estimates.append(Estimate(float(value), float(low), float(high)))
-    return estimates
+def _figure(point: float, drawn: np.ndarray, others: np.ndarray | None, tail: float) -> Figure:
+    """From a figure, its (R,) resampled values and those of the reference; resamples without a value are left out."""
+    if np.isnan(point):
+        return Figure(Estimate(None, None, None), None)
+    there = ~np.isnan(drawn)
+    low, high = np.percentile(drawn[there], (tail, 100 - tail))
+    # A small ECE may lie below nearly all its resamples, yet an interval without its own point would only confuse.
+    estimate = Estimate(float(point), float(min(low, point)), float(max(high, point)))
+    return Figure(estimate, None if others is None else _p_value(drawn[there] - others[there]))
+
+
+def _p_value(difference: np.ndarray) -> float:
+    """Two-sided: twice the share of resamples on the rarer side of zero, with the sample itself counted among them."""
+    rarer = min((difference <= _EQUAL).sum(), (difference >= -_EQUAL).sum())
+    return float(min(1.0, 2 * (1 + rarer) / (len(difference) + 1)))
 
 
 def _resamples(rows: int, seed: int) -> Iterator[np.ndarray]:
@@ -142,10 +267,3 @@ def _resamples(rows: int, seed: int) -> Iterator[np.ndarray]:
         drawn = generator.integers(0, rows, (count, rows)) + np.arange(count)[:, None] * rows
         # Single precision holds counts exactly, and the limits of an interval need no more.
         yield np.bincount(drawn.ravel(), minlength=count * rows).reshape(count, rows).astype(np.float32)
-
-
-def _check(label: np.ndarray, probability: np.ndarray) -> None:
-    if label.ndim != 1 or label.shape != probability.shape or not len(label):
-        raise ValueError(f"expected one label per probability, at least one, got {label.shape}, {probability.shape}")
-    if not np.isfinite(probability).all():
-        raise ValueError("the probabilities hold NaN or infinite numbers")

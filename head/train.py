@@ -1,35 +1,45 @@
-"""Training one fusion head on features in memory.
+"""Training the members of a head together, on features in memory.
 
-Knows nothing of the search for good settings, of test memes or of files; `python -m head tune` calls it once a trial.
+A member is one fold of one repeat: it has train memes, held-out memes and weights of its own. All members of a trial
+take each step together, as batched products over stacked weights; none sees another's. Knows nothing of the search for
+good settings, of test memes or of files; `python -m head tune` calls it once a trial.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from head.data import Features, check_trainable
+from head.data import Features
 from head.fusion import FusionHead, HeadConfig
-from head.metrics import auroc
+from head.losses import LossConfig, class_weights, classification_loss, nearest, retrieval_loss
+from head.metrics import aurocs
+from head.scaling import Scaling
 
 OPTIMIZERS = ("adamw", "adam", "sgd", "rmsprop")
 # HateCLIPper's value. With so few memes a batch, one odd meme would otherwise undo an epoch.
 _GRADIENT_CLIP = 0.1
 # Without momentum plain SGD needs several times the epochs.
 _MOMENTUM = 0.9
+# An epoch is one pass over the train memes, or over this many drawn anew: a hundred thousand memes are judged, stopped
+# and pruned as often as hundreds are, and forty epochs of them are the few passes that they need.
+_EPOCH_MEMES = 16_384
+# Memes among which neighbours are retrieved: all of a small set, a fresh sample of a large one.
+_BANK_MEMES = 4096
 # Memes a forward pass without gradients: bounds the memory on large sets and costs nothing on small ones.
 _PREDICT_ROWS = 8192
 
-OnEpoch = Callable[[int, float, float], None]
-"""Called after each epoch with its number from 0, the validation loss and the validation AUROC; may raise to stop."""
+OnEpoch = Callable[[int, float], None]
+"""Called after each epoch with its number from 0 and the mean over the members of their AUROC so far on the memes held
+out, each at its best epoch; may raise to stop."""
 
 
 class Diverged(ValueError):
-    """No epoch of a training had a finite validation loss."""
+    """A member of a training had no epoch with a finite loss on the memes held out."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +50,9 @@ class TrainConfig:
     learning_rate: float = 1e-4  # HateCLIPper
     weight_decay: float = 1e-4  # HateCLIPper
     batch_size: int = 32  # the papers use 16 to 64
-    max_epochs: int = 40  # heads over hundreds of memes are past their best well before
-    patience: int = 8  # epochs without a better validation loss; products of the sides start on a plateau
+    max_epochs: int = 30  # heads over hundreds of memes are past their best well before
+    patience: int = 5  # epochs without a better loss; products of the sides start on a plateau
+    loss: LossConfig = field(default_factory=LossConfig)
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -56,104 +67,228 @@ class TrainConfig:
             if not isinstance(value, int) or value < least:
                 raise ValueError(f"{name}: expected a whole number of at least {least}, got {value!r}")
 
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "TrainConfig":
+        """Back from `dataclasses.asdict`."""
+        return cls(**{**values, "loss": LossConfig(**values["loss"])})
+
+
+class TrainingSet:
+    """Memes and the members' shares of them, scaled once for all trials; the vectors stay on the device."""
+
+    def __init__(
+        self, features: Features, members: Sequence[tuple[np.ndarray, np.ndarray]], device: torch.device
+    ) -> None:
+        """members: the rows of `features` that each trains on, and those it is judged on, both with both labels."""
+        self.device, self.members = device, len(members)
+        self.rows = [torch.from_numpy(train).to(device) for train, _ in members]
+        self.label = torch.from_numpy(features.label).to(device, torch.float32)  # (N,)
+        self._vectors = {"image": features.image, "text": features.text}
+        self.held, self.held_counts = _rectangle([torch.from_numpy(held) for _, held in members])  # (M, H) each
+        self.held, self.held_counts = self.held.to(device), self.held_counts.to(device)
+        in_train = torch.zeros(len(members), len(features), device=device)
+        for member, rows in enumerate(self.rows):
+            in_train[member, rows] = 1
+        self.balance = class_weights(self.label.expand(len(members), -1), in_train)  # (M, N)
+        self._scaled: dict[tuple[str, int, int], tuple[Scaling, Tensor]] = {}
+
+    def scaled(self, side: str, width: int, spectrum: int) -> tuple[Scaling, Tensor]:
+        """The members' scalings of a side, and all of its vectors scaled by them, (M, N, width)."""
+        key = side, width, spectrum
+        if key not in self._scaled:
+            vectors = torch.from_numpy(np.ascontiguousarray(self._vectors[side], np.float32)).to(self.device)
+            scaling = Scaling(self.members, vectors.shape[1], width, spectrum).to(self.device).fit(vectors, self.rows)
+            self._scaled[key] = scaling, scaling(vectors)
+        return self._scaled[key]
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """head: M members in eval mode, each as it was after its best epoch; auroc: (M,) float64, of each member on the
+    memes it was judged on; logits: (N,) float64, the mean over the members that held a meme out, NaN where none did."""
+
+    head: FusionHead
+    auroc: np.ndarray
+    logits: np.ndarray
+
 
 def train_head(
-    head_config: HeadConfig,
-    train_config: TrainConfig,
-    features: Features,
-    on_epoch: OnEpoch | None = None,
-) -> FusionHead:
-    """Fit a head to the train split and return it, in eval mode, as it was after its best epoch.
+    head_config: HeadConfig, train_config: TrainConfig, data: TrainingSet, on_epoch: OnEpoch | None = None
+) -> Trained:
+    """Fit the members to their train memes, with early stopping for each.
 
-    The best epoch has the lowest validation loss: that is smoother than AUROC over a hundred memes, so its minimum is
-    chosen less by luck, and the probabilities stay honest. The same seed gives the same weights; the global random
-    state is as it was afterwards. Raises ValueError for unusable splits, Diverged, and whatever `on_epoch` raises.
+    The best epoch has the lowest loss on the memes held out: that is smoother than AUROC over a hundred memes, so its
+    minimum is chosen less by luck, and the probabilities stay honest. The same seed gives the same weights; the
+    global random state is as it was afterwards. Raises Diverged, and whatever `on_epoch` raises.
     """
-    check_trainable(features)
     # Initial weights and dropout draw from the global generators and take no other: they are lent and given back.
-    with torch.random.fork_rng(devices=[]), _one_thread():
-        torch.default_generator.manual_seed(train_config.seed)
-        head = FusionHead(head_config)
-        train = _tensors(features.only("train"))
-        head.fit_scaling(*train[:2])
-        _fit(head, train_config, train, features.only("validation"), on_epoch)
-    return head.eval()
+    with torch.random.fork_rng(), one_thread():
+        torch.manual_seed(train_config.seed)
+        head = FusionHead(head_config, data.members)
+        scaled = {}
+        for side in head_config.sides:
+            head.scaling[side], scaled[side] = data.scaled(side, head_config.side_widths[side], head_config.spectrum)
+        fit = _Fit(head.to(data.device), train_config, data, scaled)
+        return fit.run(on_epoch)
 
 
-def predict(head: FusionHead, features: Features) -> np.ndarray:
-    """(N,) float64: the probability that each meme is offensive."""
-    return torch.sigmoid(_logits(head, features).double()).numpy()
+class _Fit:
+    """One training: the weights of all members as one (M, P) tensor, of which the head's parameters are views.
+
+    One tensor makes the optimizer's step, the clipping of each member's gradient and the keeping of its best weights
+    one operation each, instead of one for every parameter.
+    """
+
+    def __init__(self, head: FusionHead, config: TrainConfig, data: TrainingSet, scaled: dict[str, Tensor]) -> None:
+        self.head, self.config, self.data, self.scaled = head, config, data, scaled
+        self.parameters = list(head.parameters())
+        self.flat = torch.cat([parameter.detach().flatten(1) for parameter in self.parameters], dim=1)  # (M, P)
+        start = 0
+        for parameter in self.parameters:
+            place = slice(start, start + parameter[0].numel())
+            parameter.data = self.flat[:, place].view_as(parameter)
+            start = place.stop
+        self.optimizer = _optimizer(self.flat, config)
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.held = {side: _take(vectors, data.held) for side, vectors in scaled.items()}  # (M, H, K)
+        self.held_label = data.label[data.held]
+
+    def run(self, on_epoch: OnEpoch | None) -> Trained:
+        members = self.data.members
+        best_loss = torch.full((members,), torch.inf, device=self.data.device)
+        best, best_logits = self.flat.clone(), torch.zeros_like(self.held_label)
+        since = torch.zeros_like(best_loss)
+        for epoch in range(self.config.max_epochs):
+            self._epoch()
+            loss, logits = self._judge()
+            # never for NaN; a member that has stopped stays as it was, while the others go on
+            better = (loss < best_loss) & (since < self.config.patience)
+            since = torch.where(better, 0, since + 1)
+            best_loss = torch.where(better, loss, best_loss)
+            best = torch.where(better[:, None], self.flat, best)
+            best_logits = torch.where(better[:, None], logits, best_logits)
+            if on_epoch:
+                on_epoch(epoch, float(self._aurocs(best_logits).mean()))
+            if (since >= self.config.patience).all():
+                break
+        if not torch.isfinite(best_loss).all():
+            raise Diverged(f"{self.config}: the loss was never a finite number; lower the learning rate")
+        self.flat.copy_(best)
+        for parameter in self.parameters:
+            parameter.data = parameter.data.contiguous()
+        return Trained(self.head.eval(), self._aurocs(best_logits), self._mean_logits(best_logits))
+
+    def _epoch(self) -> None:
+        self.head.train()
+        length = min(_EPOCH_MEMES, max(map(len, self.data.rows)))
+        order = torch.stack([self._shuffled(rows, length) for rows in self.data.rows])  # (M, L)
+        label = self.data.label[order]
+        weight = self.data.balance.gather(1, order) if self.config.loss.class_weight else torch.ones_like(label)
+        neighbours = self._neighbours(order, label) if self.config.loss.contrastive else None
+        for place in torch.arange(order.shape[1], device=order.device).split(self.config.batch_size):
+            part = slice(int(place[0]), int(place[-1]) + 1)
+            embedded = self.head.embed(self._rows(order[:, part]))
+            loss = classification_loss(self.config.loss, self.head.logits(embedded), label[:, part], weight[:, part])
+            if neighbours:
+                like, unlike = (rows[:, part] for rows in neighbours)
+                loss = loss + self.config.loss.contrastive * retrieval_loss(embedded, like, unlike)
+            self._step(loss.sum())  # the members share no weight, so the sum's gradient is each one's own
+
+    def _step(self, loss: Tensor) -> None:
+        gradient = torch.cat([part.flatten(1) for part in torch.autograd.grad(loss, self.parameters)], dim=1)  # (M, P)
+        norm = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)  # (M, 1)
+        gradient.mul_((_GRADIENT_CLIP / (norm + 1e-6)).clamp(max=1.0))  # as torch.nn.utils.clip_grad_norm_
+        self.flat.grad = gradient
+        self.optimizer.step()
+
+    def _shuffled(self, rows: Tensor, length: int) -> Tensor:
+        """As many of the rows, in a new order. A member with fewer than another takes its first ones twice: a batch that
+        holds none of its memes would have no mean loss."""
+        order = torch.randperm(len(rows), generator=self.generator).to(rows.device)
+        return rows[order[torch.arange(length, device=rows.device) % len(rows)]]
+
+    @torch.no_grad()
+    def _neighbours(self, order: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        """For each meme of the epoch, (M, L), its nearest meme of the same and of the other label, (M, L, H) each, as the
+        head embeds them at the epoch's beginning."""
+        self.head.eval()
+        embedded = self._embedded({side: _take(vectors, order) for side, vectors in self.scaled.items()})
+        self.head.train()
+        bank = slice(0, _BANK_MEMES)
+        found: list[list[Tensor]] = [[], []]
+        for start in range(0, order.shape[1], _BANK_MEMES):
+            part = slice(start, start + _BANK_MEMES)
+            alike = label[:, part, None] == label[:, None, bank]  # (M, <= _BANK_MEMES, B)
+            other = order[:, part, None] != order[:, None, bank]
+            for kind, allowed in zip(found, (alike & other, ~alike)):
+                kind.append(nearest(embedded[:, part], embedded[:, bank], allowed))
+        like, unlike = (_take(embedded, torch.cat(kind, dim=1)) for kind in found)
+        return like, unlike
+
+    def _rows(self, rows: Tensor) -> dict[str, Tensor]:
+        return {side: _take(vectors, rows) for side, vectors in self.scaled.items()}
+
+    @torch.no_grad()
+    def _judge(self) -> tuple[Tensor, Tensor]:
+        """Loss (M,) and logits (M, H) of each member on the memes that it is judged on."""
+        self.head.eval()
+        logits = self.head.logits(self._embedded(self.held))
+        weight = self.data.held_counts
+        if self.config.loss.class_weight:
+            weight = weight * self.data.balance.gather(1, self.data.held)
+        return classification_loss(self.config.loss, logits, self.held_label, weight), logits
+
+    def _embedded(self, scaled: dict[str, Tensor]) -> Tensor:
+        """{side: (M, N, K)} -> (M, N, H), some rows at a time."""
+        parts = zip(*(vectors.split(_PREDICT_ROWS, dim=1) for vectors in scaled.values()))
+        return torch.cat([self.head.embed(dict(zip(scaled, part))) for part in parts], dim=1)
+
+    def _aurocs(self, logits: Tensor) -> np.ndarray:
+        arrays = (self.held_label, torch.nan_to_num(logits), self.data.held_counts)
+        return aurocs(*(array.cpu().numpy() for array in arrays))
+
+    def _mean_logits(self, logits: Tensor) -> np.ndarray:
+        """(M, H) logits of the memes judged -> (N,), the mean over the members that judged a meme."""
+        total, count = (np.zeros(len(self.data.label)) for _ in range(2))
+        for member in range(self.data.members):
+            counted = self.data.held_counts[member] > 0
+            rows = self.data.held[member][counted].cpu().numpy()
+            total[rows] += logits[member][counted].double().cpu().numpy()
+            count[rows] += 1
+        return np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)
 
 
-def _fit(
-    head: FusionHead, config: TrainConfig, train: list[Tensor], validation: Features, on_epoch: OnEpoch | None
-) -> None:
-    optimizer = _optimizer(head, config)
-    order = torch.Generator().manual_seed(config.seed)
-    target = torch.from_numpy(validation.label).float()
-    best, best_epoch, state = float("inf"), 0, None
-    for epoch in range(config.max_epochs):
-        _run_epoch(head, optimizer, train, torch.randperm(len(train[2]), generator=order).split(config.batch_size))
-        logits = _logits(head, validation)
-        loss = F.binary_cross_entropy_with_logits(logits, target).item()
-        if loss < best:
-            best, best_epoch = loss, epoch
-            state = {name: value.clone() for name, value in head.state_dict().items()}
-        if on_epoch:
-            on_epoch(epoch, loss, auroc(validation.label, torch.nan_to_num(logits).numpy()))
-        if epoch - best_epoch >= config.patience:
-            break
-    if state is None:
-        raise Diverged(f"{config}: the validation loss was never a finite number; lower the learning rate")
-    head.load_state_dict(state)
+def _take(vectors: Tensor, rows: Tensor) -> Tensor:
+    """(M, N, K) and (M, B) rows, each member's own -> (M, B, K)."""
+    members, count, width = vectors.shape
+    places = rows + torch.arange(members, device=rows.device)[:, None] * count
+    return vectors.view(-1, width).index_select(0, places.view(-1)).view(members, -1, width)
 
 
-def _run_epoch(
-    head: FusionHead, optimizer: torch.optim.Optimizer, train: list[Tensor], batches: tuple[Tensor, ...]
-) -> None:
-    head.train()
-    image, text, label = train
-    for rows in batches:
-        loss = F.binary_cross_entropy_with_logits(head(image[rows], text[rows]), label[rows])
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(head.parameters(), _GRADIENT_CLIP)
-        optimizer.step()
+def _rectangle(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Rows of each member -> (M, longest) rows, and (M, longest) 1 where there is one, 0 where row 0 fills the place."""
+    padded = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
+    lengths = torch.tensor([len(part) for part in rows], device=padded.device)
+    return padded, (torch.arange(padded.shape[1], device=padded.device) < lengths[:, None]).float()
 
 
-def _optimizer(head: FusionHead, config: TrainConfig) -> torch.optim.Optimizer:
+def _optimizer(flat: Tensor, config: TrainConfig) -> torch.optim.Optimizer:
     settings = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
     if config.optimizer == "rmsprop":
-        return torch.optim.RMSprop(head.parameters(), **settings)
-    # One fused pass over the weights instead of one per operation: the step is half of the time of a small head.
+        return torch.optim.RMSprop([flat], **settings)
     if config.optimizer == "sgd":
-        return torch.optim.SGD(head.parameters(), **settings, momentum=_MOMENTUM, fused=True)
+        return torch.optim.SGD([flat], **settings, momentum=_MOMENTUM, fused=True)
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
-    return kind(head.parameters(), **settings, fused=True)
+    return kind([flat], **settings, fused=True)
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """One thread for small matrices: on two busy cores, threads that wait for each other were 5 to 25 times slower,
-    and the sums, hence the weights, no longer depend on the number of cores."""
+    and the sums, hence the weights, no longer depend on the number of cores. Several cores train several trials."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-@torch.inference_mode()
-def _logits(head: FusionHead, features: Features) -> Tensor:
-    """(N,) logits in eval mode."""
-    head.eval()
-    image, text, _ = _tensors(features)
-    parts = zip(image.split(_PREDICT_ROWS), text.split(_PREDICT_ROWS))
-    return torch.cat([head(left, right) for left, right in parts])
-
-
-def _tensors(features: Features) -> list[Tensor]:
-    """(N, Di), (N, Dt) and (N,) float32 on the CPU."""
-    parts = (features.image, features.text, features.label)
-    return [torch.from_numpy(np.ascontiguousarray(part, np.float32)) for part in parts]

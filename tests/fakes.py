@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from embed.pictures import decode_picture
+from head.data import Features
 
 
 def picture(seed: int = 0, size: tuple[int, int] = (24, 16), mode: str = "RGB", format: str = "PNG") -> bytes:
@@ -41,6 +42,26 @@ def write_multioff(folder: Path, rows: Sequence[tuple[str, str, str]], table: st
 def memes(count: int) -> list[tuple[str, str, str]]:
     """Rows for `write_multioff`, both labels in turn."""
     return [(f"m{i}.png", f"text {i}", ("offensive", "Non-offensiv")[i % 2]) for i in range(count)]
+
+
+def planted_features(
+    count: int,
+    seed: int = 0,
+    kind: str = "sum",
+    splits: Sequence[str] = ("train", "train", "train", "validation"),
+    dims: tuple[int, int] = (8, 6),
+) -> Features:
+    """Memes that are offensive where the "sum" of a number of the image and one of the text is above 0, or the sum of
+    two "product"s of such numbers, or by chance ("none"); the splits in turn, no copies, no subgroups."""
+    rng = np.random.default_rng(seed)
+    image, text = (rng.normal(size=(count, dim)).astype(np.float32) for dim in dims)
+    score = {
+        "sum": image[:, 0] + text[:, 0],
+        "product": (image[:, :2] * text[:, :2]).sum(axis=1),
+        "none": rng.normal(size=count),
+    }[kind]
+    ids, split = np.array([f"m{row}" for row in range(count)]), np.resize(np.array(splits), count)
+    return Features(ids, image, text, (score > 0).astype(np.int64), split, np.arange(count), np.full(count, ""))
 
 
 def interrupted(function: Callable[..., Any], at: int) -> tuple[Callable[..., Any], list[tuple[Any, ...]]]:

@@ -19,6 +19,7 @@ class FakeClassifier:
     """Finds a meme as offensive as its text is long: 10 letters are certain."""
 
     name, version, threshold = "fake", "0123", 0.4
+    review: dict[str, float] | None = None
     broken = False
 
     def prepare(self, data: bytes, text: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -28,7 +29,7 @@ class FakeClassifier:
     def __call__(self, pixels: list[torch.Tensor], tokens: list[torch.Tensor]) -> torch.Tensor:
         if self.broken:
             raise RuntimeError("a secret from inside")
-        return torch.cat(tokens) / 10
+        return torch.cat(tokens).double() / 10
 
     def warm_up(self) -> None: ...
 
@@ -76,6 +77,28 @@ def test_no_text_is_no_error(client: FlaskClient, shape: Any, fields: dict[str, 
 
 def test_the_threshold_itself_is_offensive(client: FlaskClient) -> None:
     assert client.post("/predict", **as_form(picture(), text="four")).get_json()["label"] == "offensive"
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [("ab", "non-offensive"), ("abc", "review"), ("four", "review"), ("sneer", "review"),
+     ("sneers", "offensive")],
+)  # fmt: skip
+def test_from_low_to_below_high_the_answer_is_left_to_a_person(
+    client: FlaskClient, classifier: FakeClassifier, text: str, label: str
+) -> None:
+    classifier.review = {"low": 0.3, "high": 0.6}
+    answer = client.post("/predict", **as_form(picture(), text=text)).get_json()
+    assert answer["label"] == label and answer["probability"] == len(text) / 10
+    assert answer["threshold"] == 0.4 and answer["review"] == {"low": 0.3, "high": 0.6}
+
+
+@pytest.mark.parametrize(("text", "label"), [("abc", "non-offensive"), ("four", "offensive")])
+def test_an_empty_band_leaves_nothing_to_a_person(
+    client: FlaskClient, classifier: FakeClassifier, text: str, label: str
+) -> None:
+    classifier.review = {"low": 0.4, "high": 0.4}
+    assert client.post("/predict", **as_form(picture(), text=text)).get_json()["label"] == label
 
 
 def raw_form(name: str, value: bytes) -> bytes:

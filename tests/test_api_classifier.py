@@ -1,4 +1,4 @@
-"""The served probability is the one that the training side computes from the cache, for every kind of picture."""
+"""The served probability is the one that the tuning side computes from the cache, for every kind of picture."""
 
 import base64
 import http.client
@@ -9,30 +9,32 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from fakes import picture
+from fakes import FakeEncoder, picture
 from flask.testing import FlaskClient
 from PIL import Image
+from torch import nn
 
 from api.__main__ import main
 from api.app import create_app
 from api.classifier import MemeClassifier
 from api.prediction import Predictor
-from cache import SpecMismatch
+from cache import SpecMismatch, VectorStore, read_index
 from embed.dataset import Meme, read_dataset
 from embed.job import EmbedSettings, embed_dataset
 from embed.profile import Profile
 from embed.weights import EncoderUnavailable
-from head.bundle import UnusableBundle, save_bundle
-from head.data import load_features
-from head.fusion import HeadConfig
-from head.train import TrainConfig, predict, train_head
+from head.bundle import Bundle, UnusableBundle, load_bundle, save_bundle
+from head.calibration import Calibration
+from head.data import Features
+from head.ensemble import HeadEnsemble
+from head.fusion import FusionHead, HeadConfig
 
 CPU = torch.device("cpu")
 LONG = "a very long tale " * 60
@@ -40,7 +42,7 @@ LONG = "a very long tale " * 60
 
 @dataclass(frozen=True)
 class Trained:
-    """A bundle, and what the training side computed from the cache for each of its memes."""
+    """A bundle, and what the tuning side computes from the cache for each of its memes."""
 
     folder: Path
     root: Path
@@ -85,23 +87,54 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
         profile=Profile(precision="fp32"),  # where a difference of the two ways would show
     )
     embed_dataset(settings, say=print)
-    features, index = load_features(settings.index, settings.vectors)
-    shape = HeadConfig(features.image.shape[1], features.text.shape[1], width=16, hidden=16)
-    fitted = train_head(shape, TrainConfig(learning_rate=1e-2, max_epochs=30, patience=30), features)
-    probability = predict(fitted, features)
-    save_bundle(
-        folder / "bundle",
-        fitted,
-        {
-            "name": "tested",
-            "encoder": {"model": index.source["model"], "pretrained": index.source["pretrained"]},
-            "spec": index.spec,
-            "threshold": float(np.median(probability)),
-        },
-        {},
+    index = read_index(settings.index)
+    store = VectorStore(settings.vectors, index.spec)
+    features = as_features(store.read("image", index.image_keys), store.read("text", index.text_keys))
+    ensemble = fitted(features)
+    logits = ensemble.score(features)
+    slope = 2 / logits.std()  # steep enough for both labels to be sure, and for a difference of the two ways to show
+    calibration = Calibration("platt", float(slope), float(-slope * np.median(logits)))
+    write_bundle(
+        folder / "bundle", ensemble, calibration, index.spec, {n: index.source[n] for n in ("model", "pretrained")}
     )
     by_id = {meme.id: meme for meme in read_dataset(data)[1]}
-    return Trained(folder / "bundle", data, by_id, dict(zip(features.ids, probability)))
+    return Trained(folder / "bundle", data, by_id, dict(zip(index.ids, calibration(logits).tolist())))
+
+
+def as_features(image: np.ndarray, text: np.ndarray) -> Features:
+    """Vectors as the tuning side takes them; what else it knows of memes is of no matter here."""
+    count = len(image)
+    numbers, words = np.zeros(count, np.int64), np.full(count, "train")
+    return Features(words, image, text, numbers, words, numbers, words)
+
+
+def fitted(features: Features) -> HeadEnsemble:
+    """Two heads of two members, their scalings fitted and their weights as they are drawn."""
+    dims = features.image.shape[1], features.text.shape[1]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        heads = [FusionHead(HeadConfig(*dims, kind, components=8), members=2) for kind in ("align", "concat")]
+    halves = [torch.arange(start, len(features), 2) for start in (0, 1)]
+    for head in heads:
+        for side, scaling in head.scaling.items():
+            scaling.fit(torch.from_numpy(getattr(features, side)), halves)
+    return HeadEnsemble(heads, [0.3, 1.4])
+
+
+def write_bundle(
+    folder: Path,
+    ensemble: HeadEnsemble,
+    calibration: Calibration,
+    spec: dict[str, Any],
+    encoder: dict[str, str],
+    review: dict[str, Any] | None = None,
+) -> Bundle:
+    """A bundle that ships `ensemble`, beside another that it does not ship."""
+    settings = {
+        "name": "tested", "shipped": "this", "encoder": encoder, "spec": spec, "calibration": asdict(calibration),
+        "threshold": 0.5, "review": review,
+    }  # fmt: skip
+    return save_bundle(folder, {"other": HeadEnsemble([ensemble.heads[0]], [-1.0]), "this": ensemble}, settings, {})
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +161,7 @@ def test_probability_over_http_equals_that_from_the_cache(client: FlaskClient, t
         body = {"image": base64.b64encode(path.read_bytes()).decode(), "text": meme.text}
         answer = client.post("/predict", json=body).get_json()
         assert answer["probability"] == pytest.approx(expected, abs=1e-5), (name, kind(path))
-        assert (answer["label"] == "offensive") == (answer["probability"] >= answer["threshold"])
+        assert (answer["label"] == "offensive") == (expected >= 0.5) and "review" not in answer
         labels.add(answer["label"])
     assert labels == {"offensive", "non-offensive"}
 
@@ -143,6 +176,44 @@ def test_the_module_is_one_module_and_takes_batches(classifier: MemeClassifier, 
     expected = [trained.probability[n] for n in names]
     assert classifier(pixels, tokens).tolist() == pytest.approx(expected, abs=1e-5)
     assert {name.split(".")[0] for name in classifier.state_dict()} == {"image_tower", "text_tower", "head"}
+
+
+class TinyEncoder(FakeEncoder):
+    """With towers, as the classifier wants them."""
+
+    image_tower = text_tower = nn.Identity()
+
+
+@pytest.mark.parametrize(
+    "calibration",
+    [Calibration("temperature", 0.7, 0.0), Calibration("platt", 2.5, -1.25), Calibration("platt", 0.01, 3.0),
+     Calibration("platt", 100.0, 40.0)],
+)  # fmt: skip
+def test_a_probability_is_the_calibrated_score_of_the_shipped_ensemble(
+    tmp_path: Path, calibration: Calibration
+) -> None:
+    encoder = TinyEncoder(tmp_path)
+    pixels = [encoder.pixels(picture(seed)) for seed in range(12)]
+    tokens = [encoder.tokens("word " * seed) for seed in range(12)]
+    features = as_features(encoder.image_features(pixels).numpy(), encoder.text_features(tokens).numpy())
+    ensemble = fitted(features)
+    write_bundle(tmp_path / "b", ensemble, calibration, encoder.spec, {"model": "fake", "pretrained": ""})
+    probability = MemeClassifier(encoder, load_bundle(tmp_path / "b"))(pixels, tokens)
+    logits = ensemble.score(features)
+    assert np.ptp(logits) > 0.05, "a constant would pass"
+    np.testing.assert_allclose(probability.numpy(), calibration(logits), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("band", [None, {"low": 0.25, "high": 0.75}])
+def test_the_band_of_the_bundle_is_the_classifiers(tmp_path: Path, band: dict[str, float] | None) -> None:
+    encoder = TinyEncoder(tmp_path)
+    features = as_features(np.eye(9, 48, dtype=np.float32), np.eye(9, 2, dtype=np.float32))
+    review = band and {**band, "share": 0.2, "coverage": 0.8, "error": {"point": 0.1}}
+    bundle = write_bundle(
+        tmp_path / "b", fitted(features), Calibration("temperature", 1.0, 0.0), encoder.spec,
+        {"model": "fake", "pretrained": ""}, review,
+    )  # fmt: skip
+    assert MemeClassifier(encoder, bundle).review == band
 
 
 def test_predict_command_prints_the_same_json(

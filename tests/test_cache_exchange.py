@@ -15,11 +15,12 @@ from cache.columns import UnusableTable
 from cache.exporting import export_index
 from cache.importing import NameTaken, import_rows
 from cache.verify import verify
-from head.data import load_features
 
 SPEC = {"model": "m", "feature": "projected"}
 FORMATS = pytest.mark.parametrize("suffix", [".npz", ".parquet"])
 SOURCE = {"data": "d", "model": "m", "pretrained": ""}
+# Of the data set's own texts, "a" is a prompt too.
+PROMPTS = {"offensive": ["a cruel meme", "a"], "non-offensive": ["a kind meme"]}
 
 
 def quiet(note: str) -> None:
@@ -28,7 +29,7 @@ def quiet(note: str) -> None:
 
 @pytest.fixture
 def index_file(tmp_path: Path) -> Path:
-    """Four memes, two of one picture, one unlabelled, one without vectors; and the store of their vectors."""
+    """Four memes, two of one picture, one unlabelled, one without vectors; three prompts; and the store of vectors."""
     pictures, texts = [content_key(b"p"), content_key(b"p"), content_key(b"q"), ""], ["a", "ü ☃", "", "d"]
     index = DatasetIndex(
         ids=["m0", "m1 雪", "m2", "m3"],
@@ -44,11 +45,15 @@ def index_file(tmp_path: Path) -> Path:
         image_stamps=["1 2 3"] * 4,
         spec=SPEC,
         source=SOURCE,
+        groups=["women", "", "race+sex", "women"],
+        prompts=PROMPTS,
     )
     rng, store = np.random.default_rng(0), VectorStore(tmp_path / "vectors", SPEC)
     image, text = rng.normal(size=(2, 5)).astype(np.float32), rng.normal(size=(3, 4)).astype(np.float32)
     store.add("image", Segment(pictures[1:3], image, np.zeros(2, np.int32)))
     store.add("text", Segment(index.text_keys[:3], text, np.array([3, 99, 2], np.int32)))
+    prompts = [text_key("a cruel meme"), text_key("a kind meme")]
+    store.add("text", Segment(prompts, rng.normal(size=(2, 4)).astype(np.float32), np.array([5, 6], np.int32)))
     path = tmp_path / "datasets" / "memes.h5"
     write_index(path, index)
     return path
@@ -81,15 +86,15 @@ def test_out_and_back_is_bit_for_bit(tmp_path: Path, index_file: Path, suffix: s
     assert export_index(index_file, tmp_path / "vectors", out) == 3
     first, there = read_index(index_file), tmp_path / "there"
     back = read_index(import_rows(out, "back", there, quiet))
-    for name in ("ids", "splits", "labels", "image_keys", "text_keys", "text_tokens", "text_cut"):
+    for name in ("ids", "splits", "labels", "image_keys", "text_keys", "text_tokens", "text_cut", "groups"):
         assert getattr(back, name) == getattr(first, name)[:3], name
-    assert (back.spec, back.source, back.skipped) == (SPEC, SOURCE, ["", "", ""])
+    assert (back.spec, back.source, back.skipped, back.prompts) == (SPEC, SOURCE, ["", "", ""], PROMPTS)
     ours, theirs = VectorStore(tmp_path / "vectors", SPEC), VectorStore(there / "vectors", SPEC)
     for kind in ("image", "text"):
         assert ours.known(kind) == theirs.known(kind)
         keys = sorted(ours.known(kind))
         assert ours.read(kind, keys).tobytes() == theirs.read(kind, keys).tobytes()
-    assert ours.token_counts(first.text_keys[:3]).tolist() == theirs.token_counts(first.text_keys[:3]).tolist()
+        assert kind == "image" or ours.token_counts(keys).tolist() == theirs.token_counts(keys).tolist()
     again = tmp_path / f"again{suffix}"
     export_index(there / "datasets" / "back.h5", there / "vectors", again)
     assert again.read_bytes() == out.read_bytes() and not verify(there).findings
@@ -107,6 +112,13 @@ def test_the_exported_columns_are_what_other_programs_read(tmp_path: Path, index
     assert np.array(read["image"].to_pylist(), np.float32).tobytes() == image.tobytes()
     assert (image[0] == image[1]).all()  # one picture in two memes
     assert json.loads(read.schema.metadata[b"spec"]) == SPEC and read["split"].to_pylist()[1] == "validation"
+    assert read["group"].to_pylist() == ["women", "", "race+sex"]
+    prompts = json.loads(read.schema.metadata[b"prompts"])
+    assert [(prompt["label"], prompt["text"], prompt["tokens"], len(prompt["vector"])) for prompt in prompts] == [
+        ("non-offensive", "a kind meme", 6, 4),
+        ("offensive", "a cruel meme", 5, 4),
+        ("offensive", "a", 3, 4),
+    ]
 
 
 def test_an_export_that_cannot_be_whole_is_refused(tmp_path: Path, index_file: Path) -> None:
@@ -122,16 +134,55 @@ def test_an_export_that_cannot_be_whole_is_refused(tmp_path: Path, index_file: P
 
 
 @FORMATS
-def test_vectors_made_elsewhere_reach_the_head(tmp_path: Path, suffix: str) -> None:
+def test_without_groups_and_prompts_a_file_has_neither(tmp_path: Path, index_file: Path, suffix: str) -> None:
+    write_index(index_file, replace(read_index(index_file), groups=(), prompts={}))
+    export_index(index_file, tmp_path / "vectors", tmp_path / f"o{suffix}")
+    if suffix == ".npz":
+        names = set(np.load(tmp_path / "o.npz").files)
+    else:
+        schema = pq.read_schema(tmp_path / "o.parquet")
+        names = {*schema.names, *map(bytes.decode, schema.metadata)}
+    assert "spec" in names and not {"group", "prompts"} & names
+    back = read_index(import_rows(tmp_path / f"o{suffix}", "back", tmp_path / "there", quiet))
+    assert (back.groups, back.prompts) == ([""] * 3, {})
+
+
+@FORMATS
+@pytest.mark.parametrize(
+    ("group", "read"),
+    [
+        (["a", " b ", "", "x" * 300, "a", "c"], ["a", "b", "", "x" * 100, "a", "c"]),
+        ([1, 2, 3, 4, 5, 6], ["1", "2", "3", "4", "5", "6"]),
+        (None, [""] * 6),
+    ],
+    ids=["texts", "numbers", "none"],
+)
+def test_vectors_made_elsewhere_may_have_groups_and_have_no_prompts(
+    tmp_path: Path, suffix: str, group: list | None, read: list[str]
+) -> None:
+    index = read_index(import_rows(write(tmp_path / f"v{suffix}", table(group=group)), "a", tmp_path, quiet))
+    assert (index.groups, index.prompts) == (read, {})
+
+
+def test_cells_of_parquet_may_be_lists_or_nothing(tmp_path: Path) -> None:
+    columns = {name: np.asarray(values).tolist() for name, values in table().items()}
+    cells = [["sex", "race"], [], None, ["race"], ["sex"], None]
+    pq.write_table(pa.table(columns | {"group": cells}), tmp_path / "v.parquet")
+    groups = read_index(import_rows(tmp_path / "v.parquet", "a", tmp_path, quiet)).groups
+    assert groups == ["race+sex", "", "", "race", "sex", ""]
+
+
+@FORMATS
+def test_vectors_made_elsewhere_are_found_by_their_index(tmp_path: Path, suffix: str) -> None:
     columns = table()
     index_file = import_rows(write(tmp_path / f"v{suffix}", columns), "theirs", tmp_path, quiet)
     assert index_file == tmp_path / "datasets" / "theirs.h5"
-    features, index = load_features(index_file, tmp_path / "vectors")
-    labelled = columns["label"] >= 0
-    assert features.ids.tolist() == columns["ids"][labelled].tolist()
-    assert features.image.tobytes() == columns["image"].astype(np.float32)[labelled].tobytes()
-    assert features.text.tobytes() == columns["text"][labelled].tobytes()
-    assert features.split.tolist() == columns["split"][labelled].tolist() and features.label.tolist() == [1, 0, 1, 0, 1]
+    index = read_index(index_file)
+    store = VectorStore(tmp_path / "vectors", index.spec)
+    assert index.ids == columns["ids"].tolist() and index.splits == columns["split"].tolist()
+    assert index.labels == [1, 0, 1, 0, -1, 1] and not any(index.skipped)
+    assert store.read("image", index.image_keys).tobytes() == columns["image"].astype(np.float32).tobytes()
+    assert store.read("text", index.text_keys).tobytes() == columns["text"].tobytes()
     assert {"imported", "image_dim"} <= index.spec.keys() and not verify(tmp_path).findings
 
 
@@ -206,9 +257,10 @@ def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:
 
 
 def test_columns_of_different_lengths_are_refused(tmp_path: Path) -> None:
-    path = write(tmp_path / "v.npz", table(label=np.array([1, 0])))
-    with pytest.raises(UnusableTable, match="v.npz: the columns differ in length .*image 6, .*label 2"):
-        import_rows(path, "a", tmp_path, quiet)
+    for name in ("label", "group"):
+        path = write(tmp_path / "v.npz", table(**{name: np.array([1, 0])}))
+        with pytest.raises(UnusableTable, match=f"v.npz: the columns differ in length .*image 6, .*{name} 2"):
+            import_rows(path, "a", tmp_path, quiet)
 
 
 @pytest.mark.parametrize(
@@ -255,6 +307,8 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
         {"text_key": np.array([text_key(name) for name in "xyz"])},
         {"text_tokens": np.array([1, 1, 1])},
         {"image_key": np.array(["a", "b"])},
+        {"prompts": None},
+        {"prompts": np.array('[{"label": "offensive"}]')},
         {"content_sha256": None},
     ],
     ids=lambda change: next(iter(change)),
@@ -270,12 +324,13 @@ def test_changed_vectors_do_not_go_back_under_our_spec(tmp_path: Path, index_fil
     assert read_index(import_rows(tmp_path / "changed.npz", "a", tmp_path / "there", quiet)).spec != SPEC
 
 
-def test_labels_and_splits_may_change_on_the_way(tmp_path: Path, index_file: Path) -> None:
+def test_labels_splits_and_groups_may_change_on_the_way(tmp_path: Path, index_file: Path) -> None:
     export_index(index_file, tmp_path / "vectors", tmp_path / "o.npz")
     with np.load(tmp_path / "o.npz") as arrays:
-        np.savez(tmp_path / "changed.npz", **dict(arrays) | {"label": [0, 0, 1], "split": ["train"] * 3})
+        changed = {"label": [0, 0, 1], "split": ["train"] * 3, "group": ["x", "y", "z"]}
+        np.savez(tmp_path / "changed.npz", **dict(arrays) | changed)
     back = read_index(import_rows(tmp_path / "changed.npz", "relabelled", tmp_path, quiet))
-    assert (back.labels, back.splits, back.spec) == ([0, 0, 1], ["train"] * 3, SPEC)
+    assert {"label": back.labels, "split": back.splits, "group": back.groups} == changed and back.spec == SPEC
 
 
 def test_an_index_of_the_embedding_job_is_never_replaced(tmp_path: Path, index_file: Path) -> None:

@@ -7,6 +7,8 @@ import h5py
 import pytest
 
 from cache import DatasetIndex, UnusableIndex, find_index, index_path, read_index, write_index
+from cache.hdf5 import hdf5_bytes
+from cache.index import group_name
 
 INDEX = DatasetIndex(
     ids=["a.png", "b.png"],
@@ -22,6 +24,8 @@ INDEX = DatasetIndex(
     image_stamps=["12 17 18", ""],
     spec={"model": "m", "preprocess": {"mean": [0.5]}},
     source={"data": "d", "model": "m", "pretrained": ""},
+    groups=["religion+sex", ""],
+    prompts={"offensive": ["a cruel meme 雪", "a hateful meme"], "non-offensive": ["a kind meme"]},
 )
 
 
@@ -62,8 +66,36 @@ def test_one_flipped_byte_anywhere_is_said(tmp_path: Path) -> None:
 def test_an_index_of_an_older_format_is_said(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "old.h5", "w") as file:
         file.attrs["format"] = 1
-    with pytest.raises(UnusableIndex, match="format 1, expected 2; run `make embed` again"):
-        read_index(tmp_path / "old.h5")
+    sealed = hdf5_bytes(lambda file: file.attrs.update({"format": 2, "spec": "{}", "source": "{}"}), seal=True)
+    (tmp_path / "newer.h5").write_bytes(sealed)
+    for name, number in (("old.h5", 1), ("newer.h5", 2)):
+        with pytest.raises(UnusableIndex, match=f"{name}: format {number}, expected 3; run `make embed` again"):
+            read_index(tmp_path / name)
+
+
+def test_an_index_may_be_without_groups_and_prompts(tmp_path: Path) -> None:
+    plain = DatasetIndex(**{name: value for name, value in vars(INDEX).items() if name not in ("groups", "prompts")})
+    assert (plain.groups, plain.prompts) == (["", ""], {})
+    write_index(tmp_path / "index.h5", plain)
+    assert read_index(tmp_path / "index.h5") == plain
+
+
+@pytest.mark.parametrize(
+    ("cell", "name"),
+    [
+        (None, ""),
+        ("  women ", "women"),
+        ("", ""),
+        ([], ""),
+        (["sex", " race", "sex"], "race+sex"),
+        (7, "7"),
+        (True, "True"),
+        ("x" * 200, "x" * 100),
+        ("x" * 99 + " y", "x" * 99),
+    ],
+)
+def test_any_cell_names_a_group(cell: object, name: str) -> None:
+    assert group_name(cell) == name
 
 
 def test_the_file_is_ordinary_hdf5(tmp_path: Path) -> None:
@@ -73,8 +105,9 @@ def test_the_file_is_ordinary_hdf5(tmp_path: Path) -> None:
 
 
 def test_columns_of_different_lengths_are_refused() -> None:
-    with pytest.raises(ValueError, match="one length"):
-        replace(INDEX, ids=["only one"])
+    for column in ({"ids": ["only one"]}, {"groups": ["only one"]}):
+        with pytest.raises(ValueError, match="one length"):
+            replace(INDEX, **column)
 
 
 def test_what_is_no_index_is_said_with_the_fix(tmp_path: Path) -> None:

@@ -55,6 +55,42 @@ def test_plain_csv_with_named_columns_and_a_split(tmp_path: Path, as_file: bool)
 
 
 @pytest.mark.parametrize(
+    ("header", "read"),
+    [
+        ("group", "women"),
+        ("Subgroup", "women"),
+        ("target_group", "women"),
+        ("identity", "women"),
+        ("protected_category", "women"),
+        ("target", ""),
+        ("pc", ""),
+    ],
+)
+def test_a_column_for_groups_is_known_by_its_name(tmp_path: Path, header: str, read: str) -> None:
+    table(tmp_path, f"image,text,label,{header}\nx.png,a,1, women \ny.png,b,0,\n")
+    assert [meme.group for meme in read_dataset(tmp_path)[1]] == [read, ""]
+
+
+@pytest.mark.parametrize(
+    ("value", "group"),
+    [
+        ("sex", "sex"),
+        (["sex", "race"], "race+sex"),
+        (["pc_empty"], ""),
+        (None, ""),
+        (3, "3"),
+        ({"a": 1}, "{'a': 1}"),
+        ("\0lone \ud83d", "lone ?"),
+        ("x" * 200, "x" * 100),
+    ],
+)
+def test_groups_of_json_lines_may_be_anything(tmp_path: Path, value: object, group: str) -> None:
+    rows = [{"img": "a.png", "text": "a", "gold_pc": value}, {"img": "b.png", "text": "b"}]
+    table(tmp_path, "\n".join(map(json.dumps, rows)), "train.jsonl")
+    assert [meme.group for meme in read_dataset(tmp_path)[1]] == [group, ""]
+
+
+@pytest.mark.parametrize(
     ("spelling", "label"),
     [
         *((s, 1) for s in ("offensive", "Offensive ", "1", 1, "1.0", "hateful")),

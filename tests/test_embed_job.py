@@ -19,11 +19,15 @@ from fakes import FakeEncoder, memes, picture, write_multioff
 import embed.encoder
 import embed.fill
 import embed.hashing
-from cache import VectorStore, read_index
+import embed.job
+from cache import VectorStore, read_index, text_key
 from embed.__main__ import main
 from embed.job import EmbedSettings, NothingReadable, Summary, embed_dataset
 from embed.profile import Profile
+from embed.prompts import PROMPTS
+from embed.text import clean_text
 
+N_PROMPTS = sum(map(len, PROMPTS.values()))
 Run = Callable[..., Summary]
 
 
@@ -212,7 +216,7 @@ def test_two_jobs_at_once_share_the_work(
         assert sorted(job.embedded[kind] for job in jobs) == [0, 60]
         assert sorted(job.cached[kind] for job in jobs) == [0, 60]
     rows = [json.loads(line)["rows"] for line in (jobs[0].store.folder / "manifest.jsonl").read_text().splitlines()]
-    assert sum(rows) == 120 and not run().store.damaged
+    assert sum(rows) == 120 + N_PROMPTS and not run().store.damaged
     assert said.count("another job is filling this cache; waiting for it") == 1
 
 
@@ -254,6 +258,57 @@ def test_the_index_says_which_texts_were_cut(tmp_path: Path, run: Run) -> None:
         str(tmp_path / "data"), "fake", artifacts=tmp_path / "artifacts", profile=Profile(long_text="chunk")
     ).index
     assert read_index(chunked).text_cut == [0, 0, 0]
+
+
+def test_the_prompts_are_embedded_as_any_text(tmp_path: Path, run: Run, loads: list[FakeEncoder]) -> None:
+    data = write_multioff(tmp_path / "data", memes(5))
+    summary = run()
+    index = read_index(EmbedSettings(str(data), "fake", artifacts=tmp_path / "artifacts").index)
+    assert index.prompts == {label: list(texts) for label, texts in PROMPTS.items()}
+    for texts in index.prompts.values():
+        vectors = summary.store.read("text", [text_key(text) for text in texts])
+        assert vectors.tolist() == [loads[0].tokens(text)[0].tolist() for text in texts]
+    longest = max(loads[0].token_count(text) for texts in PROMPTS.values() for text in texts)
+    assert longest > 8 and summary.too_long == 0  # which counts memes' texts
+
+
+def test_prompts_that_an_older_cache_lacks_are_all_that_is_made(
+    tmp_path: Path, run: Run, loads: list[FakeEncoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_multioff(tmp_path / "data", memes(5))
+    with monkeypatch.context() as patch:
+        patch.setattr(embed.job, "PROMPTS", {})
+        assert not any(run().prompts.values())
+    second, third = run(), run()
+    assert second.embedded == {"image": 0, "text": 0} and loads[1].encoded == [8, N_PROMPTS - 8]
+    assert second.prompts == {"distinct": N_PROMPTS, "cached": 0, "embedded": N_PROMPTS}
+    assert third.prompts == {"distinct": N_PROMPTS, "cached": N_PROMPTS, "embedded": 0} and len(loads) == 2
+
+
+def test_a_meme_that_says_what_a_prompt_says_counts_as_a_text(tmp_path: Path, run: Run) -> None:
+    write_multioff(tmp_path / "data", [("a.png", PROMPTS["offensive"][0], "1")])
+    summary = run()
+    assert summary.embedded == {"image": 1, "text": 1} and summary.prompts["embedded"] == N_PROMPTS - 1
+
+
+def test_the_prompts_are_plain_texts_in_step() -> None:
+    texts = [text for group in PROMPTS.values() for text in group]
+    assert PROMPTS.keys() == {"offensive", "non-offensive"} and len(set(texts)) == len(texts)
+    assert 5 <= len(PROMPTS["offensive"]) == len(PROMPTS["non-offensive"]) <= 8
+    assert all(text == clean_text(text) and not {"not", "no"} & set(text.split()) for text in texts)
+
+
+def test_the_index_has_the_groups_that_the_table_names(tmp_path: Path, run: Run) -> None:
+    write_multioff(tmp_path / "data", memes(2))
+    for path in (tmp_path / "data" / "Split Dataset").iterdir():
+        path.unlink()
+    rows = "m0.png,a,1,women\nm1.png,b,0,\n"
+    (tmp_path / "data" / "memes.csv").write_text(f"image,text,label,group\n{rows}", "utf-8")
+    run()
+    assert read_index(EmbedSettings(str(tmp_path / "data"), "fake", artifacts=tmp_path / "artifacts").index).groups == [
+        "women",
+        "",
+    ]
 
 
 _KILLED = """
@@ -332,9 +387,10 @@ def test_the_command_prints_a_summary(tmp_path: Path, run: Run, capsys: pytest.C
         "memes      4 (4 train)",
         "images     3 distinct: 0 already cached, 3 newly embedded",
         "texts      4 distinct: 0 already cached, 4 newly embedded; 0 longer than 8 tokens, cut",
+        f"prompts    {N_PROMPTS} distinct: 0 already cached, {N_PROMPTS} newly embedded; for zero-shot CLIP",
         "skipped    1 meme\n           m1.png (Training_meme_dataset.csv, row 3): no such file",
         "on cpu",
-        "vectors/s (7 in",
+        f"vectors/s ({7 + N_PROMPTS} in",
     ):
         assert expected in printed.out
     assert "loading fake on" in printed.err
@@ -350,6 +406,7 @@ def test_the_summary_as_json(tmp_path: Path, run: Run, capsys: pytest.CaptureFix
     told = json.loads(capsys.readouterr().out)
     assert told["memes"] == 4 and told["embedded"] == {"image": 3, "text": 4} and told["device"] == "cpu"
     assert [skipped["id"] for skipped in told["skipped"]] == ["m1.png"]
+    assert told["prompts"] == {"distinct": N_PROMPTS, "cached": 0, "embedded": N_PROMPTS}
     assert told["spent"].keys() == {"decode", "tokenise", "model"} and told["seconds"] > 0
 
 

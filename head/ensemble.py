@@ -1,0 +1,68 @@
+"""Several heads as one: their logits averaged, and the choice of which heads.
+
+Works on trained heads and on what they said of memes they had not seen; knows nothing of training or of files.
+`python -m head tune` chooses the ensemble, the server runs it.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from head.data import Features
+from head.fusion import FusionHead
+from head.metrics import aurocs
+
+# Picks of one ensemble, repeats included: beyond some ten the mean no longer moves.
+_MOST_PICKS = 12
+# Memes at a time: bounds the memory on large sets and costs nothing on small ones.
+_ROWS = 4096
+
+
+class HeadEnsemble(nn.Module):
+    """Weighted mean of the logits of heads, each the mean of its members'; (N, Di) and (N, Dt) -> (N,)."""
+
+    def __init__(self, heads: Sequence[FusionHead], weights: Sequence[float]) -> None:
+        super().__init__()
+        self.heads, self.weights = nn.ModuleList(heads), tuple(weights)
+
+    def forward(self, image: Tensor, text: Tensor) -> Tensor:
+        return sum(weight * head(image, text).mean(dim=0) for weight, head in zip(self.weights, self.heads))
+
+    @torch.inference_mode()
+    def score(self, features: Features) -> np.ndarray:
+        """(N,) float64 logits."""
+        self.eval()
+        image, text = (torch.from_numpy(np.ascontiguousarray(v, np.float32)) for v in (features.image, features.text))
+        parts = [self(*part).double() for part in zip(image.split(_ROWS), text.split(_ROWS))]
+        return torch.cat(parts).numpy()
+
+
+def select(logits: np.ndarray, label: np.ndarray, held: np.ndarray) -> np.ndarray:
+    """(T,) int64: how often each of T heads is picked, from their out-of-fold logits (T, N), the best trial first.
+
+    Caruana et al., "Ensemble Selection from Libraries of Models" (2004): begin with the best heads in their order, as
+    many as do best together; then add, again and again, the head that helps most, picked ones included, until none
+    does. Judged by the mean over the folds of the AUROC; held: (F, N), 1 where a fold holds a meme out.
+    """
+    counted = held.any(axis=0)
+    logits, held, labels = logits[:, counted], held[:, counted].astype(np.float32), label[counted]
+
+    def judged(sums: np.ndarray) -> np.ndarray:  # (K, N) -> (K,)
+        folds = [aurocs(np.broadcast_to(labels, held.shape), np.broadcast_to(one, held.shape), held) for one in sums]
+        return np.mean(folds, axis=1)
+
+    first = np.cumsum(logits, axis=0)
+    values = judged(first)
+    size = int(np.argmax(values)) + 1
+    picks, total, best = np.zeros(len(logits), np.int64), first[size - 1], values[size - 1]
+    picks[:size] = 1
+    while picks.sum() < _MOST_PICKS:
+        values = judged(total + logits)
+        choice = int(np.argmax(values))
+        if values[choice] <= best:
+            break
+        picks[choice] += 1
+        total, best = total + logits[choice], values[choice]
+    return picks

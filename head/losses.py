@@ -1,0 +1,84 @@
+"""The losses that a head can be trained with: one number per member.
+
+Works on logits and embeddings of M members at once; knows nothing of optimizers or of data. `head.train` calls it.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+LOSSES = ("bce", "focal")
+# RGCL's margin between the cosines of the two neighbours.
+_MARGIN = 0.1
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """What is minimised. Raises ValueError for what no loss can have.
+
+    kind: one of LOSSES; class_weight: whether memes of the rarer class weigh as much together as the others;
+    smoothing: label smoothing; focus: focal loss's gamma; contrastive: weight of the retrieval-guided term.
+    """
+
+    kind: str = "bce"
+    class_weight: bool = False
+    smoothing: float = 0.0
+    focus: float = 2.0  # the best in the paper of focal loss
+    contrastive: float = 0.0  # RGCL's is .5
+
+    def __post_init__(self) -> None:
+        if self.kind not in LOSSES:
+            raise ValueError(f"kind: expected one of {', '.join(LOSSES)}, got {self.kind!r}")
+        if not 0 <= self.smoothing < 1:
+            raise ValueError(f"smoothing: expected a number from 0 to below 1, got {self.smoothing!r}")
+        for name in ("focus", "contrastive"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name}: expected a number of at least 0, got {getattr(self, name)!r}")
+
+
+def class_weights(label: Tensor, counts: Tensor) -> Tensor:
+    """Weights (M, N) for labels (M, N) 0/1 that make both classes weigh the same in each member; their mean is 1.
+
+    King and Zeng, "Logistic Regression in Rare Events Data" (2001), as scikit-learn's `class_weight="balanced"`.
+    counts: (M, N), 1 where a meme is the member's, else 0.
+    """
+    total = counts.sum(dim=1, keepdim=True)  # (M, 1)
+    positive = (label * counts).sum(dim=1, keepdim=True)
+    return torch.where(label > 0, total / (2 * positive), total / (2 * (total - positive)))
+
+
+def classification_loss(config: LossConfig, logits: Tensor, label: Tensor, weight: Tensor) -> Tensor:
+    """Mean loss (M,) over the memes, weighted; all (M, N).
+
+    Binary cross-entropy; label smoothing is that of Szegedy et al., "Rethinking the Inception Architecture for Computer
+    Vision" (2016), with two classes; focal loss that of Lin et al., "Focal Loss for Dense Object Detection" (2017): each
+    meme's loss times (1 - the probability of its label) ** focus.
+    """
+    target = label * (1 - config.smoothing) + config.smoothing / 2
+    loss = F.binary_cross_entropy_with_logits(logits, target, weight, reduction="none")
+    if config.kind == "focal":
+        loss = loss * torch.sigmoid(logits * (1 - 2 * label)) ** config.focus
+    return loss.sum(dim=1) / weight.sum(dim=1)
+
+
+def retrieval_loss(anchor: Tensor, like: Tensor, unlike: Tensor) -> Tensor:
+    """Mean triplet loss (M,) of embeddings (M, N, H): an anchor is nearer to `like` than to `unlike`, by a margin.
+
+    From RGCL (Mei et al., "Improving Hateful Meme Detection through Retrieval-Guided Contrastive Learning", 2024):
+    `like` is the most similar meme of the anchor's label, its pseudo-gold positive, `unlike` the most similar one of
+    the other label, its hard negative, both retrieved by `nearest`. Theirs are embeddings kept since the epoch began,
+    through which no gradient flows: encoding them anew at each step, as RGCL does, takes three times as long.
+    """
+    difference = F.cosine_similarity(anchor, unlike, dim=-1) - F.cosine_similarity(anchor, like, dim=-1)  # (M, N)
+    return F.relu(difference + _MARGIN).mean(dim=1)
+
+
+def nearest(query: Tensor, bank: Tensor, allowed: Tensor) -> Tensor:
+    """(M, N) places in the bank, (M, B, H), of the most similar embedding to each query, (M, N, H), by cosine.
+
+    allowed: (M, N, B) bool, which of the bank a query may retrieve.
+    """
+    similarity = torch.bmm(F.normalize(query, dim=-1), F.normalize(bank, dim=-1).mT)  # (M, N, B)
+    return similarity.masked_fill_(~allowed, -2.0).argmax(dim=-1)

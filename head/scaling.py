@@ -1,0 +1,77 @@
+"""How a vector of the encoder is made ready for a head: unit length, standardised columns, principal components.
+
+Every member of a head has a scaling of its own, fitted to that member's train memes and to nothing else, so that a
+held-out meme never says how it is scaled itself. Used by `head.fusion` and fitted by `head.train`.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+# Components of unit vectors deviate by about 1/sqrt(D), above .005; below this a column is constant up to rounding.
+_CONSTANT = 1e-6
+# Memes at a time: bounds the memory of large sets and costs nothing on small ones.
+_ROWS = 8192
+
+
+class Scaling(nn.Module):
+    """M scalings of one side, (N, D) -> (M, N, K).
+
+    Unit length; centred and divided by the deviation of each column; where K < D, the K largest principal components,
+    each brought to a deviation that is the power `spectrum` of its own, then all divided by one number so that their
+    mean square is 1. 0 is whitening, 1 the components as they are. At 2 Adam, whose steps are alike in every column,
+    learns at the speeds that gradient descent has on the components as they are: the strong directions first.
+    """
+
+    def __init__(self, members: int, dim: int, components: int, spectrum: int = 1) -> None:
+        super().__init__()
+        self._spectrum = spectrum
+        self.register_buffer("mean", torch.zeros(members, 1, dim))
+        self.register_buffer("std", torch.ones(members, 1, dim))
+        reduced = components < dim
+        self.register_buffer("projection", torch.zeros(members, dim, components) if reduced else None)
+
+    @torch.no_grad()
+    def fit(self, vectors: Tensor, rows: Sequence[Tensor]) -> "Scaling":
+        """Fit each member to its rows of the (N, D) vectors; a constant column is only centred."""
+        for member, chosen in enumerate(rows):
+            unit = F.normalize(vectors[chosen], dim=-1)
+            mean, std = unit.mean(dim=0), unit.std(dim=0, correction=0)
+            std = torch.where(std < _CONSTANT, 1.0, std)
+            self.mean[member, 0], self.std[member, 0] = mean, std
+            if self.projection is not None:
+                self.projection[member] = _principal(
+                    unit.sub_(mean).div_(std), self.projection.shape[-1], self._spectrum
+                )
+        return self
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        parts = [self._scaled(F.normalize(part, dim=-1)) for part in vectors.split(_ROWS)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+    def _scaled(self, unit: Tensor) -> Tensor:
+        standard = (unit - self.mean) / self.std  # (M, N, D)
+        return standard if self.projection is None else torch.bmm(standard, self.projection)
+
+
+def _principal(rows: Tensor, components: int, spectrum: int) -> Tensor:
+    """(N, D) centred rows -> (D, K): their first principal axes, longest first, scaled as Scaling says.
+
+    Axes that N rows do not span are zero. The smaller of the two products of the rows with themselves is decomposed.
+    """
+    count, dim = rows.shape
+    doubled = rows.double() if count <= dim else rows
+    products = doubled @ doubled.T if count <= dim else doubled.T @ doubled
+    values, axes = torch.linalg.eigh(products.double() / count)
+    values, axes = values.flip(0)[:components], axes.flip(1)[:, :components]
+    if count <= dim:
+        axes = F.normalize(doubled.T @ axes, dim=0)
+    # eigenvectors have no sign of their own; without one, another machine would draw another head
+    axes = axes * torch.where(axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)) < 0, -1.0, 1.0)
+    kept = values > _CONSTANT * values[0].clamp(min=_CONSTANT)
+    wanted = torch.where(kept, values, 1.0) ** spectrum * kept  # variances of the components
+    wanted = wanted / (wanted.sum() / kept.sum().clamp(min=1)).clamp(min=_CONSTANT)
+    scaled = axes * (wanted / torch.where(kept, values, 1.0)).sqrt()
+    return F.pad(scaled, (0, components - scaled.shape[1])).to(rows.dtype)

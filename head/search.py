@@ -1,0 +1,263 @@
+"""The search for a head's settings: an Optuna study that can be stopped, continued and shared between machines.
+
+Sees the memes that are tuned on and no others. `python -m head tune --trials N` runs it.
+"""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from tqdm import tqdm
+
+from head.fusion import HeadConfig
+from head.space import Space
+from head.train import TrainConfig
+from head.workers import Outcome, Settings, Trainer
+
+# Trials drawn before any of them is known. Fixed, whatever the number of workers, so that the same seed gives the same
+# study on one core and on four; more workers than this would wait.
+ROUND = 4
+# A product starts on a plateau that a concatenation does not know: it gets this many epochs before it is judged.
+_WARMUP_EPOCHS = 8
+# Trials that run to their end first, so that the median means something.
+_STARTUP_TRIALS = 8
+_FINGERPRINT = "data fingerprint"
+
+
+class OtherData(ValueError):
+    """A study of this name was made with other data."""
+
+
+class StudyUnusable(ValueError):
+    """The study's storage cannot be reached, read or written."""
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """storage: an SQLAlchemy URL; study: its name there; trials: the wanted total, earlier runs included."""
+
+    storage: str
+    study: str
+    trials: int = 200  # under two minutes on two cores for some 600 memes
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.trials < 1:
+            raise ValueError(f"trials: expected at least 1, got {self.trials}")
+        if not self.study:
+            raise ValueError("study: expected a name, got an empty one")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed: expected a whole number from 0 to 2**32 - 1, got {self.seed}")
+        try:
+            make_url(self.storage)
+        except ArgumentError as error:
+            raise ValueError(
+                f"storage: expected a URL such as postgresql://user:password@host/database, got {self.storage!r}"
+            ) from error
+
+    @property
+    def place(self) -> str:
+        """The storage as it may be shown: without its password."""
+        return make_url(self.storage).render_as_string(hide_password=True)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A finished trial. value: mean AUROC of its members, of a pruned one the last that was seen, None where there is
+    none; seconds: that it took."""
+
+    number: int
+    complete: bool
+    value: float | None
+    head: HeadConfig
+    train: TrainConfig
+    params: dict[str, Any]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Found:
+    """trials: all that are finished, in their order; importances: {parameter: share of the value's variance}."""
+
+    trials: list[Trial]
+    importances: dict[str, float]
+
+    def best(self, count: int) -> list[Trial]:
+        """The complete trials with the highest values, the best first."""
+        complete = [trial for trial in self.trials if trial.complete and trial.value is not None]
+        return sorted(complete, key=lambda trial: (-(trial.value or 0), trial.number))[:count]
+
+
+def search(space: Space, digest: str, config: StudyConfig, trainer: Trainer) -> Found:
+    """Run the study until it has `config.trials` finished trials; a study that has them is only read.
+
+    A trial's value is the mean over its members of the AUROC on the memes that each held out. The best of many is
+    chosen on the memes that it is measured on, so its value is optimistic. digest: a fingerprint of the data; several
+    machines may work on one study at once and then overshoot the total by the trials in hand. Raises OtherData,
+    StudyUnusable, WorkerLost; ValueError when no trial converged; KeyboardInterrupt when stopped, all that was finished
+    being kept.
+    """
+    with _opened(config) as study:
+        _require_same_data(study, digest, config)
+        _run(study, space, config, trainer)
+        trials = [_read(trial) for trial in _finished(study)]
+        found = Found(trials, _importances(study, config.seed))
+    if not found.best(1):
+        raise ValueError(f"study {config.study!r}: none of its {len(trials)} trials converged; add trials")
+    return found
+
+
+def finished_trials(config: StudyConfig) -> int:
+    """How many trials of the study are kept."""
+    with _opened(config) as study:
+        return len(_finished(study))
+
+
+def pruner() -> optuna.pruners.BasePruner:
+    """Stops a trial whose running mean is below the median of the complete trials at the same epoch."""
+    return optuna.pruners.MedianPruner(n_startup_trials=_STARTUP_TRIALS, n_warmup_steps=_WARMUP_EPOCHS)
+
+
+def sampler(seed: int, trials: int) -> optuna.samplers.BaseSampler:
+    """Multivariate TPE (Falkner et al., "BOHB", 2018); a study that goes on must not draw its first trials again, so
+    the seed moves on with the number of trials."""
+    drawn = int(np.random.SeedSequence([seed, trials]).generate_state(1)[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.samplers.TPESampler(seed=drawn, multivariate=True, constant_liar=True)
+
+
+@contextmanager
+def _opened(config: StudyConfig) -> Iterator[optuna.Study]:
+    """The study, made if it is new; Optuna's log, which would break the progress bar, is silent meanwhile."""
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(logging.CRITICAL)
+    storage = None
+    try:
+        storage = optuna.storages.RDBStorage(config.storage)
+        yield optuna.create_study(
+            storage=storage, study_name=config.study, direction="maximize", load_if_exists=True, sampler=None
+        )
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError, ImportError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise StudyUnusable(
+            f"{config.place}: the study's storage cannot be reached, read or written ({reason}); see that the server "
+            "runs and lets you in, or for a file, free the disk, mend its permissions, or move a damaged one away"
+        ) from error
+    finally:
+        if storage is not None:
+            storage.remove_session()
+            storage.engine.dispose()
+        optuna.logging.set_verbosity(verbosity)
+
+
+def _require_same_data(study: optuna.Study, digest: str, config: StudyConfig) -> None:
+    stored = study.user_attrs.get(_FINGERPRINT)
+    if stored is None:
+        study.set_user_attr(_FINGERPRINT, digest)
+    elif stored != digest:
+        raise OtherData(
+            f"study {config.study!r} in {config.place} was made with other memes, splits, vectors or folds "
+            f"(data {stored[:12]}, now {digest[:12]}); give this one another name with --study"
+        )
+
+
+def _run(study: optuna.Study, space: Space, config: StudyConfig, trainer: Trainer) -> None:
+    """Rounds of trials. They are drawn and judged in memory and written when they are finished: a suggestion that goes
+    through a database costs more than an epoch of training."""
+    memory = optuna.create_study(direction="maximize", pruner=pruner())
+    known = _take_in(study, memory, set())
+    with tqdm(total=max(config.trials, len(known)), initial=len(known), desc="tuning", unit="trial") as bar:
+        while len(known) < config.trials:
+            memory.sampler = sampler(config.seed, len(known))
+            for recipe in space.recipes()[len(known) : config.trials][:ROUND]:  # the first trials of a study
+                memory.enqueue_trial(recipe)
+            trials = [memory.ask() for _ in range(min(ROUND, config.trials - len(known)))]
+            _round(study, memory, trials, [space.suggest(trial, config.seed) for trial in trials], trainer)
+            known = _take_in(study, memory, known)
+            bar.set_postfix(best=_best_so_far(memory), refresh=False)
+            bar.update(len(known) - bar.n)
+
+
+def _take_in(study: optuna.Study, memory: optuna.Study, known: set[int]) -> set[int]:
+    """Show the finished trials that the storage has gained to the study in memory; the numbers of all there are."""
+    finished = {trial.number: trial for trial in _finished(study)}
+    memory.add_trials(finished[number] for number in sorted(finished.keys() - known))
+    return known | finished.keys()
+
+
+def _round(
+    study: optuna.Study,
+    memory: optuna.Study,
+    trials: list[optuna.Trial],
+    settings: list[Settings],
+    trainer: Trainer,
+) -> None:
+    """Train what was drawn and store it in the order in which it was drawn; where the round is interrupted, what had
+    ended by then."""
+    ended: dict[int, FrozenTrial] = {}
+
+    def go_on(number: int, epoch: int, value: float) -> bool:
+        trials[number].report(value, epoch)
+        return not trials[number].should_prune()
+
+    try:
+        for number, outcome in trainer.train(settings, False, go_on):
+            drawn = memory.get_trials(deepcopy=False)[trials[number].number]
+            ended[number] = _finish(drawn, settings[number], outcome)
+    finally:
+        for trial in trials:  # their stored twins are what the study in memory learns from
+            memory.tell(trial, state=TrialState.FAIL)
+        for number in sorted(ended):
+            study.add_trial(ended[number])
+
+
+def _finish(drawn: FrozenTrial, settings: Settings, outcome: Outcome) -> FrozenTrial:
+    complete = outcome.auroc is not None
+    return create_trial(
+        state=TrialState.COMPLETE if complete else TrialState.PRUNED,
+        value=float(outcome.auroc.mean()) if complete else None,
+        params=drawn.params,
+        distributions=drawn.distributions,
+        intermediate_values=drawn.intermediate_values,
+        user_attrs={"head": asdict(settings[0]), "train": asdict(settings[1]), "seconds": outcome.seconds},
+    )
+
+
+def _read(trial: FrozenTrial) -> Trial:
+    complete = trial.state == TrialState.COMPLETE
+    return Trial(
+        trial.number,
+        complete,
+        trial.value if complete else trial.intermediate_values.get(trial.last_step),
+        HeadConfig(**trial.user_attrs["head"]),
+        TrainConfig.from_dict(trial.user_attrs["train"]),
+        trial.params,
+        trial.user_attrs["seconds"],
+    )
+
+
+def _finished(study: optuna.Study) -> list[FrozenTrial]:
+    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+
+
+def _best_so_far(study: optuna.Study) -> str:
+    values = [trial.value for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))]
+    return f"{max(values):.3f}" if values else "none"
+
+
+def _importances(study: optuna.Study, seed: int) -> dict[str, float]:
+    """Share of the values' variance by parameter (fANOVA, Hutter et al., 2014); {} where trials are too few or alike."""
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=seed)
+    try:
+        return optuna.importance.get_param_importances(study, evaluator=evaluator)
+    except (ValueError, RuntimeError):
+        return {}

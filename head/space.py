@@ -1,0 +1,104 @@
+"""What the search may choose: the space of heads and trainings, and the published recipes that it begins with.
+
+Knows nothing of data but their dimensions and number. `head.search` draws from it.
+"""
+
+import math
+from typing import Any
+
+from optuna import Trial
+
+from head.fusion import FUSIONS, OUTPUTS, HeadConfig
+from head.losses import LOSSES, LossConfig
+from head.train import OPTIMIZERS, TrainConfig
+
+# Per optimizer, because its rate means something else in each. HateCLIPper's 1e-4 lies within AdamW's range; SGD wants
+# large rates, since the gradient is clipped to .1.
+_RATES = {"adamw": (3e-5, 3e-3), "adam": (3e-5, 3e-3), "sgd": (3e-2, 3.0), "rmsprop": (1e-5, 1e-3)}
+# The papers map to 1024 and have thousands of memes; with hundreds that is ten times slower and no better.
+_WIDTHS, _WIDTHS_OF_THOUSANDS = (64, 128, 256), (128, 256, 512)
+# Likewise what memes span: hundreds of them have no use for more than some dozens of directions.
+_COMPONENTS, _COMPONENTS_OF_THOUSANDS = (32, 64, 128, 256), (256,)
+# What the strong directions weigh against the weak; of thousands of memes each choice takes gigabytes.
+_SPECTRA, _SPECTRA_OF_THOUSANDS = (0, 1, 2), (2,)
+_BATCHES, _BATCHES_OF_THOUSANDS = (16, 32, 64, 128), (128, 256, 512)
+_THOUSANDS = 4000
+
+
+class Space:
+    """The space for vectors of given dimensions, {"image_dim", "text_dim"}, and a number of memes."""
+
+    def __init__(self, dims: dict[str, int], memes: int) -> None:
+        self._dims = dims
+        self._many = many = memes >= _THOUSANDS
+        self._widths = _WIDTHS_OF_THOUSANDS if many else _WIDTHS
+        self._batches = _BATCHES_OF_THOUSANDS if many else _BATCHES
+        largest = max(dims.values())
+        # more components than there are columns are all of them; one such choice is enough
+        wanted = _COMPONENTS_OF_THOUSANDS if many else _COMPONENTS
+        self._components = tuple(sorted({min(count, largest) for count in wanted}))
+
+    def suggest(self, trial: Trial, seed: int) -> tuple[HeadConfig, TrainConfig]:
+        """Draw one point. Every trial has the same parameters: multivariate TPE draws at random what only some have,
+        hence the learning rate as a position in its optimizer's range."""
+        width = trial.suggest_categorical("width", self._widths)
+        head = HeadConfig(
+            **self._dims,
+            fusion=trial.suggest_categorical("fusion", FUSIONS),
+            components=trial.suggest_categorical("components", self._components),
+            spectrum=trial.suggest_categorical("spectrum", _SPECTRA_OF_THOUSANDS if self._many else _SPECTRA),
+            adapter=trial.suggest_categorical("adapter", (0, 16, 64)),
+            width=width,
+            depth=trial.suggest_int("depth", 0, 3),
+            hidden=width,
+            output=trial.suggest_categorical("output", OUTPUTS),
+            map_dropout=trial.suggest_float("map_dropout", 0.0, 0.6),
+            dropout=trial.suggest_float("dropout", 0.0, 0.6),
+        )
+        optimizer = trial.suggest_categorical("optimizer", OPTIMIZERS)
+        low, high = _RATES[optimizer]
+        train = TrainConfig(
+            optimizer=optimizer,
+            learning_rate=low * (high / low) ** trial.suggest_float("learning_rate_position", 0.0, 1.0),
+            weight_decay=trial.suggest_float("weight_decay", 1e-6, 1e-1, log=True),
+            batch_size=trial.suggest_categorical("batch_size", self._batches),
+            loss=LossConfig(
+                kind=trial.suggest_categorical("loss", LOSSES),
+                class_weight=trial.suggest_categorical("class_weight", (False, True)),
+                smoothing=trial.suggest_float("label_smoothing", 0.0, 0.2),
+                contrastive=trial.suggest_categorical("contrastive", (0.0, 0.5)),
+            ),
+            seed=seed,
+        )
+        return head, train
+
+    def recipes(self) -> list[dict[str, Any]]:
+        """Published settings to start from, but for the width: HateCLIPper's align and cross, ISSUES' combiner,
+        MemeCLIP's cosine output on adapted vectors, RGCL's retrieval-guided align, and CLIP's linear probe."""
+        low, high = _RATES["adamw"]
+        shared = {
+            "components": self._components[-1],
+            "spectrum": 2,
+            "adapter": 0,
+            "width": self._widths[-1],
+            "depth": 1,
+            "output": "linear",
+            "map_dropout": 0.2,
+            "dropout": 0.4,
+            "optimizer": "adamw",
+            "learning_rate_position": math.log(1e-4 / low) / math.log(high / low),
+            "weight_decay": 1e-4,
+            "batch_size": self._batches[min(2, len(self._batches) - 1)],
+            "loss": "bce",
+            "class_weight": False,
+            "label_smoothing": 0.0,
+            "contrastive": 0.0,
+        }
+        return [
+            {**shared, "fusion": "align"},
+            {**shared, "fusion": "linear", "depth": 0, "dropout": 0.0},
+            {**shared, "fusion": "combiner"},
+            {**shared, "fusion": "align", "contrastive": 0.5},
+            {**shared, "fusion": "cross"},
+            {**shared, "fusion": "align", "adapter": 64, "output": "cosine", "depth": 0},
+        ]

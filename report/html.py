@@ -1,0 +1,39 @@
+"""Templates to pages: everything that comes from data is escaped, and the page asks for nothing from outside.
+
+`report.page` and `report.compare` use it.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from report import words
+
+_FILTERS: tuple[Callable[..., str], ...] = (
+    words.point,
+    words.interval,
+    words.p_value,
+    words.p_words,
+    words.percent,
+    words.percent_point,
+    words.percent_interval,
+    words.memes,
+    words.setting,
+    words.settings_line,
+)
+
+
+def fill(template: str, **values: Any) -> str:
+    """The page of a template. Raises jinja2.UndefinedError for a value that is missing."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update({function.__name__: function for function in _FILTERS})
+    environment.globals.update(metric_names=words.METRIC_NAMES, lower_is_better=words.LOWER_IS_BETTER)
+    return environment.get_template(template).render(**values)

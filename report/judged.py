@@ -1,0 +1,32 @@
+"""A bundle that has been judged, read from its folder. Computes nothing and does not look at the data.
+
+`python -m report` reads one, `python -m report compare` two.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from head.bundle import UnusableBundle, load_bundle, read_part
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The values of config.json, metrics.json and predictions.json."""
+
+    config: dict[str, Any]
+    metrics: dict[str, Any]
+    predictions: dict[str, Any]
+
+
+def read_judged(folder: Path) -> Judged:
+    """Read a bundle and its figures. Raises UnusableBundle, also where the figures were never made."""
+    config = load_bundle(folder).config
+    return Judged(config, _required(folder, "metrics.json"), _required(folder, "predictions.json"))
+
+
+def _required(folder: Path, name: str) -> dict[str, Any]:
+    value = read_part(folder, name)
+    if value is None:
+        raise UnusableBundle(f"{folder / name}: not there; run `python -m report {folder}` first")
+    return value

@@ -1,0 +1,110 @@
+"""One bundle's page, from the values of its JSON files: it reads no file and looks at no data.
+
+`python -m report [BUNDLE]` writes it as report.html.
+"""
+
+import json
+from typing import Any
+
+import numpy as np
+
+from head.evaluate import verdict
+from report import charts, words
+from report.curves import both_classes, confusion
+from report.html import fill
+
+# Its probabilities are all equal: a diagonal that everyone knows.
+_CONSTANT = "majority class"
+# Parameters whose slices are shown: two rows of three.
+_SLICES = 6
+
+
+def render(
+    config: dict[str, Any],
+    metrics: dict[str, Any],
+    predictions: dict[str, Any],
+    gallery: dict[str, Any] | None,
+    nested: dict[str, Any] | None,
+    pictures: dict[str, str],
+) -> str:
+    """The page as HTML, the same for the same values. pictures: {image in the gallery: data URI}, of some or all.
+
+    Raises KeyError, TypeError, AttributeError or jinja2.UndefinedError where the values are not a bundle's.
+    """
+    part = predictions[metrics["split"]]
+    label = np.array(part["label"])
+    probabilities = {name: np.array(values) for name, values in part["probability"].items()}
+    return fill(
+        "report.html",
+        title=f"Report: {config['name']}",
+        config=config,
+        metrics=metrics,
+        nested=nested,
+        gallery=gallery,
+        pictures=pictures,
+        verdict=verdict(config, metrics),
+        facts=words.facts(config, metrics, part["label"]),
+        judged=words.judged_words(config, metrics["split"]),
+        confusion=_confusion(config, label, probabilities[config["shipped"]]),
+        measured=_measured(config, label, probabilities),
+        search=_search(config),
+        made=words.provenance(config),
+        picks=[(pick["trial"], words.pick_words(pick)) for pick in config["study"]["picks"]],
+        spec=json.dumps(config["spec"], indent=2, ensure_ascii=False, sort_keys=True),
+    )
+
+
+def _confusion(config: dict[str, Any], label: np.ndarray, probability: np.ndarray) -> dict[str, list[tuple[int, str]]]:
+    """{label in words: (memes, their share of the row) for each answer}."""
+    review = config["review"]
+    band = None if review is None else (review["low"], review["high"])
+    rows = {}
+    for value, counts in confusion(label, probability, config["threshold"], band).items():
+        total = sum(counts)
+        shares = [words.percent(count / total) if total else "" for count in counts]
+        answers = list(zip(counts, shares))
+        rows[config["labels"][value]] = answers if band else [answers[0], answers[2]]
+    return rows
+
+
+def _measured(config: dict[str, Any], label: np.ndarray, probabilities: dict[str, np.ndarray]) -> dict[str, str]:
+    """Plots of the judged memes, {name: data URI}; of memes of one class only, those that mean something."""
+    shipped = config["shipped"]
+    ours = probabilities[shipped]
+    plots = {"reliability": charts.reliability_chart(label, ours)}
+    if both_classes(label):
+        others = {name: values for name, values in probabilities.items() if name not in (shipped, _CONSTANT)}
+        curves = {shipped: ours, **others}
+        plots["roc"] = charts.roc_chart(label, curves)
+        plots["precision_recall"] = charts.precision_recall_chart(label, curves)
+        plots["threshold"] = charts.threshold_chart(label, ours, config["threshold"])
+    return plots
+
+
+def _search(config: dict[str, Any]) -> dict[str, Any]:
+    """Plots of the study, each where there is anything to draw, what they measure and the numbers of trials."""
+    study, measure = config["study"], words.measure_words(config)
+    importances = study["importances"]
+    any_value = any(run["value"] is not None for run in study["history"])
+    return {
+        "history": charts.history_chart(study["history"], measure) if any_value else None,
+        "measure": measure,
+        "importances": charts.importance_chart(importances) if importances else None,
+        "slices": {
+            name: charts.slice_chart(name, runs) for name, runs in _slices(study["history"], importances).items()
+        },
+        "complete": sum(run["state"] == "complete" for run in study["history"]),
+        "pruned": sum(run["state"] == "pruned" for run in study["history"]),
+    }
+
+
+def _slices(history: list[dict[str, Any]], importances: dict[str, float]) -> dict[str, list[tuple[int, Any, float]]]:
+    """{parameter: (trial, setting, value) of finished trials}: the most important parameters with two settings."""
+    done = [run for run in history if run["state"] == "complete" and run["value"] is not None]
+    ranked = sorted(importances, key=lambda name: -importances[name])
+    found = {}
+    for name in dict.fromkeys([*ranked, *(name for run in done for name in run["params"])]):
+        runs = [(run["trial"], run["params"][name], run["value"]) for run in done if name in run["params"]]
+        if len({str(setting) for _, setting, _ in runs}) > 1:
+            found[name] = runs
+    return dict(list(found.items())[:_SLICES])

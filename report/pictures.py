@@ -1,0 +1,49 @@
+"""Small copies of the memes' pictures, to stand in the page itself. The names, the links and the files are hostile.
+
+It opens a picture only through the embedding room's finder and decoder. `python -m report` uses it for the gallery.
+"""
+
+import base64
+import io
+from collections.abc import Iterable
+from pathlib import Path
+
+from embed.ahead import run_ahead
+from embed.hashing import read_picture
+from embed.locate import PictureFinder
+from embed.pictures import decode_picture
+
+# Of the longer side, in pixels: sharp at the gallery's width on a screen of common density.
+_SIDE = 320
+# No artefacts that the eye meets at this size, at about 12 kB.
+_QUALITY = 70
+
+
+def thumbnails(data: str, images: Iterable[str]) -> dict[str, str]:
+    """{image: data URI of a WebP} of the pictures that can be shown; the others are left out.
+
+    data: the data folder, or its one CSV, as given to the embedding job; images: paths inside the folder. A file that
+    is gone, that a link leads out of the folder to, or that is no picture cannot be shown.
+    """
+    source = Path(data)
+    if not data or not source.exists():
+        return {}
+    root = source if source.is_dir() else source.parent
+    finder = PictureFinder(root)
+    names = list(dict.fromkeys(images))
+    made = run_ahead(lambda name: _thumbnail(root, finder, name), names, len(names) + 1)
+    return {name: uri for name, uri in zip(names, made, strict=True) if uri}
+
+
+def _thumbnail(root: Path, finder: PictureFinder, name: str) -> str:
+    try:
+        path, problem = finder.find(name)
+        if problem:
+            return ""
+        picture = decode_picture(read_picture(root / path)).convert("RGB")
+    except ValueError:  # a file that cannot be read, a picture that cannot be decoded, a name with a NUL
+        return ""
+    picture.thumbnail((_SIDE, _SIDE))
+    buffer = io.BytesIO()
+    picture.save(buffer, "WEBP", quality=_QUALITY)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
