@@ -10,16 +10,31 @@ FEATURES ?= projected
 LONG_TEXT ?= truncate
 PRECISION ?= auto
 DEVICE ?= auto
-TRIALS ?= 40
+TRIALS ?= 200
 STUDY ?=
+STORAGE ?=
+PROTOCOL ?= kfold
+FOLDS ?= 5
+REPEATS ?= 1
+JOBS ?= 0
+SEED ?= 0
+OBJECTIVE ?= macro-f1
+TARGET_RECALL ?=
+TARGET_PRECISION ?=
+REVIEW ?=
+SHIP ?= ensemble
 BUNDLE ?= artifacts/bundles/latest
 HOST ?= 127.0.0.1
 PORT ?= 8080
 
 SOURCE = --data "$(DATA)" --model "$(MODEL)" --pretrained "$(PRETRAINED)" --features "$(FEATURES)" --long-text "$(LONG_TEXT)"
+AIM = $(if $(TARGET_RECALL),--target-recall "$(TARGET_RECALL)",$(if $(TARGET_PRECISION),--target-precision "$(TARGET_PRECISION)",--objective "$(OBJECTIVE)"))
+SEARCH = --trials "$(TRIALS)" --folds "$(FOLDS)" --repeats "$(REPEATS)" --jobs "$(JOBS)" --device "$(DEVICE)" --seed "$(SEED)" $(AIM) \
+	$(if $(STUDY),--study "$(STUDY)") $(if $(STORAGE),--storage "$(STORAGE)")
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo audit embed tune report serve test bench-embed bench-crash bench-plan bench-memory
+.PHONY: help install demo audit embed tune tune-nested report compare serve test bench-embed bench-crash bench-plan \
+	bench-memory bench-tune
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,11 +58,17 @@ audit: install ## what is odd about DATA, as a table and a page, before anything
 embed: install ## embed DATA with MODEL into artifacts/vectors (DEVICE, PRECISION, FEATURES, LONG_TEXT: see README)
 	$(PY) -m embed $(SOURCE) --precision "$(PRECISION)" --device "$(DEVICE)"
 
-tune: install ## tune the fusion head on DATA's vectors: TRIALS=40 in all, resumable by STUDY=<name>
-	$(PY) -m head tune $(SOURCE) --trials "$(TRIALS)" $(if $(STUDY),--study "$(STUDY)")
+tune: install ## tune fusion heads on DATA's vectors: TRIALS=200 in all, resumable (the other words: see README)
+	$(PY) -m head tune $(SOURCE) $(SEARCH) --protocol "$(PROTOCOL)" --ship "$(SHIP)" $(if $(REVIEW),--review "$(REVIEW)")
 
-report: install ## write BUNDLE's report.html again and print its verdict
-	$(PY) -m head report "$(BUNDLE)"
+tune-nested: install ## an honest estimate of what tune does, by nested cross-validation: five times its time
+	$(PY) -m head nested $(SOURCE) $(SEARCH)
+
+report: install ## look at BUNDLE's test memes, once, and write its report.html
+	$(PY) -m report "$(BUNDLE)"
+
+compare: install ## two bundles side by side: make compare artifacts/bundles/A artifacts/bundles/B
+	@$(PY) -m report compare $(filter-out compare,$(MAKECMDGOALS))
 
 serve: install ## answer HTTP on HOST:PORT with BUNDLE (default: the one tuned last)
 	$(PY) -m api serve --bundle "$(BUNDLE)" --host "$(HOST)" --port "$(PORT)" --device "$(DEVICE)"
@@ -66,3 +87,6 @@ bench-plan: install ## how long a run takes that finds 100,000 memes cached
 
 bench-memory: install ## peak memory for 1,000 and for 10,000 memes
 	$(PY) -m bench.memory
+
+bench-tune: install ## trials a second, and what they are worth: a plain PyTorch loop, scikit-learn's perceptron, ours
+	$(PY) -m bench.tune

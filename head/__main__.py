@@ -112,6 +112,8 @@ def _add_aim(command: argparse.ArgumentParser) -> None:
 
 
 def _tune(options: argparse.Namespace) -> None:
+    if options.review is not None and not 0 < options.review < 1:  # not after minutes of search
+        raise ValueError(f"--review: expected a number above 0 and below 1, got {options.review}")
     index_file, index, features = _load(options)
     _print_memes(features, index)
     digest = fingerprint(features, index.spec)

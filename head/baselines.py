@@ -32,6 +32,8 @@ _SIDES = {BOTH: ("image", "text"), IMAGE: ("image",), TEXT: ("text",)}
 _PENALTIES = np.logspace(-5, 1, 13)
 # A fit that has not settled by then is one with hardly any penalty, which the folds seldom pick.
 _STEPS = 500
+# Enough to compare penalties is scikit-learn's own; a head that may be shipped is to be the optimum to three digits.
+_TOLERANCE = 1e-5
 # Memes on which penalties are compared, and among which neighbours vote: more hardly change either, and take hours.
 _MOST_MEMES = 8192
 _VOTERS = (1, 3, 5, 10, 20, 50, 100)
@@ -106,7 +108,7 @@ class _Share:
 
     def fit_into(self, head: FusionHead, member: int, penalty: float) -> None:
         """Make one member of a linear head what the regression with this penalty is."""
-        model = _fit(_model(penalty), self._rows.numpy(), self._label[self._train])
+        model = _fit(_model(penalty).set_params(tol=_TOLERANCE), self._rows.numpy(), self._label[self._train])
         weight = torch.from_numpy(model.coef_[0]).float()
         if self._axes is not None:
             weight = weight @ self._axes

@@ -110,9 +110,7 @@ def _load(index: DatasetIndex, vectors: Path, official: bool, seed: int, with_te
     for side, values in found.items():
         _require_finite(ids, side, values)
     _require_different(found)
-    # the empty text is no copy of another empty text
-    text_keys = ["" if key == text_key("") else key for key in keys["text"]]
-    copies = duplicate_groups(found["image"], found["text"], keys["image"], text_keys)
+    copies = duplicate_groups(found["image"], found["text"], keys["image"], keys["text"])
     label = np.array(index.labels, np.int64)[rows]
     wanted = [] if {"validation", "test"} & set(index.splits) else ["test"]
     if official and "validation" not in split:

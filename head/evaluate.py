@@ -116,7 +116,7 @@ def verdict(config: dict[str, Any], metrics: dict[str, Any]) -> str:
     figures = {name: _auroc(metrics, name) for name in metrics["methods"]}
     shipped, split = config["shipped"], metrics["split"]
     ours, peer = figures[shipped].estimate, figures[BOTH].estimate
-    where = {"test": "On test", "nested": "In nested cross-validation", "tuning": _tuning_memes(config)}[split]
+    where = {"test": "On test", "nested": "In nested cross-validation"}.get(split) or _tuning_memes(config)
     if ours.point is None:
         return f"{where} all memes are of one class, so AUROC is undefined and nothing is compared."
     said = f"{where}, the {shipped} has an AUROC of {ours}"

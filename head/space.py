@@ -15,8 +15,9 @@ from head.train import OPTIMIZERS, TrainConfig
 # Per optimizer, because its rate means something else in each. HateCLIPper's 1e-4 lies within AdamW's range; SGD wants
 # large rates, since the gradient is clipped to .1.
 _RATES = {"adamw": (3e-5, 3e-3), "adam": (3e-5, 3e-3), "sgd": (3e-2, 3.0), "rmsprop": (1e-5, 1e-3)}
-# The papers map to 1024 and have thousands of memes; with hundreds that is ten times slower and no better.
-_WIDTHS, _WIDTHS_OF_THOUSANDS = (64, 128, 256), (128, 256, 512)
+# The papers map to 1024. With hundreds of memes that is ten times slower and no better; with a hundred thousand, 512 alone
+# would take hours on two cores.
+_WIDTHS, _WIDTHS_OF_THOUSANDS = (64, 128, 256), (128, 256)
 # Likewise what memes span: hundreds of them have no use for more than some dozens of directions.
 _COMPONENTS, _COMPONENTS_OF_THOUSANDS = (32, 64, 128, 256), (256,)
 # What the strong directions weigh against the weak; of thousands of memes each choice takes gigabytes.

@@ -27,9 +27,12 @@ _GRADIENT_CLIP = 0.1
 _MOMENTUM = 0.9
 # An epoch is one pass over the train memes, or over this many drawn anew: a hundred thousand memes are judged, stopped
 # and pruned as often as hundreds are, and forty epochs of them are the few passes that they need.
-_EPOCH_MEMES = 16_384
+_EPOCH_MEMES = 8192
+# Held-out memes that a member is judged by after each epoch: all of a small set, a sample of a large one, whose AUROC
+# a sample of this size tells to .005.
+_JUDGED_MEMES = 8192
 # Memes among which neighbours are retrieved: all of a small set, a fresh sample of a large one.
-_BANK_MEMES = 4096
+_BANK_MEMES = 1024
 # Memes a forward pass without gradients: bounds the memory on large sets and costs nothing on small ones.
 _PREDICT_ROWS = 8192
 
@@ -84,8 +87,9 @@ class TrainingSet:
         self.rows = [torch.from_numpy(train).to(device) for train, _ in members]
         self.label = torch.from_numpy(features.label).to(device, torch.float32)  # (N,)
         self._vectors = {"image": features.image, "text": features.text}
-        self.held, self.held_counts = _rectangle([torch.from_numpy(held) for _, held in members])  # (M, H) each
-        self.held, self.held_counts = self.held.to(device), self.held_counts.to(device)
+        held = [torch.from_numpy(rows).to(device) for _, rows in members]
+        self.held, self.held_counts = _rectangle(held)  # (M, H) each
+        self.judges, self.judge_counts = _rectangle([_sample(rows) for rows in held])  # (M, at most _JUDGED_MEMES)
         in_train = torch.zeros(len(members), len(features), device=device)
         for member, rows in enumerate(self.rows):
             in_train[member, rows] = 1
@@ -150,13 +154,13 @@ class _Fit:
             start = place.stop
         self.optimizer = _optimizer(self.flat, config)
         self.generator = torch.Generator().manual_seed(config.seed)
-        self.held = {side: _take(vectors, data.held) for side, vectors in scaled.items()}  # (M, H, K)
-        self.held_label = data.label[data.held]
+        self.judges = self._rows(data.judges)
+        self.judge_label = data.label[data.judges]
 
     def run(self, on_epoch: OnEpoch | None) -> Trained:
         members = self.data.members
         best_loss = torch.full((members,), torch.inf, device=self.data.device)
-        best, best_logits = self.flat.clone(), torch.zeros_like(self.held_label)
+        best, best_logits = self.flat.clone(), torch.zeros_like(self.judge_label)
         since = torch.zeros_like(best_loss)
         for epoch in range(self.config.max_epochs):
             self._epoch()
@@ -176,7 +180,7 @@ class _Fit:
         self.flat.copy_(best)
         for parameter in self.parameters:
             parameter.data = parameter.data.contiguous()
-        return Trained(self.head.eval(), self._aurocs(best_logits), self._mean_logits(best_logits))
+        return Trained(self.head.eval(), self._aurocs(best_logits), self._out_of_fold())
 
     def _epoch(self) -> None:
         self.head.train()
@@ -230,13 +234,13 @@ class _Fit:
 
     @torch.no_grad()
     def _judge(self) -> tuple[Tensor, Tensor]:
-        """Loss (M,) and logits (M, H) of each member on the memes that it is judged on."""
+        """Loss (M,) and logits (M, J) of each member on the memes that it is judged by."""
         self.head.eval()
-        logits = self.head.logits(self._embedded(self.held))
-        weight = self.data.held_counts
+        logits = self.head.logits(self._embedded(self.judges))
+        weight = self.data.judge_counts
         if self.config.loss.class_weight:
-            weight = weight * self.data.balance.gather(1, self.data.held)
-        return classification_loss(self.config.loss, logits, self.held_label, weight), logits
+            weight = weight * self.data.balance.gather(1, self.data.judges)
+        return classification_loss(self.config.loss, logits, self.judge_label, weight), logits
 
     def _embedded(self, scaled: dict[str, Tensor]) -> Tensor:
         """{side: (M, N, K)} -> (M, N, H), some rows at a time."""
@@ -244,18 +248,18 @@ class _Fit:
         return torch.cat([self.head.embed(dict(zip(scaled, part))) for part in parts], dim=1)
 
     def _aurocs(self, logits: Tensor) -> np.ndarray:
-        arrays = (self.held_label, torch.nan_to_num(logits), self.data.held_counts)
+        arrays = (self.judge_label, torch.nan_to_num(logits), self.data.judge_counts)
         return aurocs(*(array.cpu().numpy() for array in arrays))
 
-    def _mean_logits(self, logits: Tensor) -> np.ndarray:
-        """(M, H) logits of the memes judged -> (N,), the mean over the members that judged a meme."""
-        total, count = (np.zeros(len(self.data.label)) for _ in range(2))
-        for member in range(self.data.members):
-            counted = self.data.held_counts[member] > 0
-            rows = self.data.held[member][counted].cpu().numpy()
-            total[rows] += logits[member][counted].double().cpu().numpy()
-            count[rows] += 1
-        return np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)
+    @torch.no_grad()
+    def _out_of_fold(self) -> np.ndarray:
+        """(N,) mean logit over the members that held a meme out, NaN where none did."""
+        logits = self.head.logits(self._embedded(self._rows(self.data.held))).double()  # (M, H)
+        total, count = (torch.zeros(len(self.data.label), dtype=torch.float64, device=logits.device) for _ in range(2))
+        counts = self.data.held_counts.double()
+        total.index_put_((self.data.held,), logits * counts, accumulate=True)
+        count.index_put_((self.data.held,), counts, accumulate=True)
+        return (total / count).cpu().numpy()  # 0 / 0 is NaN
 
 
 def _take(vectors: Tensor, rows: Tensor) -> Tensor:
@@ -263,6 +267,11 @@ def _take(vectors: Tensor, rows: Tensor) -> Tensor:
     members, count, width = vectors.shape
     places = rows + torch.arange(members, device=rows.device)[:, None] * count
     return vectors.view(-1, width).index_select(0, places.view(-1)).view(members, -1, width)
+
+
+def _sample(rows: Tensor) -> Tensor:
+    """At most _JUDGED_MEMES of the rows, spread evenly."""
+    return rows[:: -(-len(rows) // _JUDGED_MEMES)]
 
 
 def _rectangle(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -12,8 +12,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from cache import DatasetIndex, Segment, VectorStore, content_key, index_path, text_key, write_index
 from embed.pictures import decode_picture
 from head.data import Features
+
+SPEC = {"model": "fake", "dim": 8}
 
 
 def picture(seed: int = 0, size: tuple[int, int] = (24, 16), mode: str = "RGB", format: str = "PNG") -> bytes:
@@ -42,26 +45,6 @@ def write_multioff(folder: Path, rows: Sequence[tuple[str, str, str]], table: st
 def memes(count: int) -> list[tuple[str, str, str]]:
     """Rows for `write_multioff`, both labels in turn."""
     return [(f"m{i}.png", f"text {i}", ("offensive", "Non-offensiv")[i % 2]) for i in range(count)]
-
-
-def planted_features(
-    count: int,
-    seed: int = 0,
-    kind: str = "sum",
-    splits: Sequence[str] = ("train", "train", "train", "validation"),
-    dims: tuple[int, int] = (8, 6),
-) -> Features:
-    """Memes that are offensive where the "sum" of a number of the image and one of the text is above 0, or the sum of
-    two "product"s of such numbers, or by chance ("none"); the splits in turn, no copies, no subgroups."""
-    rng = np.random.default_rng(seed)
-    image, text = (rng.normal(size=(count, dim)).astype(np.float32) for dim in dims)
-    score = {
-        "sum": image[:, 0] + text[:, 0],
-        "product": (image[:, :2] * text[:, :2]).sum(axis=1),
-        "none": rng.normal(size=count),
-    }[kind]
-    ids, split = np.array([f"m{row}" for row in range(count)]), np.resize(np.array(splits), count)
-    return Features(ids, image, text, (score > 0).astype(np.int64), split, np.arange(count), np.full(count, ""))
 
 
 def interrupted(function: Callable[..., Any], at: int) -> tuple[Callable[..., Any], list[tuple[Any, ...]]]:
@@ -116,3 +99,53 @@ class FakeEncoder:
         self.on_encode()
         self.encoded.append(len(rows))
         return rows.float()
+
+
+def planted_features(
+    count: int,
+    seed: int = 0,
+    kind: str = "sum",
+    splits: Sequence[str] = ("train", "train", "validation"),
+    dims: tuple[int, int] = (8, 6),
+) -> Features:
+    """Memes of random vectors whose label follows from the first number of both sides: their "sum", their "product", or
+    "none" of it. splits are dealt out in turn; no meme is a copy of another."""
+    generator = np.random.default_rng(seed)
+    image, text = (generator.normal(size=(count, dim)).astype(np.float32) for dim in dims)
+    signal = {"sum": image[:, 0] + text[:, 0], "product": image[:, 0] * text[:, 0], "none": np.zeros(count)}[kind]
+    label = (generator.random(count) < 1 / (1 + np.exp(-4 * signal))).astype(np.int64)
+    split = np.array([splits[row % len(splits)] for row in range(count)])
+    ids = np.array([f"m{row}" for row in range(count)])
+    return Features(ids, image, text, label, split, np.arange(count), np.full(count, ""))
+
+
+def write_features(artifacts: Path, features: Features, **more: Any) -> Path:
+    """Leave an index and vectors as `make embed --data data --model fake` does; the index's path. Test memes have
+    segments of their own. more: columns of the index that are to be other than usual."""
+    count, store = len(features), VectorStore(artifacts / "vectors", more.get("spec", SPEC))
+    texts = [f"text {name}" for name in features.ids]
+    columns: dict[str, Any] = {
+        "ids": features.ids.tolist(),
+        "splits": features.split.tolist(),
+        "labels": features.label.tolist(),
+        "images": [f"{name}.png" for name in features.ids],
+        "texts": texts,
+        "image_keys": [content_key(name.encode()) for name in features.ids],
+        "text_keys": [text_key(text) for text in texts],
+        "skipped": [""] * count,
+        "text_tokens": [3] * count,
+        "text_cut": [0] * count,
+        "image_stamps": [""] * count,
+        "groups": features.subgroup.tolist(),
+        "spec": SPEC,
+        "source": {"data": "data", "model": "fake", "pretrained": ""},
+        **more,
+    }
+    for rows in (np.flatnonzero(features.split != "test"), np.flatnonzero(features.split == "test")):
+        for kind, vectors in (("image", features.image), ("text", features.text)):
+            if len(rows):
+                keys = [columns[f"{kind}_keys"][row] for row in rows]
+                store.add(kind, Segment(keys, vectors[rows], np.zeros(len(rows), np.int32)))
+    path = index_path(artifacts, "data", "fake", "")
+    write_index(path, DatasetIndex(**columns))
+    return path

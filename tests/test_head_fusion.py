@@ -193,7 +193,7 @@ def test_dropout_is_between_the_layers_of_every_kind_but_the_linear_probe(fusion
     "wrong",
     [
         {"fusion": "sum"}, {"output": "softmax"}, {"image_dim": 0}, {"text_dim": -1}, {"image_dim": 10**9},
-        {"components": -1}, {"components": "all"}, {"adapter": -1}, {"adapter": 1.0}, {"width": 0}, {"width": 2.5},
+        {"components": -1}, {"components": "all"}, {"spectrum": -1}, {"adapter": -1}, {"adapter": 1.0}, {"width": 0}, {"width": 2.5},
         {"width": 10**7}, {"depth": -1}, {"depth": 65}, {"hidden": True}, {"hidden": 0}, {"dropout": 1.0},
         {"dropout": float("nan")}, {"map_dropout": -0.1}, {"map_dropout": "0.1"},
     ],

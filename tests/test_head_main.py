@@ -1,203 +1,271 @@
+import json
 import re
-from html.parser import HTMLParser
+import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from fakes import interrupted
+from fakes import SPEC, interrupted, planted_features, write_features
 
-from cache import DatasetIndex, Segment, VectorStore, content_key, index_path, read_index, text_key, write_index
+from cache import DatasetIndex, read_index, write_index
 from head import __main__ as command
-from head import tune as tuning
-from head.bundle import load_bundle, read_predictions
-from head.evaluate import verdict
+from head import baselines, metrics, space, workers
+from head import nested as nesting
+from head.baselines import BOTH, ZERO_SHOT
+from head.bundle import load_bundle
+from head.procedure import ENSEMBLE
 from head.train import train_head
 
-SPEC = {"model": "<script>alert(1)</script>", "dim": 8}
-SOURCE = {"data": "data & <b>more</b>", "model": "fake", "pretrained": ""}
+SPLITS = ("train", "train", "validation", "test")
 
 
 @pytest.fixture(autouse=True)
-def small_heads(monkeypatch):
-    """Narrow heads: the tests are about the search, not about what it finds."""
-    monkeypatch.setattr(tuning, "_WIDTHS", (8, 16))
+def quick(monkeypatch):
+    """Narrow heads, few resamples: the tests are about the command, not about what it finds."""
+    monkeypatch.setattr(space, "_WIDTHS", (8,))
+    monkeypatch.setattr(metrics, "_RESAMPLES", 100)
+    monkeypatch.setattr(baselines, "_PENALTIES", np.array([0.01, 1.0]))
 
 
-def fill(artifacts: Path, splits: list[str], test_label: int | None = None, signal: float = 1.0) -> Path:
-    """An index and a store as the embedding job leaves them; returns the index. test_label: of every test meme."""
-    rng, n = np.random.default_rng(0), len(splits)
-    label = np.arange(n) % 2
-    vectors = rng.normal(size=(2, n, 8)).astype(np.float32)
-    vectors[:, :, 0] += signal * (2 * label - 1)
-    keys = ([content_key(b"%d" % i) for i in range(n)], [text_key(f"text {i}") for i in range(n)])
-    store = VectorStore(artifacts / "vectors", SPEC)
-    for kind, names, rows in zip(("image", "text"), keys, vectors):
-        store.add(kind, Segment(names, rows, np.zeros(n, np.int32)))
-    if test_label is not None:
-        label = np.where(np.array(splits) == "test", test_label, label)
-    skipped = ["cannot be decoded"] + [""] * (n - 1)
-    index = DatasetIndex(
-        [f"m{i}" for i in range(n)], splits, label.tolist(), ["x.png"] * n, [f"text {i}" for i in range(n)], *keys,
-        skipped, [3] * n, [0] * n, [""] * n, SPEC, SOURCE,
-    )  # fmt: skip
-    path = index_path(artifacts, "data", "fake", "")
-    write_index(path, index)
-    return path
+def fill(artifacts: Path, splits: tuple[str, ...] = SPLITS, **columns: Any) -> Path:
+    return write_features(artifacts, planted_features(120, splits=splits, dims=(6, 6)), **columns)
 
 
-def run(artifacts: Path, *more: str) -> int:
-    return command.main(["tune", "--data=data", "--model=fake", f"--artifacts={artifacts}", "--trials=2", *more])
+def run(artifacts: Path, *more: str, name: str = "tune") -> int:
+    usual = ["--data=data", "--model=fake", f"--artifacts={artifacts}", "--trials=2", "--folds=2", "--jobs=1"]
+    return command.main([name, *usual, *more])
 
 
-SPLITS = ["train"] * 60 + ["validation"] * 30 + ["test"] * 40
+def edit(path: Path, **columns: Any) -> None:
+    write_index(path, DatasetIndex(**{**vars(read_index(path)), **columns}))
 
 
-def test_tune_and_report_from_end_to_end(tmp_path, capsys):
-    index = fill(tmp_path, SPLITS)
-    assert run(tmp_path) == 0
-    out = capsys.readouterr().out
-    folder = tmp_path / "bundles" / index.stem
-    assert "train       59 memes: 30 offensive, 29 non-offensive" in out
-    assert "left out    1 without vectors, 0 without a label" in out
-    assert len(re.findall(r"\d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\]", out)) >= 4 * 5 + 2
-    assert str(folder / "report.html") in out and "best of 2 trials" in out
+def test_tune_from_end_to_end(tmp_path, capsys):
+    prompts = {"offensive": ["text m0"], "non-offensive": ["text m1"]}
+    index = fill(tmp_path, skipped=["cannot be decoded"] + [""] * 119, prompts=prompts)
+    assert run(tmp_path, "--review=0.2") == 0
+    out, folder = capsys.readouterr().out, tmp_path / "bundles" / index.stem
+    planted = planted_features(120, dims=(6, 6))
+    labels = planted.label[[row for row in range(1, 120) if row % 4 < 2]]
+    assert f"train       59 memes: {labels.sum()} offensive, {59 - labels.sum()} non-offensive" in out
+    assert "validation  30 memes" in out and "test  " not in out
+    assert "copies      0 memes" in out and "left out    1 without vectors, 0 without a label" in out
+    assert "out of fold, 2 folds" in out and "best of 2 trials: number" in out
+    assert len(re.findall(r"\d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\]", out)) >= 8 * 4  # methods and metrics
+    assert re.search(r"threshold   0\.\d{3}, for macro-f1", out) and "are left to people" in out
+    assert f"bundle  {folder}" in out and "`make report` looks at test, once" in out
     assert (tmp_path / "bundles" / "latest").readlink() == Path(index.stem)
+
     config = load_bundle(tmp_path / "bundles" / "latest").config
     assert config["spec"] == SPEC and config["encoder"] == {"model": "fake", "pretrained": ""}
-    assert config["metrics"]["split"] == "test" and config["study"]["trials"] == 2
-    assert config["threshold"] == config["metrics"]["methods"]["fusion head"]["threshold"]
-    predictions = read_predictions(folder)["test"]
-    assert predictions["ids"] == [f"m{i}" for i in range(90, 130)] and len(predictions["probability"]) == 5
-
-    (folder / "report.html").unlink()
-    (tmp_path / "vectors").rename(tmp_path / "gone")  # a report never needs the data again
-    assert command.main(["report", str(tmp_path / "bundles" / "latest")]) == 0
-    assert (folder / "report.html").is_file()
-
-
-def test_the_report_stands_alone_and_escapes_what_it_shows(tmp_path):
-    index = fill(tmp_path, SPLITS)
-    assert run(tmp_path) == 0
-    page = (tmp_path / "bundles" / index.stem / "report.html").read_text("utf-8")
-    assert "<script" not in page and "<b>more" not in page and "&lt;script&gt;alert(1)" in page
-    links: list[str] = []
-    parser = HTMLParser()
-    parser.handle_starttag = lambda tag, attrs: links.extend(v for n, v in attrs if n in ("src", "href"))
-    parser.feed(page)
-    assert len(links) == 3 and all(link.startswith("data:image/svg+xml;base64,") for link in links)
-    assert "url(" not in page and "@import" not in page
+    assert (config["shipped"], config["aim"]["objective"]) == (ENSEMBLE, "macro-f1")
+    assert config["study"]["trials"] == 2 and len(config["study"]["history"]) == 2
+    assert config["study"]["name"].startswith(f"{index.stem}-")
+    assert config["threshold"] == config["methods"][ENSEMBLE]["threshold"]
+    assert config["data"]["counts"].keys() == {"train", "validation"} and ZERO_SHOT in config["methods"]
+    predictions = json.loads((folder / "predictions.json").read_text())
+    assert predictions.keys() == {"tuning"} and len(predictions["tuning"]["ids"]) == 89
+    assert not (folder / "metrics.json").exists()
 
 
-def test_without_test_the_figures_are_called_optimistic(tmp_path, capsys):
-    fill(tmp_path, ["train"] * 60 + ["validation"] * 30)
-    assert run(tmp_path) == 0
-    out = capsys.readouterr().out
-    assert "On validation" in out and "these figures are optimistic" in out
-
-
-def test_vectors_without_signal_are_called_no_better_than_guessing(tmp_path, capsys):
-    fill(tmp_path, SPLITS, signal=0.0)
-    assert run(tmp_path) == 0
-    assert "contains 0.5: no better than guessing here" in capsys.readouterr().out
-
-
-def test_labels_of_test_cannot_change_weights_threshold_or_settings(tmp_path, capsys):
+def test_labels_and_vectors_of_test_cannot_change_the_bundle(tmp_path):
+    planted = planted_features(120, splits=SPLITS)
+    of_test = planted.split == "test"
+    twisted = replace(
+        planted,
+        label=np.where(of_test, 1 - planted.label, planted.label),
+        image=np.where(of_test[:, None], np.float32(7), planted.image),
+        subgroup=np.where(of_test, "women", ""),
+    )
     bundles = []
-    for name, label in (("a", None), ("b", 1), ("c", 0)):
-        index = fill(tmp_path / name, SPLITS, test_label=label)
+    for name, memes in (("a", planted), ("b", twisted)):
+        index = write_features(tmp_path / name, memes)
         assert run(tmp_path / name) == 0
         folder = tmp_path / name / "bundles" / index.stem
-        bundles.append(((folder / "head.safetensors").read_bytes(), load_bundle(folder).config))
-    (first, config), *others = bundles
-    for weights, other in others:
-        assert weights == first
-        assert all(other[part] == config[part] for part in ("threshold", "head", "train", "study", "version"))
-        assert other["metrics"]["methods"]["fusion head"]["auroc"] == {"point": None, "interval": None}
-    assert "n/a" in capsys.readouterr().out
+        files = {file.name: file.read_bytes() for file in folder.iterdir()}
+        config = json.loads(files.pop("config.json"))
+        config.pop("created")
+        for trial in config["study"]["history"]:
+            trial.pop("seconds")
+        bundles.append((config, files))
+    assert bundles[0][1].keys() == {"head.safetensors", "predictions.json"}
+    assert bundles[0] == bundles[1]
 
 
 def test_the_same_command_again_trains_no_trial_and_gives_the_same_version(tmp_path, monkeypatch):
-    index = fill(tmp_path, ["train"] * 100)  # splits are carved by the seed
-    folder = tmp_path / "bundles" / index.stem
+    fill(tmp_path, ("train",))  # test is carved by the seed
     assert run(tmp_path) == 0
-    version = load_bundle(folder).config["version"]
-    monkeypatch.setattr(tuning, "train_head", lambda *_: pytest.fail("the total was reached"))
+    version = load_bundle(tmp_path / "bundles" / "latest").config["version"]
+    counted, calls = interrupted(train_head, at=0)
+    monkeypatch.setattr(workers, "train_head", counted)
     assert run(tmp_path) == 0
-    assert load_bundle(folder).config["version"] == version
+    assert len(calls) == 2  # the best trials, for their weights
+    assert load_bundle(tmp_path / "bundles" / "latest").config["version"] == version
 
 
 def test_ctrl_c_exits_130_says_how_to_go_on_and_goes_on(tmp_path, monkeypatch, capsys):
-    fill(tmp_path, SPLITS)
+    fill(tmp_path)
     stopped, calls = interrupted(train_head, at=2)
-    monkeypatch.setattr(tuning, "train_head", stopped)
+    monkeypatch.setattr(workers, "train_head", stopped)
     assert run(tmp_path) == 130
-    assert "1 of 2 trials are kept" in capsys.readouterr().err
-    assert not (tmp_path / "bundles").exists()
-    assert run(tmp_path) == 0 and len(calls) == 3
+    said = capsys.readouterr().err
+    assert f"1 of 2 trials are kept in sqlite:///{tmp_path}" in said and "the same command goes on from there" in said
+    assert said.endswith("stopped\n") and not (tmp_path / "bundles").exists()
+    assert run(tmp_path) == 0 and len(calls) == 2 + 1 + 2
 
 
-def _relabel(artifacts: Path, index: Path) -> None:
-    old = read_index(index)
-    write_index(index, DatasetIndex(**{**vars(old), "labels": list(reversed(old.labels))}))
+def test_the_bundle_of_an_earlier_run_stays_whole_when_the_next_is_stopped(tmp_path, monkeypatch):
+    fill(tmp_path)
+    assert run(tmp_path) == 0
+    before = load_bundle(tmp_path / "bundles" / "latest").config
+    monkeypatch.setattr(workers, "train_head", interrupted(train_head, at=1)[0])
+    assert run(tmp_path, "--trials=4") == 130
+    assert load_bundle(tmp_path / "bundles" / "latest").config == before
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("--target-recall=0.9",), {"aim": {"objective": "recall", "target": 0.9}}),
+        (("--target-precision=0.6", "--ship=regression"), {"aim": {"objective": "precision", "target": 0.6}}),
+        (("--objective=accuracy",), {"aim": {"objective": "accuracy", "target": None}}),
+        (("--ship=regression",), {"shipped": BOTH}),
+        (("--protocol=official", "--repeats=2"), {"protocol": {"name": "official", "folds": 2, "repeats": 2}}),
+        (("--seed=3",), {"seed": 3}),
+    ],
+)
+def test_what_is_asked_for_is_in_the_bundle(tmp_path, capsys, options, expected):
+    fill(tmp_path)
+    assert run(tmp_path, *options) == 0
+    config = load_bundle(tmp_path / "bundles" / "latest").config
+    assert {name: config[name] for name in expected} == expected
+    target = config["aim"]["target"]
+    wanted = f"for {config['aim']['objective']}" + (f" of at least {target}" if target else "")
+    out = capsys.readouterr().out
+    assert f"threshold   {config['threshold']:.3f}, {wanted}" in out
+    assert ("validation" if "official" in str(options) else "out of fold, 2 folds") in out
+
+
+def test_a_regression_that_wins_is_said(tmp_path, capsys):
+    fill(tmp_path)  # heads as narrow as these learn nothing in two trials
+    assert run(tmp_path) == 0
+    assert "Logistic regression does at least as well on these memes and is simpler" in capsys.readouterr().out
+    assert run(tmp_path, "--ship=regression") == 0
+    assert "and is simpler" not in capsys.readouterr().out
+
+
+def relabel(artifacts: Path, index: Path) -> None:
+    labels = list(read_index(index).labels)
+    edit(index, labels=[1 - labels[0], *labels[1:]])
 
 
 @pytest.mark.parametrize(
     ("change", "more", "message"),
     [
         (lambda artifacts, index: index.unlink(), (), "no such dataset index"),
-        (lambda artifacts, index: (artifacts / "vectors").rename(artifacts / "gone"), (), "vectors are not there"),
-        (lambda artifacts, index: None, ("--trials=0",), "trials: expected at least 1"),
-        (_relabel, ("--study=mine",), "another name with --study"),
+        (lambda artifacts, index: shutil.rmtree(artifacts / "vectors"), (), "vectors are not there"),
+        (lambda artifacts, index: edit(index, labels=[1] * 120), (), "there are 0 not offensive"),
+        (None, ("--trials=0",), "trials: expected at least 1, got 0"),
+        (None, ("--jobs=-1",), "jobs: expected at least 1, got -1"),
+        (None, ("--folds=1",), "folds: expected 2 to 20, got 1"),
+        (None, ("--repeats=0",), "repeats: expected 1 to 20, got 0"),
+        (None, ("--seed=-1",), "seed: expected"),
+        (None, ("--target-recall=1.5",), "target: expected a number above 0 and up to 1"),
+        (None, ("--review=0",), "review: expected a number above 0 and below 1, got 0.0"),
+        (None, ("--storage=studies.db",), "storage: expected a URL such as postgresql://"),
+        (None, ("--storage=postgresql://me:hunter2@127.0.0.1:1/studies",), "the study's storage cannot be reached"),
+        (None, ("--storage=nothing://me:hunter2@host/studies",), "the study's storage cannot be reached"),
+        (None, ("--device=cuda",), "torch sees no GPU here"),
     ],
 )
-def test_what_the_user_can_put_right_is_one_sentence_and_exit_2(tmp_path, capsys, change, more, message):
-    index = fill(tmp_path, SPLITS)
-    assert run(tmp_path, "--trials=1", "--study=mine") == 0
-    change(tmp_path, index)
-    capsys.readouterr()
+def test_what_the_user_can_put_right_is_one_sentence_and_exit_2(tmp_path, capsys, monkeypatch, change, more, message):
+    monkeypatch.setattr(command.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(workers, "train_head", lambda *_: pytest.fail("trained before it looked"))
+    index = fill(tmp_path)
+    if change:
+        change(tmp_path, index)
     assert run(tmp_path, *more) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and message in said and said.count("\n") == 1 and "hunter2" not in said
+
+
+def test_a_study_of_other_data_is_refused(tmp_path, capsys):
+    index = fill(tmp_path)
+    assert run(tmp_path, "--trials=1", "--study=mine") == 0
+    relabel(tmp_path, index)
+    assert run(tmp_path, "--study=mine") == 2
+    assert "another name with --study" in capsys.readouterr().err
+
+
+def test_a_precision_that_no_threshold_reaches_is_one_sentence_and_its_trials_are_kept(tmp_path, capsys):
+    fill(tmp_path)
+    assert run(tmp_path, "--target-precision=0.99") == 2
+    said = capsys.readouterr().err
+    assert re.search(
+        r"\nerror: fusion ensemble: precision 0.99: the best that any threshold reaches is 0\.\d+.*\n$", said
+    )
+    assert not (tmp_path / "bundles").exists()
+
+
+def test_one_training_at_a_time_for_each_core_but_no_more_than_a_round(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(command, "tune", lambda *given: seen.append(given[3].jobs) or pytest.skip("seen"))
+    fill(tmp_path)
+    for cores, asked in ((1, 0), (2, 0), (64, 0), (64, 3)):
+        monkeypatch.setattr(command.os, "cpu_count", lambda cores=cores: cores)
+        with pytest.raises(pytest.skip.Exception):
+            run(tmp_path, f"--jobs={asked}")
+    assert seen == [1, 2, 4, 3]
+
+
+def test_eight_memes_are_refused_with_what_to_do(tmp_path, capsys):
+    write_features(tmp_path, replace(planted_features(8, splits=("train",)), label=np.array([0, 1] * 4)))
+    assert run(tmp_path) == 2
+    said = capsys.readouterr().err
+    assert "Add memes, or say the splits in the data" in said and said.count("\n") == 1
+
+
+def test_changed_data_begin_a_study_of_their_own_and_so_do_other_folds(tmp_path):
+    index = fill(tmp_path)
+    studies = []
+    for change in (lambda *_: None, relabel):
+        change(tmp_path, index)
+        for more in ("--folds=2", "--folds=3")[: 2 - len(studies) // 2]:
+            assert run(tmp_path, "--trials=1", more) == 0
+            studies.append(load_bundle(tmp_path / "bundles" / "latest").config["study"])
+    assert len({study["name"] for study in studies}) == 3
+    assert all(study["trials"] == 1 for study in studies)
+
+
+def test_an_index_is_taken_for_the_data_folder_and_latest_follows_the_last_bundle(tmp_path):
+    index = fill(tmp_path)
+    other = index.with_name("elsewhere.h5")
+    shutil.copy(index, other)
+    for path in (other, index, other):
+        assert run(tmp_path, f"--data={path}", "--trials=1") == 0
+        assert (tmp_path / "bundles" / "latest").readlink() == Path(path.stem)
+    assert sorted(path.name for path in (tmp_path / "bundles").iterdir()) == sorted(["latest", index.stem, other.stem])
+
+
+def test_the_groups_and_prompts_that_the_data_have_are_used(tmp_path):
+    planted = replace(planted_features(120, splits=SPLITS), subgroup=np.array(["women", "men"] * 60))
+    write_features(tmp_path, planted)
+    assert run(tmp_path) == 0
+    rows = load_bundle(tmp_path / "bundles" / "latest").config["tuning_metrics"]["subgroups"]
+    assert [row["group"] for row in rows] == ["men", "women"] and sum(row["memes"] for row in rows) == 90
+
+
+def test_nested_writes_its_estimate_and_says_it(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(nesting, "_OUTER_FOLDS", 2)
+    index = fill(tmp_path)
+    assert run(tmp_path, name="nested") == 0
     said = capsys.readouterr()
-    assert message in said.err and "Traceback" not in said.err and said.err.count("\n") == 1
-
-
-def test_changed_data_begin_a_study_of_their_own(tmp_path, capsys):
-    index = fill(tmp_path, SPLITS)
-    studies = set()
-    for _ in range(2):
-        assert run(tmp_path, "--trials=1") == 0
-        studies.add(load_bundle(tmp_path / "bundles" / "latest").config["study"]["name"])
-        _relabel(tmp_path, index)
-    assert len(studies) == 2
-
-
-def test_a_report_of_no_bundle_is_exit_2(tmp_path, capsys):
-    assert command.main(["report", str(tmp_path)]) == 2
-    assert "config.json: cannot be read" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("ours", "difference", "words"),
-    [
-        ([0.8, [0.7, 0.9]], [0.1, [0.02, 0.2]], "better than logistic regression"),
-        ([0.8, [0.7, 0.9]], [0.0, [-0.1, 0.1]], "not distinguishable from logistic regression"),
-        ([0.7, [0.6, 0.8]], [-0.1, [-0.2, -0.02]], "worse than logistic regression"),
-        ([0.55, [0.45, 0.65]], [0.1, [0.02, 0.2]], "no better than guessing"),
-        ([0.3, [0.2, 0.4]], [0.1, [0.02, 0.2]], "worse than guessing"),
-        ([None, None], [None, None], "AUROC is undefined"),
-    ],
-)
-def test_the_verdict_says_what_the_intervals_say(ours, difference, words):
-    assert words in verdict(figures("test", ours, difference))
-
-
-def test_validation_cannot_show_that_the_head_it_chose_is_better_than_guessing():
-    said = verdict(figures("validation", [0.8, [0.7, 0.9]], [0.1, [0.02, 0.2]]))
-    assert "cannot be told" in said and "The head is better" not in said and "optimistic" in said
-
-
-def figures(split, ours, difference):
-    def figure(values):
-        return {"point": values[0], "interval": values[1]}
-
-    methods = {"fusion head": {"auroc": figure(ours)}, "logistic regression, both": {"auroc": figure(ours)}}
-    return {"split": split, "methods": methods, "auroc_difference": figure(difference)}
+    assert "outer fold 2 of 2" in said.err and "In nested cross-validation, the fusion ensemble" in said.out
+    written = json.loads((tmp_path / "nested" / index.stem / "nested.json").read_text())
+    assert written["split"] == "nested" and len(written["folds"]) == 2 and len(written["fingerprint"]) == 64
+    assert sum(fold["memes"] for fold in written["folds"]) == 90  # test is left alone
+    assert not (tmp_path / "bundles").exists()
+    assert run(tmp_path, "--protocol=official", name="nested") == 2
+    assert "makes its own folds; leave --protocol out" in capsys.readouterr().err

@@ -22,10 +22,12 @@ def standardised(vectors: Tensor, rows: Tensor) -> np.ndarray:
     return (unit - unit[rows].mean(axis=0)) / unit[rows].std(axis=0)
 
 
-def principal(standard: np.ndarray, rows: Tensor, components: int) -> np.ndarray:
-    """The first components by numpy's SVD of the rows, divided by one number."""
+def principal(standard: np.ndarray, rows: Tensor, components: int, spectrum: int) -> np.ndarray:
+    """The first components by numpy's SVD of the rows, each of the power of its deviation, divided by one number."""
     _, _, axes = np.linalg.svd(standard[rows], full_matrices=False)
     reduced = standard @ axes[:components].T
+    deviation = reduced[rows].std(axis=0)
+    reduced *= deviation**spectrum / deviation
     return reduced / np.sqrt(np.mean(reduced[rows] ** 2))
 
 
@@ -39,12 +41,13 @@ def test_without_components_columns_are_those_of_unit_vectors_standardised() -> 
         np.testing.assert_allclose(scaled[member, chosen].std(dim=0, correction=0), np.ones(7), atol=1e-5)
 
 
+@pytest.mark.parametrize("spectrum", [0, 1, 2])
 @pytest.mark.parametrize(("count", "dim", "components"), [(60, 9, 4), (20, 50, 6), (20, 20, 15), (300, 12, 11)])
-def test_components_are_numpys_up_to_their_sign(count: int, dim: int, components: int) -> None:
+def test_components_are_numpys_up_to_their_sign(count: int, dim: int, components: int, spectrum: int) -> None:
     vectors, rows = draw(count + 10, dim), [torch.arange(count), torch.arange(10, count + 10)]
-    scaled = Scaling(2, dim, components).fit(vectors, rows)(vectors).double().numpy()
+    scaled = Scaling(2, dim, components, spectrum).fit(vectors, rows)(vectors).double().numpy()
     for member, chosen in enumerate(rows):
-        expected = principal(standardised(vectors, chosen), chosen, components)
+        expected = principal(standardised(vectors, chosen), chosen, components, spectrum)
         signs = np.sign((expected * scaled[member]).sum(axis=0))
         np.testing.assert_allclose(scaled[member] * signs, expected, atol=2e-3)
         assert np.mean(scaled[member][chosen] ** 2) == pytest.approx(1, abs=1e-4)
@@ -67,11 +70,12 @@ def test_as_few_and_as_many_rows_as_columns_end_in_the_same_components() -> None
     torch.testing.assert_close(few, many, atol=2e-3, rtol=0)
 
 
+@pytest.mark.parametrize("spectrum", [0, 1, 2])
 @pytest.mark.parametrize("rows", [12, 200])
-def test_directions_that_the_rows_do_not_span_are_left_empty(rows: int) -> None:
+def test_directions_that_the_rows_do_not_span_are_left_empty(rows: int, spectrum: int) -> None:
     vectors = draw(rows, 40, rank=5)
     vectors = vectors / vectors.norm(dim=1, keepdim=True)  # of unit length before as well, so that the rank stays
-    scaled = Scaling(1, 40, 30).fit(vectors, [torch.arange(rows)])(vectors)[0]
+    scaled = Scaling(1, 40, 30, spectrum).fit(vectors, [torch.arange(rows)])(vectors)[0]
     assert scaled.isfinite().all() and (scaled[:, :5].std(dim=0) > 0.05).all()
     assert (scaled[:, 5:] == 0).all()
     assert scaled[:, :5].square().mean() == pytest.approx(1, abs=1e-4)
@@ -92,11 +96,12 @@ def test_a_constant_column_is_only_centred(components: int) -> None:
     assert scaling(vectors).isfinite().all() and scaling(vectors).abs().max() < 10
 
 
+@pytest.mark.parametrize("spectrum", [0, 1, 2])
 @pytest.mark.parametrize("components", [4, 2])
 @pytest.mark.parametrize("vector", [[0.0, 0.0, 0.0, 0.0], [1.0, 2.0, 3.0, 4.0]])
-def test_vectors_that_are_all_equal_become_zeros(components: int, vector: list[float]) -> None:
+def test_vectors_that_are_all_equal_become_zeros(components: int, vector: list[float], spectrum: int) -> None:
     vectors = torch.tensor([vector] * 9)
-    scaled = Scaling(1, 4, components).fit(vectors, [torch.arange(9)])(vectors)
+    scaled = Scaling(1, 4, components, spectrum).fit(vectors, [torch.arange(9)])(vectors)
     assert scaled.shape == (1, 9, components) and scaled.abs().max() < 1e-5
 
 

@@ -1,0 +1,109 @@
+"""How long, and in how much memory, 100,000 memes x 1,792 numbers are tuned. Goals: an hour, 16 GB.
+
+`python -m bench.large --memes 100000 --trials 200`: planted vectors, taken in by `python -m cache import` as anyone's would
+be, then the whole `python -m head tune`. The memory is that of all its processes together, looked at twice a second.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from bench.machine import ROOT, describe, print_json, python, run, say, verdict
+from bench.planted import planted
+from head.bundle import read_config
+
+_GOAL_S, _GOAL_MB = 3600.0, 16 * 1024.0
+_LOOKS_S = 0.5
+
+
+def main() -> int:
+    """Plant the memes, tune, print a table and the JSON line."""
+    asked = _parser().parse_args()
+    machine = describe()
+    with tempfile.TemporaryDirectory(prefix="bench-large-") as folder:
+        work = Path(folder)
+        say(f"planting {asked.memes:,} memes")
+        optimum = _plant(work / "memes.npz", asked.memes)
+        run(python("cache", "import", work / "memes.npz", "large", "--artifacts", work))
+        (work / "memes.npz").unlink()
+        say("tuning")
+        index = work / "datasets" / "large.h5"
+        command = python("head", "tune", "--data", index, "--artifacts", work, "--trials", str(asked.trials))
+        seconds, peak_mb = _tune([str(word) for word in command])
+        figures = read_config(work / "bundles" / "large")["tuning_metrics"]["methods"]
+    aurocs = {name: round(method["figures"]["auroc"]["point"], 4) for name, method in figures.items()}
+    met = {"seconds": seconds < _GOAL_S, "peak_mb": peak_mb < _GOAL_MB}
+    print(f"{asked.memes:,} memes, {asked.trials} trials of 5 folds, start to end")
+    print(f"  {seconds:.0f} s, goal {_GOAL_S:.0f}: {verdict(met['seconds'])}")
+    print(f"  {peak_mb:.0f} MB in all processes, goal {_GOAL_MB:.0f}: {verdict(met['peak_mb'])}")
+    for name, value in aurocs.items():
+        print(f"  AUROC out of fold, {name:36}{value:.3f}")
+    print(f"  who knows the rule {'':36}{optimum:.3f}")
+    print_json(
+        {
+            "benchmark": "large",
+            "machine": machine,
+            "memes": asked.memes,
+            "trials": asked.trials,
+            "seconds": round(seconds, 1),
+            "peak_mb": round(peak_mb),
+            "auroc": aurocs,
+            "optimum": round(optimum, 4),
+            "met": met,
+        }
+    )
+    return 0
+
+
+def _plant(path: Path, count: int) -> float:
+    features, optimum = planted(count, seed=1)
+    np.savez(
+        path,
+        ids=features.ids,
+        image=features.image,
+        text=features.text,
+        label=features.label,
+        split=np.where(np.arange(count) % 5 == 0, "validation", "train"),
+    )
+    return optimum
+
+
+def _tune(command: list[str]) -> tuple[float, float]:
+    """Seconds, and the largest memory in MB of the command and its workers together."""
+    began, peak = time.perf_counter(), 0.0
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            peak = max(peak, _tree_mb(process.pid))
+            time.sleep(_LOOKS_S)
+    if process.returncode:
+        raise SystemExit(process.returncode)
+    return time.perf_counter() - began, peak
+
+
+def _tree_mb(parent: int) -> float:
+    """Resident memory of a process and its children, in MB; pages that they share count for each."""
+    total = 0.0
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            fields = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
+        except OSError:  # it has ended meanwhile
+            continue
+        if parent in (int(fields["Pid"]), int(fields["PPid"])):
+            total += int(fields.get("VmRSS", "0 kB").split()[0]) / 1024
+    return total
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench.large", description="Tuning on many memes.")
+    parser.add_argument("--memes", type=int, default=100_000, help="(default: %(default)s)")
+    parser.add_argument("--trials", type=int, default=200, help="(default: %(default)s)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,137 @@
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fakes import planted_features
+
+from head import workers
+from head.fusion import HeadConfig
+from head.train import TrainConfig
+from head.workers import GoOn, Outcome, Trainer, WorkerLost, open_trainer
+
+CPU = torch.device("cpu")
+FEATURES = planted_features(60)
+ROWS = np.arange(60)
+MEMBERS = [(np.flatnonzero(ROWS % 3 != fold), np.flatnonzero(ROWS % 3 == fold)) for fold in range(3)]
+
+
+def settings(fusion: str = "align", **more: Any) -> tuple[HeadConfig, TrainConfig]:
+    config = {"learning_rate": 1e-2, "max_epochs": 4, **more}
+    return HeadConfig(8, 6, fusion, components=4, width=8, hidden=8), TrainConfig(**config)
+
+
+def go_on(number: int, epoch: int, value: float) -> bool:
+    return True
+
+
+def outcomes(trainer: Trainer, round_: list[Any], keep: bool = False, go_on: GoOn = go_on) -> list[Outcome]:
+    found = dict(trainer.train(round_, keep, go_on))
+    assert len(found) == len(round_)
+    return [found[number] for number in range(len(round_))]
+
+
+@pytest.fixture(scope="module")
+def inline() -> Iterator[Trainer]:
+    with open_trainer(FEATURES, MEMBERS, CPU, jobs=1) as trainer:
+        yield trainer
+
+
+@pytest.fixture(scope="module")
+def two() -> Iterator[Trainer]:
+    with open_trainer(FEATURES, MEMBERS, CPU, jobs=2) as trainer:
+        yield trainer
+    assert not multiprocessing.active_children()
+
+
+@pytest.fixture(params=["inline", "two"])
+def trainer(request: pytest.FixtureRequest) -> Trainer:
+    return request.getfixturevalue(request.param)
+
+
+def test_two_processes_give_exactly_what_one_gives(inline: Trainer, two: Trainer) -> None:
+    round_ = [settings(fusion) for fusion in ("align", "cross", "image", "linear", "combiner")]
+    heard: dict[str, list[tuple[int, int, float]]] = {"inline": [], "two": []}
+
+    def listen(name: str) -> GoOn:
+        return lambda *epoch: heard[name].append(epoch) or True
+
+    ours, theirs = outcomes(inline, round_, True, listen("inline")), outcomes(two, round_, True, listen("two"))
+    assert sorted(heard["two"]) == heard["inline"]  # which of two is heard first does not matter
+    for (head, _), one, other in zip(round_, ours, theirs):
+        assert (one.auroc == other.auroc).all() and one.seconds > 0 and other.seconds > 0
+        assert (one.trained.logits == other.trained.logits).all() and (other.trained.auroc == one.auroc).all()
+        assert other.trained.head.config == head and not other.trained.head.training
+        state, again = one.trained.head.state_dict(), other.trained.head.state_dict()
+        assert state.keys() == again.keys() and all(torch.equal(state[name], again[name]) for name in state)
+
+
+def test_heads_come_back_only_where_they_are_asked_for(trainer: Trainer) -> None:
+    assert [outcome.trained for outcome in outcomes(trainer, [settings(), settings("text")])] == [None, None]
+
+
+def test_a_training_that_is_to_go_no_further_stops_and_the_others_go_on(trainer: Trainer) -> None:
+    epochs: dict[int, list[int]] = {0: [], 1: [], 2: []}
+
+    def prune(number: int, epoch: int, value: float) -> bool:
+        assert 0 <= value <= 1
+        epochs[number].append(epoch)
+        return (number, epoch) != (1, 2)
+
+    first, pruned, last = outcomes(trainer, [settings(seed=seed) for seed in range(3)], True, prune)
+    assert (
+        pruned.auroc is None and pruned.trained is None and epochs == {0: [0, 1, 2, 3], 1: [0, 1, 2], 2: [0, 1, 2, 3]}
+    )
+    assert first.auroc.shape == last.auroc.shape == (3,)
+
+
+def test_a_training_that_diverges_has_no_figure(trainer: Trainer) -> None:
+    diverged, fine = outcomes(trainer, [settings(optimizer="sgd", learning_rate=1e38), settings()], True)
+    assert diverged.auroc is None and diverged.trained is None and fine.trained is not None
+
+
+def test_an_error_reaches_the_caller_and_the_next_round_is_trained(trainer: Trainer) -> None:
+    other_vectors = HeadConfig(8, 7), TrainConfig(max_epochs=1)
+    with pytest.raises(RuntimeError, match="size|shape"):
+        outcomes(trainer, [other_vectors])
+    assert outcomes(trainer, [settings()])[0].auroc is not None
+
+
+def test_a_round_of_nothing_is_over_at_once(trainer: Trainer) -> None:
+    assert outcomes(trainer, []) == []
+
+
+def test_a_lost_worker_is_named_and_no_process_is_left(two: Trainer) -> None:
+    others = set(multiprocessing.active_children())
+
+    def kill(number: int, epoch: int, value: float) -> bool:
+        for process in set(multiprocessing.active_children()) - others:
+            os.kill(process.pid, signal.SIGKILL)
+        return True
+
+    lost = pytest.raises(WorkerLost, match="exit code -9 .*JOBS=1")
+    with lost, open_trainer(FEATURES, MEMBERS, CPU, jobs=2) as trainer:
+        outcomes(trainer, [settings(), settings()], go_on=kill)
+    assert set(multiprocessing.active_children()) == others
+
+
+@pytest.mark.parametrize("unread", [False, True])
+def test_a_worker_whose_parent_is_gone_ends_without_a_word(capfd: pytest.CaptureFixture[str], unread: bool) -> None:
+    handler, threads = signal.getsignal(signal.SIGINT), torch.get_num_threads()
+    pipe, parent = multiprocessing.Pipe()
+    parent.send((settings(), False))
+    gone = threading.Thread(target=lambda: (unread and parent.poll(30), parent.close()))
+    try:
+        gone.start()
+        workers._work(pipe, FEATURES, MEMBERS, CPU)
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        torch.set_num_threads(threads)
+        gone.join()
+        pipe.close()
+    assert capfd.readouterr() == ("", "")
