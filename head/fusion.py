@@ -34,7 +34,7 @@ OUTPUTS = ("linear", "cosine")
 # An outer product is as wide as the square of its sides: 32 x 32 is as wide as the papers' mapped sides are.
 _CROSS_WIDTH = 32
 # Far beyond any encoder's vectors and any head: what is larger is a damaged config.json, not a wish.
-_WIDEST, _DEEPEST = 1 << 20, 64
+_WIDEST, _DEEPEST, _STEEPEST = 1 << 20, 64, 4
 # How much of the adapted vector is mixed in: CLIP-Adapter's ratio on most of its data sets.
 _ADAPTER_RATIO = 0.2
 # MemeCLIP's scale of cosines: without one, sigmoid(1 - (-1)) would be the highest probability there is.
@@ -50,9 +50,9 @@ class HeadConfig:
     """The shape of a head. Raises ValueError for what no head can have.
 
     image_dim, text_dim: of the encoder's vectors; fusion: one of FUSIONS; components: principal components that a
-    side is reduced to first, 0 for none of that; spectrum: see Scaling; adapter: width of a residual bottleneck on each side, 0 for none;
-    width: of a mapped side; depth: hidden layers, each `hidden` wide; output: one of OUTPUTS; map_dropout: on the
-    mapped sides; dropout: on the fused vector and after each hidden layer.
+    side is reduced to first, 0 for none of that; spectrum: see Scaling; adapter: width of a residual bottleneck on each
+    side, 0 for none; width: of a mapped side; depth: hidden layers, each `hidden` wide; output: one of OUTPUTS;
+    map_dropout: on the mapped sides; dropout: on the fused vector and after each hidden layer.
     """
 
     image_dim: int
@@ -80,7 +80,7 @@ class HeadConfig:
             "hidden": 1,
         }
         for name, lowest in least.items():
-            value, highest = getattr(self, name), _DEEPEST if name == "depth" else _WIDEST
+            value, highest = getattr(self, name), {"depth": _DEEPEST, "spectrum": _STEEPEST}.get(name, _WIDEST)
             if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= highest:
                 raise ValueError(f"{name}: expected a whole number from {lowest} to {highest}, got {value!r}")
         for name in ("map_dropout", "dropout"):

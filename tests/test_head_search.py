@@ -7,12 +7,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
 import postgresql
 import pytest
 from fakes import interrupted, planted_features, write_features
+from sqlalchemy.exc import ProgrammingError
 
 from head import search as searching
 from head import space as spaces
@@ -304,6 +306,36 @@ def test_ctrl_c_keeps_what_ended_in_postgresql_too(server, config):
         search(SPACE, DIGEST, shared, trainer)
     assert finished_trials(shared) == 5
     assert len(search(SPACE, DIGEST, shared, Rehearsal()).trials) == 7
+
+
+def test_the_tables_that_another_machine_has_just_made_are_used(config, monkeypatch):
+    usual, calls = optuna.storages.RDBStorage.__init__, []
+
+    def second(*arguments: Any) -> None:
+        calls.append(arguments)
+        if len(calls) < 3:  # Optuna's own tables, then those of its migrations
+            raise ProgrammingError("CREATE TABLE studies", {}, Exception("relation already exists"))
+        usual(*arguments)
+
+    monkeypatch.setattr(optuna.storages.RDBStorage, "__init__", second)
+    assert len(search(SPACE, DIGEST, config, Rehearsal()).trials) == 3 and len(calls) == 3
+
+
+def test_who_sees_that_it_is_not_alone_draws_with_a_seed_of_its_own(config, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(searching.secrets, "randbits", lambda bits: drawn.append(bits) or 12345)
+    search(SPACE, DIGEST, replace(config, study="alone", trials=12), Rehearsal())
+    assert not drawn
+
+    def in_company(settings: Settings, epoch: int) -> float:
+        if not company.trained:
+            search(SPACE, DIGEST, replace(config, trials=5), company)
+        return 0.6
+
+    company = Rehearsal()
+    found = search(SPACE, DIGEST, replace(config, trials=14), Rehearsal(in_company))
+    assert len(drawn) == 1 and len(found.trials) == 14
+    assert [trial.number for trial in found.trials] == list(range(14))
 
 
 _NARROW_TUNE = (
