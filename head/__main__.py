@@ -96,7 +96,7 @@ def _add_search(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--folds", type=int, default=5, help="of the kfold protocol")
     command.add_argument("--repeats", type=int, default=1, help="of all folds; of official, runs with other weights")
-    command.add_argument("--jobs", type=int, default=0, help="trainings at a time; 0: one per core, at most four")
+    command.add_argument("--jobs", type=int, default=0, help="trainings at a time; 0: one per core, at most eight")
     command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where heads are trained")
     command.add_argument("--seed", type=int, default=0, help="of splits, folds, weights, search and intervals")
 

@@ -58,7 +58,7 @@ class HeadConfig:
     image_dim: int
     text_dim: int
     fusion: str = "align"  # the element-wise product is the best single choice in HateCLIPper
-    components: int = 128  # hundreds of memes span no more that generalises, and a step is several times quicker
+    components: int = 64  # hundreds of memes span no more that generalises, and a step is several times quicker
     spectrum: int = 2  # on planted memes worth .03 of AUROC over 1
     adapter: int = 0  # an option: at hundreds of memes it is seldom chosen
     width: int = 128  # the papers have 1024 and thousands of memes; hundreds do not fill more

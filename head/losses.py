@@ -75,10 +75,11 @@ def retrieval_loss(anchor: Tensor, like: Tensor, unlike: Tensor) -> Tensor:
     return F.relu(difference + _MARGIN).mean(dim=1)
 
 
-def nearest(query: Tensor, bank: Tensor, allowed: Tensor) -> Tensor:
-    """(M, N) places in the bank, (M, B, H), of the most similar embedding to each query, (M, N, H), by cosine.
+def cosines(query: Tensor, bank: Tensor) -> Tensor:
+    """(M, N, B) cosines of embeddings (M, N, H) and (M, B, H)."""
+    return torch.bmm(F.normalize(query, dim=-1), F.normalize(bank, dim=-1).mT)
 
-    allowed: (M, N, B) bool, which of the bank a query may retrieve.
-    """
-    similarity = torch.bmm(F.normalize(query, dim=-1), F.normalize(bank, dim=-1).mT)  # (M, N, B)
-    return similarity.masked_fill_(~allowed, -2.0).argmax(dim=-1)
+
+def nearest(similarity: Tensor, allowed: Tensor) -> Tensor:
+    """(M, N) places in the bank of the most similar embedding to each query that it may retrieve; both (M, N, B)."""
+    return similarity.masked_fill(~allowed, -2.0).argmax(dim=-1)  # below any cosine

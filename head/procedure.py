@@ -23,7 +23,7 @@ from head.workers import Trainer, open_trainer
 
 ENSEMBLE, SINGLE = "fusion ensemble", "best single head"
 # Trials that the ensemble is chosen from. Their heads are trained again: a study keeps settings, not weights.
-_CANDIDATES = 10
+_CANDIDATES = 8
 
 
 @dataclass(frozen=True)

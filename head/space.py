@@ -17,12 +17,13 @@ from head.train import OPTIMIZERS, TrainConfig
 _RATES = {"adamw": (3e-5, 3e-3), "adam": (3e-5, 3e-3), "sgd": (3e-2, 3.0), "rmsprop": (1e-5, 1e-3)}
 # The papers map to 1024. With hundreds of memes that is ten times slower and no better; with a hundred thousand, 512 alone
 # would take hours on two cores.
-_WIDTHS, _WIDTHS_OF_THOUSANDS = (64, 128, 256), (128, 256)
+_WIDTHS, _WIDTHS_OF_THOUSANDS = (32, 64, 128), (128, 256)
 # Likewise what memes span: hundreds of them have no use for more than some dozens of directions.
-_COMPONENTS, _COMPONENTS_OF_THOUSANDS = (32, 64, 128, 256), (256,)
+_COMPONENTS, _COMPONENTS_OF_THOUSANDS = (32, 64, 128), (256,)
 # What the strong directions weigh against the weak; of thousands of memes each choice takes gigabytes.
 _SPECTRA, _SPECTRA_OF_THOUSANDS = (0, 1, 2), (2,)
-_BATCHES, _BATCHES_OF_THOUSANDS = (16, 32, 64, 128), (128, 256, 512)
+# A step costs about the same for 16 memes as for 32.
+_BATCHES, _BATCHES_OF_THOUSANDS = (32, 64, 128), (128, 256, 512)
 _THOUSANDS = 4000
 
 
@@ -89,7 +90,7 @@ class Space:
             "optimizer": "adamw",
             "learning_rate_position": math.log(1e-4 / low) / math.log(high / low),
             "weight_decay": 1e-4,
-            "batch_size": self._batches[min(2, len(self._batches) - 1)],
+            "batch_size": self._batches[1],
             "loss": "bce",
             "class_weight": False,
             "label_smoothing": 0.0,

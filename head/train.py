@@ -16,7 +16,7 @@ from torch import Tensor
 
 from head.data import Features
 from head.fusion import FusionHead, HeadConfig
-from head.losses import LossConfig, class_weights, classification_loss, nearest, retrieval_loss
+from head.losses import LossConfig, class_weights, classification_loss, cosines, nearest, retrieval_loss
 from head.metrics import aurocs
 from head.scaling import Scaling
 
@@ -189,8 +189,8 @@ class _Fit:
         label = self.data.label[order]
         weight = self.data.balance.gather(1, order) if self.config.loss.class_weight else torch.ones_like(label)
         neighbours = self._neighbours(order, label) if self.config.loss.contrastive else None
-        for place in torch.arange(order.shape[1], device=order.device).split(self.config.batch_size):
-            part = slice(int(place[0]), int(place[-1]) + 1)
+        for start in range(0, length, self.config.batch_size):
+            part = slice(start, start + self.config.batch_size)
             embedded = self.head.embed(self._rows(order[:, part]))
             loss = classification_loss(self.config.loss, self.head.logits(embedded), label[:, part], weight[:, part])
             if neighbours:
@@ -224,8 +224,9 @@ class _Fit:
             part = slice(start, start + _BANK_MEMES)
             alike = label[:, part, None] == label[:, None, bank]  # (M, <= _BANK_MEMES, B)
             other = order[:, part, None] != order[:, None, bank]
+            similarity = cosines(embedded[:, part], embedded[:, bank])
             for kind, allowed in zip(found, (alike & other, ~alike)):
-                kind.append(nearest(embedded[:, part], embedded[:, bank], allowed))
+                kind.append(nearest(similarity, allowed))
         like, unlike = (_take(embedded, torch.cat(kind, dim=1)) for kind in found)
         return like, unlike
 

@@ -72,7 +72,9 @@ class _Inline:
 
     def train(self, settings: Sequence[Settings], keep: bool, go_on: GoOn) -> Iterator[tuple[int, Outcome]]:
         for number, one in enumerate(settings):
-            yield number, _train(one, self._data, keep, lambda epoch, value, n=number: go_on(n, epoch, value))
+            outcome = _train(one, self._data, keep, lambda epoch, value, n=number: go_on(n, epoch, value))
+            # a head of its own on the CPU, as from a worker: the trained one shares its scalings with the next
+            yield number, _unpacked(one, _packed(outcome))
 
 
 class _Processes:

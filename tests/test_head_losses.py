@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.utils.class_weight import compute_sample_weight
 
-from head.losses import LossConfig, class_weights, classification_loss, nearest, retrieval_loss
+from head.losses import LossConfig, class_weights, classification_loss, cosines, nearest, retrieval_loss
 
 MEMBERS, MEMES, WIDTH = 3, 11, 5
 RNG = np.random.default_rng(0)
@@ -105,7 +105,7 @@ def test_the_nearest_is_the_allowed_one_of_the_highest_cosine() -> None:
     query, bank = RNG.normal(size=(MEMBERS, 4, WIDTH)), RNG.normal(size=(MEMBERS, MEMES, WIDTH))
     bank *= RNG.uniform(0.1, 10, (MEMBERS, MEMES, 1))  # lengths must not matter
     allowed = RNG.random((MEMBERS, 4, MEMES)) < 0.5
-    found = nearest(*tensors(query, bank, allowed))
+    found = nearest(cosines(*tensors(query, bank)), *tensors(allowed))
     for m in range(MEMBERS):
         for n in range(4):
             places = np.flatnonzero(allowed[m, n])
