@@ -34,7 +34,7 @@ SEARCH = --trials "$(TRIALS)" --folds "$(FOLDS)" --repeats "$(REPEATS)" --jobs "
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo audit embed tune tune-nested report compare serve test bench-embed bench-crash bench-plan \
-	bench-memory bench-tune
+	bench-memory bench-tune bench-large
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -90,3 +90,6 @@ bench-memory: install ## peak memory for 1,000 and for 10,000 memes
 
 bench-tune: install ## trials a second, and what they are worth: a plain PyTorch loop, scikit-learn's perceptron, ours
 	$(PY) -m bench.tune
+
+bench-large: install ## how long, and in how much memory, 100,000 memes are tuned
+	$(PY) -m bench.large

@@ -4,7 +4,6 @@
     head.safetensors   the heads' weights and scalings
     predictions.json   every method's probabilities: out of fold, and of test once the report has looked at it
     metrics.json, gallery.json, report.html    written by `python -m report`
-    nested.json        written by `python -m head nested`
 
 Knows nothing of tuning or of CLIP. Written by `python -m head tune`, read by the report and by the server.
 """

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from head.evaluate import verdict
+from head.procedure import ENSEMBLE
 from report import charts, words
 from report.curves import both_classes, confusion
 from report.html import fill
@@ -40,6 +41,7 @@ def render(
         config=config,
         metrics=metrics,
         nested=nested,
+        nested_verdict="" if nested is None else verdict({**config, "shipped": ENSEMBLE}, nested),
         gallery=gallery,
         pictures=pictures,
         verdict=verdict(config, metrics),

@@ -217,7 +217,7 @@ def test_one_training_at_a_time_for_each_core_but_no_more_than_a_round(tmp_path,
         monkeypatch.setattr(command.os, "cpu_count", lambda cores=cores: cores)
         with pytest.raises(pytest.skip.Exception):
             run(tmp_path, f"--jobs={asked}")
-    assert seen == [1, 2, 4, 3]
+    assert seen == [1, 2, 8, 3]
 
 
 def test_eight_memes_are_refused_with_what_to_do(tmp_path, capsys):

@@ -158,7 +158,7 @@ def test_bad_trials_are_pruned_trials_with_what_was_seen_of_them(config):
     assert [trial.complete for trial in found.trials] == [True] * 12 + [False]
     last = stored(config)[12]
     assert last.state == optuna.trial.TrialState.PRUNED
-    assert last.intermediate_values == dict.fromkeys(range(9), 0.4)  # the first eight epochs are a warm-up
+    assert last.intermediate_values == dict.fromkeys(range(5), 0.4)  # the first four epochs are a warm-up
     assert found.trials[12].value == 0.4 and 12 not in [trial.number for trial in found.best(13)]
     assert stored(config)[0].intermediate_values == {epoch: 0.7 + epoch / 100 for epoch in range(12)}
 

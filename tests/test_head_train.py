@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from head import train as module
 from head.data import Features
 from head.fusion import FusionHead, HeadConfig
-from head.losses import LossConfig, nearest, retrieval_loss
+from head.losses import LossConfig, cosines, nearest, retrieval_loss
 from head.train import OPTIMIZERS, Diverged, TrainConfig, Trained, TrainingSet, train_head
 
 CPU = torch.device("cpu")
@@ -246,9 +246,9 @@ def test_the_retrieval_guided_term_lowers_the_triplet_loss_of_the_train_memes() 
             sides = head.scale(*(torch.from_numpy(vectors)[rows] for vectors in (features.image, features.text)))
             embedded = head.embed(sides)
         alike, other = label[:, None] == label, ~torch.eye(len(rows), dtype=torch.bool)
-        like, unlike = (embedded[0, nearest(embedded, embedded, which[None])[0]] for which in (alike & other, ~alike))
+        similarity = cosines(embedded, embedded)
+        like, unlike = (embedded[0, nearest(similarity, which[None])[0]] for which in (alike & other, ~alike))
         values.append(retrieval_loss(embedded, like[None], unlike[None]).item())
-    print(values)
     assert values[1] < 0.5 * values[0]
 
 
@@ -291,17 +291,20 @@ def test_a_large_set_held_out_is_judged_by_a_part_and_scored_whole(monkeypatch: 
 
 def test_neighbours_of_a_large_set_come_from_a_part_of_the_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     banks: list[int] = []
+    own: list[Tensor] = []
 
-    def counted(query: Tensor, bank: Tensor, allowed: Tensor) -> Tensor:
-        assert allowed.shape == (*query.shape[:2], bank.shape[1])
-        if torch.equal(query, bank):
+    def counted(similarity: Tensor, allowed: Tensor) -> Tensor:
+        assert allowed.shape == similarity.shape
+        if similarity.shape[1] == similarity.shape[2] and torch.allclose(similarity, similarity.mT):
             assert not allowed.diagonal(dim1=1, dim2=2).any()  # no meme is its own neighbour
-        banks.append(bank.shape[1])
-        return nearest(query, bank, allowed)
+            own.append(similarity)
+        banks.append(similarity.shape[2])
+        return nearest(similarity, allowed)
 
     monkeypatch.setattr(module, "_BANK_MEMES", 15)
     monkeypatch.setattr(module, "nearest", counted)
     train(HEAD, TrainConfig(max_epochs=2, loss=LossConfig(contrastive=0.5)))
+    assert len(own) == 2 * 2  # the part that is the bank, in each epoch and kind
     assert set(banks) == {15} and len(banks) == 2 * 2 * 3  # epochs, kinds, parts of 41 memes
 
 
