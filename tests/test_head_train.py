@@ -16,6 +16,7 @@ from head import train as module
 from head.data import Features
 from head.fusion import FusionHead, HeadConfig
 from head.losses import LossConfig, cosines, nearest, retrieval_loss
+from head.metrics import auroc
 from head.train import OPTIMIZERS, Diverged, TrainConfig, Trained, TrainingSet, train_head
 
 CPU = torch.device("cpu")
@@ -329,6 +330,37 @@ def test_align_and_cross_find_a_label_that_only_the_product_of_the_sides_carries
         reached[fusion] = train_head(head, TrainConfig(learning_rate=5e-3), data).auroc.mean()
     assert min(reached.pop("align"), reached.pop("cross")) > 0.8
     assert max(reached.values()) < 0.65
+
+
+def inner_products(pairs: int, dim: int) -> tuple[Features, float]:
+    """1,500 memes whose label follows the product of `pairs` numbers of each side, no side telling anything alone; and
+    the AUROC of who knows them."""
+    generator = np.random.default_rng(0)
+    image, text = generator.normal(size=(2, 1500, dim)).astype(np.float32)
+    unit = [side / np.linalg.norm(side, axis=1, keepdims=True) * np.sqrt(dim) for side in (image, text)]
+    signal = (unit[0] * unit[1])[:, :pairs].sum(axis=1) / np.sqrt(pairs)
+    label = (generator.random(1500) < 1 / (1 + np.exp(-6 * signal))).astype(np.int64)
+    ids, split = np.arange(1500).astype(str), np.full(1500, "train")
+    features = Features(ids, image, text, label, split, np.arange(1500), np.full(1500, ""))
+    return features, auroc(label, signal) or 0.0
+
+
+@pytest.mark.parametrize(("pairs", "dim", "lead"), [(4, 8, 0.005), (8, 16, 0.1)])
+def test_products_come_near_the_planted_optimum_and_beat_what_has_none(pairs: int, dim: int, lead: float) -> None:
+    features, optimum = inner_products(pairs, dim)
+    held = np.arange(1500) % 3 == 0
+    data = TrainingSet(features, [(np.flatnonzero(~held), np.flatnonzero(held))], CPU)
+
+    def reached(fusion: str, depth: int) -> float:
+        head = HeadConfig(dim, dim, fusion, width=32, depth=depth, hidden=64, map_dropout=0.0, dropout=0.05)
+        train_config = TrainConfig(learning_rate=1e-2, batch_size=64, max_epochs=60, patience=8)
+        return train_head(head, train_config, data).auroc[0]
+
+    products = [reached("align", 0), reached("cross", 0)]
+    others = [reached("concat", 1), reached("concat", 2), reached("linear", 0), reached("image", 1), reached("text", 1)]
+    assert min(products) > max(others) + lead
+    if pairs == 4:  # twice the pairs among twice the numbers want more memes than these
+        assert min(products) > optimum - 0.02
 
 
 @pytest.mark.parametrize(
