@@ -23,7 +23,7 @@ from head.procedure import ENSEMBLE, TuneConfig, tune
 from head.search import StudyConfig
 from head.threshold import Aim
 
-SEEDS, TRIALS = 100, 16
+SEEDS, TRIALS = 100, 8
 SPLITS = ["train"] * 445 + ["validation"] * 149 + ["test"] * 149
 
 
