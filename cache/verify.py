@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from cache.artifacts import UnusableStore, index_files, remedy, store_folders, stored_spec
 from cache.index import DatasetIndex, UnusableIndex, read_index
+from cache.keys import text_key
 from cache.manifest import check_segment, manifest_entry, manifest_path, read_manifest, segment_files, segment_kind
 from cache.segments import KINDS, DamagedSegment, read_header
 from cache.spec import spec_id
@@ -98,9 +99,10 @@ def _check_store(folder: Path, again: str, verified: Verified, advance: Callable
 
 def _check_index(path: Path, index: DatasetIndex, keys: dict[str, set[str]], verified: Verified) -> None:
     rows = [row for row, reason in enumerate(index.skipped) if not reason]
+    prompts = {text_key(text) for texts in index.prompts.values() for text in texts}
     lost = {
         "image": {index.image_keys[row] for row in rows} - keys["image"],
-        "text": {index.text_keys[row] for row in rows} - keys["text"],
+        "text": ({index.text_keys[row] for row in rows} | prompts) - keys["text"],
     }
     if any(lost.values()):
         counts = " and ".join(f"{len(names)} {kind}" for kind, names in lost.items() if names)

@@ -15,8 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cache import SPLITS
-from cache.index import group_name
+from cache import SPLITS, group_name
 from embed.locate import PictureFinder
 from embed.tables import Complaint, DatasetError, Row, find_tables, read_table
 from embed.text import clean_text

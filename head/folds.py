@@ -129,7 +129,7 @@ def _check_carvable(label: np.ndarray, groups: np.ndarray) -> None:
     if min(fewest, parts) < _CARVED_FOLDS:
         raise ValueError(
             f"split train: {fewest} memes of the rarer label, and {parts} groups that share no picture or text; at "
-            f"least {_CARVED_FOLDS} of each are needed to carve a validation split. Add memes, or say the splits in "
+            f"least {_CARVED_FOLDS} of each are needed to set a split aside. Add memes, or say the splits in "
             "the data"
         )
 

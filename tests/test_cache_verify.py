@@ -78,6 +78,11 @@ def test_a_missing_segment_and_rows_that_were_never_made_are_found(tmp_path: Pat
     assert "`make embed` with the DATA" in segment.todo and "2 image and 2 text vectors" in index.what
 
 
+def test_prompts_whose_vectors_are_gone_are_found(tmp_path: Path, store: VectorStore) -> None:
+    write_index(tmp_path / "datasets" / "memes.h5", replace(INDEX, prompts={"offensive": ["b", "a hateful meme"]}))
+    assert "1 text vectors are not in the store" in only(tmp_path).what
+
+
 @pytest.mark.parametrize("where", ["spec.json", "manifest.jsonl"])
 @pytest.mark.parametrize("part", range(9))
 def test_a_flipped_byte_in_a_store_s_own_files_is_found(
