@@ -19,7 +19,7 @@ _RATES = {"adamw": (3e-5, 3e-3), "adam": (3e-5, 3e-3), "sgd": (3e-2, 3.0), "rmsp
 # would take hours on two cores.
 _WIDTHS, _WIDTHS_OF_THOUSANDS = (32, 64, 128), (128, 256)
 # Likewise what memes span: hundreds of them have no use for more than some dozens of directions.
-_COMPONENTS, _COMPONENTS_OF_THOUSANDS = (32, 64, 128), (256,)
+_COMPONENTS, _COMPONENTS_OF_THOUSANDS = (32, 64, 128), (128,)
 # What the strong directions weigh against the weak; of thousands of memes each choice takes gigabytes.
 _SPECTRA, _SPECTRA_OF_THOUSANDS = (0, 1, 2), (2,)
 # A step costs about the same for 16 memes as for 32.

@@ -29,8 +29,8 @@ _MOMENTUM = 0.9
 # and pruned as often as hundreds are, and forty epochs of them are the few passes that they need.
 _EPOCH_MEMES = 8192
 # Held-out memes that a member is judged by after each epoch: all of a small set, a sample of a large one, whose AUROC
-# a sample of this size tells to .005.
-_JUDGED_MEMES = 8192
+# a sample of this size tells to .01.
+_JUDGED_MEMES = 4096
 # Memes among which neighbours are retrieved: all of a small set, a fresh sample of a large one.
 _BANK_MEMES = 1024
 # Memes a forward pass without gradients: bounds the memory on large sets and costs nothing on small ones.
