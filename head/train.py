@@ -26,7 +26,7 @@ _GRADIENT_CLIP = 0.1
 # Without momentum plain SGD needs several times the epochs.
 _MOMENTUM = 0.9
 # An epoch is one pass over the train memes, or over this many drawn anew: a hundred thousand memes are judged, stopped
-# and pruned as often as hundreds are, and forty epochs of them are the few passes that they need.
+# and pruned as often as hundreds are, and thirty epochs of them are the few passes that they need.
 _EPOCH_MEMES = 8192
 # Held-out memes that a member is judged by after each epoch: all of a small set, a sample of a large one, whose AUROC
 # a sample of this size tells to .01.

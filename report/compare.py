@@ -105,8 +105,7 @@ def _name(config: dict[str, Any]) -> str:
 
 
 def _facts(judged: Judged) -> dict[str, str]:
-    label = judged.predictions[judged.metrics["split"]]["label"]
-    return words.facts(judged.config, judged.metrics, label)
+    return words.facts(judged.config, judged.metrics, _part(judged)["label"])
 
 
 def _unlike(first: Judged, second: Judged) -> str:
