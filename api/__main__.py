@@ -4,37 +4,51 @@ Exit 0: done or stopped; 2: bad input, said in a sentence on stderr; 130: interr
 """
 
 import argparse
-import json
 import os
 import sys
+import uuid
 from dataclasses import fields
 from pathlib import Path
 
-from api.prediction import MAX_TEXT_CHARS
-from api.server import ServeSettings, load_predictor, serve
+import msgspec
+
+from api.metrics import Metrics
+from api.prediction import Meme
+from api.schema import MAX_TEXT_CHARS
+from api.server import load, serve
+from api.settings import ServeSettings
 from embed.hashing import UnusableFile, read_picture
 from embed.pictures import UnreadableImage
 
 _HELP = {
     "bundle": "model bundle to load",
+    "artifacts": "folder with the training index, for explanations",
+    "queue": "memes under way at once; more are answered 503",
+    "batch": "memes in one call of the model",
+    "wait_ms": "how long a batch waits for memes that are being decoded",
+    "cache": "vectors kept of pictures, and of texts; 0: none",
+    "ocr": "on or off: read the words on pictures that come without text",
+    "keys_file": "file with an API key a line; without it, everybody may ask",
+    "cors_origin": "the one origin whose pages may ask",
+    "log_content": "log texts and the pictures' hashes",
     "model": "where the bundle's encoder is, if it has moved: open_clip model",
     "pretrained": "the same: tag or local checkpoint file",
     "device": "auto, cpu or cuda",
     "host": "address to listen on; 0.0.0.0 for every one",
     "port": "port to listen on; 0 for any free one",
-    "threads": "request threads",
 }
-_PREDICT_FIELDS = ("bundle", "model", "pretrained", "device")
+_PREDICT_FIELDS = ("bundle", "artifacts", "model", "pretrained", "device", "ocr")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one of the two commands; return the exit code."""
+    """Run one of the commands; return the exit code."""
     options = vars(_parser().parse_args(arguments))
-    command, image, text = options.pop("command"), options.pop("image", None), options.pop("text", None)
+    command = options.pop("command")
+    asked = {name: options.pop(name) for name in ("image", "text", "explain") if name in options}
     try:
         settings = ServeSettings(**options)
         if command == "predict":
-            print(json.dumps(_predict(settings, image, text), indent=2, ensure_ascii=False))
+            print(_predict(settings, **asked))
         else:
             serve(settings, say=lambda note: print(note, flush=True))
     except (ValueError, OSError) as error:
@@ -45,14 +59,15 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _predict(settings: ServeSettings, image: Path, text: str | None) -> dict[str, object]:
+def _predict(settings: ServeSettings, image: Path, text: str | None, explain: bool) -> str:
     if text is not None and len(text) > MAX_TEXT_CHARS:
         raise ValueError(f"--text has {len(text):,} characters, the limit is {MAX_TEXT_CHARS:,}")
     try:
-        data = read_picture(image)
-        return load_predictor(settings).predict(data, text)
+        meme = Meme(read_picture(image), text, explain=explain)
+        answer = load(settings, Metrics()).predictor.predict(meme, uuid.uuid4().hex)
     except (UnusableFile, UnreadableImage) as error:
         raise ValueError(f"{image}: {error}") from error
+    return msgspec.json.format(msgspec.json.encode(answer), indent=2).decode()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -61,18 +76,25 @@ def _parser() -> argparse.ArgumentParser:
     serving = commands.add_parser("serve", help="answer over HTTP")
     predicting = commands.add_parser("predict", help="classify one picture and print the JSON")
     predicting.add_argument("image", type=Path, help="picture file")
-    predicting.add_argument("--text", help="the text on the meme")
+    predicting.add_argument("--text", help="the text on the meme; without it, it is read off the picture")
+    predicting.add_argument("--explain", action="store_true", help="also say why")
     for setting in fields(ServeSettings):
         for command in (serving, predicting) if setting.name in _PREDICT_FIELDS else (serving,):
             variable = f"API_{setting.name.upper()}"
             command.add_argument(
-                f"--{setting.name}",
-                type=type(setting.default),
+                f"--{setting.name.replace('_', '-')}",
+                type=_truth if isinstance(setting.default, bool) else type(setting.default),
                 # a string default goes through `type`, so a bad value in the environment is said as one in a flag is
                 default=os.environ.get(variable, setting.default),
                 help=f"{_HELP[setting.name]} (default: {setting.default}; or {variable})",
             )
     return parser
+
+
+def _truth(word: str) -> bool:
+    if word.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"expected true or false, got {word!r}")
+    return word.lower() == "true"
 
 
 if __name__ == "__main__":

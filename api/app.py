@@ -1,107 +1,229 @@
-"""The HTTP contract: `create_app` makes the Flask application around a predictor.
+"""The HTTP contract: `create_app` makes the Flask application around a service.
 
-    POST /predict   multipart form (image, text) or JSON {"image": "<base64>", "text": "..."}
-    GET  /          a page to try it by hand
-    GET  /healthz   the process is alive;  GET /readyz: it has its model and takes requests
+    POST /predict         multipart form (image, text) or JSON {"image": "<base64>", "text": "..."}
+    POST /predict/batch   JSON {"memes": [{...}, ...]}: one entry for each, in order
+    GET  /                a page to try it by hand
+    GET  /model           the model card;  GET /openapi.json, GET /metrics
+    GET  /healthz         the process is alive;  GET /readyz: it has its model and takes requests
 
-Errors are RFC 9457 `application/problem+json` with a sentence that says what to change. It never fetches, runs or
-logs what a caller sends.
+Errors are RFC 9457 `application/problem+json` with a sentence that says what to change. It never fetches or runs what a
+caller sends, and logs it only where `log_content` asks for that.
 """
 
-import base64
-import binascii
-import json
+import logging
+import re
 import secrets
+import uuid
+from collections.abc import Callable
+from time import perf_counter
 from typing import Any
 
-from flask import Flask, Response, jsonify, render_template, request
+import msgspec
+from flask import Flask, Response, g, render_template, request
+from prometheus_client import CONTENT_TYPE_LATEST
 from werkzeug.exceptions import HTTPException
 
-from api.prediction import MAX_TEXT_CHARS, Predictor
+from api.admission import Overloaded
+from api.batching import ModelFailure
+from api.openapi import Operation, is_open, openapi, operation
+from api.prediction import Meme
+from api.requests import FORM, JSON, Refusal, meme_of, read_batch, read_meme
+from api.schema import (
+    MAX_BODY_BYTES,
+    MAX_TEXT_CHARS,
+    BatchAnswer,
+    BatchRequest,
+    Health,
+    MemeForm,
+    MemeRequest,
+    ModelCard,
+    Prediction,
+    Problem,
+    Ready,
+    Refused,
+)
+from api.service import Service
+from cache import content_key
 from embed.pictures import NotAnImage, TooManyPixels, UnreadableImage
 
-# Phone photos reach 12 MB, and base64 adds a third.
-MAX_BODY_BYTES = 20_000_000
+_log = logging.getLogger(__name__)
 _MAX_FORM_PARTS = 10
-_FIELDS = {"image", "text"}
+_OWN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
+_METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+_HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
+_BAD_BODY = (400, 413, 415, 422, 500, 503)
 
 
-class Problem(ValueError):
-    """A request that cannot be answered; becomes a problem+json with this status and sentence."""
-
-    def __init__(self, status: int, title: str, detail: str) -> None:
-        super().__init__(detail)
-        self.status, self.title, self.detail = status, title, detail
-
-
-def create_app(predictor: Predictor) -> Flask:
-    """The application; `predictor` has its model loaded."""
+def create_app(service: Service) -> Flask:
+    """The application; `service` has its model loaded and warm."""
     app = Flask("api")
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.config["MAX_FORM_MEMORY_SIZE"] = MAX_BODY_BYTES  # a long text is refused by its own rule, with its own words
     app.config["MAX_FORM_PARTS"] = _MAX_FORM_PARTS
-    app.json.sort_keys = False  # the label first, as people read it
+    _identify(app, service)
+    _predict(app, service)
+    _tell(app, service)
+    _page(app, service)
+    _handle_errors(app)
+    return app
 
+
+def _predict(app: Flask, service: Service) -> None:
     @app.post("/predict")
+    @operation(Operation("Judge a meme", Prediction, {FORM: MemeForm, JSON: MemeRequest}, _BAD_BODY))
     def predict() -> Response:
-        data, text = _read_meme()
-        return jsonify(predictor.predict(data, text))
+        with service.admission.places():
+            return _answer(_judged(service, read_meme()))
+
+    @app.post("/predict/batch")
+    @operation(Operation("Judge several memes", BatchAnswer, {JSON: BatchRequest}, _BAD_BODY))
+    def predict_batch() -> Response:
+        with service.admission.places():
+            memes = read_batch()
+            with service.admission.places(len(memes) - 1):
+                return _answer(BatchAnswer(_each(service, memes)))
+
+
+def _each(service: Service, memes: list[Any]) -> list[Prediction | Refused]:
+    """All are queued before the first answer is waited for, so that they run together; one bad meme fails alone."""
+    begun = [_or_refused(lambda meme=meme: service.begin(meme_of(meme), g.request_id)) for meme in memes]
+    return [one if isinstance(one, Refused) else _or_refused(one) for one in begun]
+
+
+def _or_refused(step: Callable[[], Any]) -> Any:
+    try:
+        return step()
+    except (Refusal, UnreadableImage, ModelFailure) as error:
+        return Refused(_as_problem(error))
+
+
+def _judged(service: Service, meme: Meme) -> Prediction:
+    if service.settings.log_content:
+        g.noted = {"image_sha256": content_key(meme.data), "text": meme.text}
+    prediction = service.begin(meme, g.request_id)()
+    said = {"label": prediction.label, "probability": prediction.probability, "text_source": prediction.text.source}
+    g.noted |= said
+    return prediction
+
+
+def _tell(app: Flask, service: Service) -> None:
+    """Everything about the server itself."""
 
     @app.get("/healthz")
+    @operation(Operation("The process is alive", Health, open_to_all=True))
     def healthz() -> Response:
-        return jsonify(status="ok")
+        return _answer(Health("ok"))
 
     @app.get("/readyz")
+    @operation(Operation("It has its model, warm, and takes requests", Ready, problems=(503,), open_to_all=True))
     def readyz() -> Response:
-        return jsonify(status="ready", model=predictor.model)
+        if service.stopping:
+            raise Overloaded("the server is stopping; ask another one")
+        return _answer(Ready("ready", service.predictor.model))
 
+    @app.get("/model")
+    @operation(Operation("The model card", ModelCard))
+    def model() -> Response:
+        return _answer(service.card)
+
+    @app.get("/metrics")
+    @operation(Operation("Prometheus metrics", "text/plain"))
+    def metrics() -> Response:
+        return Response(service.metrics.text(), content_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/openapi.json")
+    @operation(Operation("This document", dict, open_to_all=True))
+    def contract() -> Response:
+        return _answer(openapi(app, service.predictor.model.version, service.wants_key))
+
+
+def _page(app: Flask, service: Service) -> None:
     @app.get("/")
+    @operation(Operation("A page to try it by hand", "text/html", open_to_all=True))
     def page() -> Response:
         nonce = secrets.token_urlsafe(16)
-        response = Response(render_template("page.html", nonce=nonce, model=predictor.model))
+        html = render_template(
+            "page.html",
+            nonce=nonce,
+            card=service.card,
+            wants_key=service.wants_key,
+            reads=service.predictor.reader is not None,
+            most_chars=MAX_TEXT_CHARS,
+        )
+        response = Response(html)
         response.headers["Content-Security-Policy"] = (
             f"default-src 'none'; img-src 'self' blob: data:; connect-src 'self'; style-src 'nonce-{nonce}'; "
             f"script-src 'nonce-{nonce}'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
         )
         return response
 
-    _handle_errors(app)
-    return app
+
+def _identify(app: Flask, service: Service) -> None:
+    """Request ids, keys, headers, the log's line and the counts of every request."""
+
+    @app.before_request
+    def begin() -> None:
+        g.started, g.noted = perf_counter(), {}
+        own = request.headers.get("X-Request-ID", "")
+        g.request_id = own if _OWN_ID.fullmatch(own) else uuid.uuid4().hex
+        if service.wants_key and request.method != "OPTIONS" and not is_open(app, request.endpoint):
+            scheme, _, key = request.headers.get("Authorization", "").partition(" ")
+            if scheme.lower() != "bearer" or not service.knows_key(key.strip()):
+                raise Refusal(401, "Unauthorized", "send one of the server's API keys: `Authorization: Bearer <key>`")
+
+    @app.after_request
+    def end(response: Response) -> Response:
+        response.headers.update(_HEADERS)
+        response.headers["X-Request-ID"] = g.request_id
+        origin = service.settings.cors_origin
+        if origin:
+            response.headers.update(_cors(origin))
+        seconds = perf_counter() - g.started
+        # neither may be made up by callers, who could otherwise fill the memory with new ones
+        path = request.url_rule.rule if request.url_rule else "other"
+        method = request.method if request.method in _METHODS else "other"
+        service.metrics.requests.labels(path, method, response.status_code).inc()
+        service.metrics.latency.labels(path).observe(seconds)
+        _log.info(
+            "request",
+            extra={
+                "request_id": g.request_id, "method": method, "path": path, "status": response.status_code,
+                "ms": round(1000 * seconds, 1), "remote": request.remote_addr, **g.noted,
+            },
+        )  # fmt: skip
+        return response
 
 
-def problem_json(status: int, title: str, detail: str) -> str:
-    """The body of a refusal, RFC 9457."""
-    return json.dumps({"type": "about:blank", "title": title, "status": status, "detail": detail})
+def _cors(origin: str) -> dict[str, str]:
+    return {
+        "Access-Control-Allow-Origin": origin,
+        "Access-Control-Allow-Methods": "GET, POST",
+        "Access-Control-Allow-Headers": "Authorization, Content-Type, X-Request-ID",
+        "Access-Control-Expose-Headers": "Retry-After, X-Request-ID",
+        "Vary": "Origin",
+    }
 
 
 def _handle_errors(app: Flask) -> None:
-    @app.errorhandler(Problem)
-    def problem(error: Problem) -> Response:
-        return _problem(error.status, error.title, error.detail)
-
+    @app.errorhandler(Refusal)
     @app.errorhandler(UnreadableImage)
-    def unreadable(error: UnreadableImage) -> Response:
-        status, title = _IMAGE_PROBLEMS.get(type(error), (400, "Unreadable image"))
-        return _problem(status, title, f"image: {error}")
-
+    @app.errorhandler(ModelFailure)
+    @app.errorhandler(Overloaded)
     @app.errorhandler(HTTPException)
-    def http(error: HTTPException) -> Response:
-        response = _problem(error.code or 500, error.name, _DETAILS.get(error.code, error.description or ""))
-        if error.code == 405:
+    def refused(error: Exception) -> Response:
+        response = _answer(_as_problem(error))
+        if isinstance(error, Overloaded):
+            response.headers["Retry-After"] = str(error.retry_after)
+        if response.status_code == 401:
+            response.headers["WWW-Authenticate"] = "Bearer"
+        if response.status_code == 405:
             response.headers["Allow"] = ", ".join(sorted(error.valid_methods or ()))
         return response
 
     @app.errorhandler(Exception)
     def bug(error: Exception) -> Response:
-        app.logger.exception("a request failed")
-        return _problem(500, "Internal Server Error", "this is our fault; the server's log says more")
-
-    @app.after_request
-    def headers(response: Response) -> Response:
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        response.headers["Referrer-Policy"] = "no-referrer"
-        response.headers["Cache-Control"] = "no-store"
-        return response
+        _log.exception("a request failed", extra={"request_id": g.request_id})
+        return _answer(_as_problem(error))
 
 
 _IMAGE_PROBLEMS = {NotAnImage: (415, "Not an image"), TooManyPixels: (413, "Image too large")}
@@ -111,65 +233,22 @@ _DETAILS = {
 }
 
 
-def _read_meme() -> tuple[bytes, str | None]:
-    """Image bytes and text of the current request. Raises Problem."""
-    if request.mimetype == "multipart/form-data":
-        data, fields = _from_form()
-    elif request.mimetype == "application/json":
-        data, fields = _from_json()
+def _as_problem(error: Exception) -> Problem:
+    if isinstance(error, Refusal):
+        told = error.status, error.title, error.detail
+    elif isinstance(error, UnreadableImage):
+        told = *_IMAGE_PROBLEMS.get(type(error), (400, "Unreadable image")), f"image: {error}"
+    elif isinstance(error, Overloaded):
+        told = 503, "Service Unavailable", str(error)
+    elif isinstance(error, HTTPException):
+        told = error.code or 500, error.name, _DETAILS.get(error.code, error.description or "")
     else:
-        raise Problem(
-            415,
-            "Unsupported media type",
-            "send multipart/form-data with a file `image` (and a field `text`), "
-            'or application/json {"image": "<base64>", "text": "..."}',
-        )
-    unknown = fields.keys() - _FIELDS
-    if unknown:
-        raise _field(f"unknown field {str(min(unknown))[:50]!r}; a meme has `image` and, if known, `text`")
-    if data is None:
-        raise _field("`image` is missing; send the picture as a file in the form, or as base64 in the JSON")
-    text = fields.get("text")
-    if not isinstance(text, str | None):
-        raise _field("`text` must be a string")
-    if text is not None and len(text) > MAX_TEXT_CHARS:
-        raise _field(f"`text` has {len(text):,} characters, the limit is {MAX_TEXT_CHARS:,}")
-    return data, text
+        told = 500, "Internal Server Error", "this is our fault; the server's log says more"
+    status, title, detail = told
+    return Problem("about:blank", title, status, detail, g.request_id)
 
 
-def _from_form() -> tuple[bytes | None, dict[str, Any]]:
-    file = request.files.get("image")
-    if file is None and "image" in request.form:
-        raise _field("`image` came as a text field; send it as a file (curl: -F image=@meme.png)")
-    return file.read() if file is not None else None, {**request.files.to_dict(), **request.form.to_dict()}
-
-
-def _from_json() -> tuple[bytes | None, dict[str, Any]]:
-    try:
-        fields = json.loads(request.get_data())
-    except (ValueError, RecursionError) as error:
-        raise Problem(400, "Not JSON", f"the body is not JSON: {_short(error)}") from error
-    if not isinstance(fields, dict):
-        raise _field('the body must be a JSON object {"image": "<base64>", "text": "..."}')
-    image = fields.get("image")
-    if image is None:
-        return None, fields
-    if not isinstance(image, str):
-        raise _field("`image` must be a string of base64")
-    try:
-        # `base64 meme.png` and many libraries break the lines
-        return base64.b64decode("".join(image.split()), validate=True), fields
-    except (binascii.Error, ValueError) as error:
-        raise _field("`image` is not base64 (standard alphabet, padded, without a `data:` prefix)") from error
-
-
-def _field(detail: str) -> Problem:
-    return Problem(422, "Unprocessable fields", detail)
-
-
-def _problem(status: int, title: str, detail: str) -> Response:
-    return Response(problem_json(status, title, detail), status, content_type="application/problem+json")
-
-
-def _short(error: BaseException) -> str:
-    return str(error)[:100] or type(error).__name__
+def _answer(value: Any) -> Response:
+    if isinstance(value, Problem):
+        return Response(msgspec.json.encode(value), value.status, content_type="application/problem+json")
+    return Response(msgspec.json.encode(value), content_type="application/json")

@@ -1,7 +1,7 @@
 """One module from picture and tokens to the probability of `offensive`, rebuilt from a bundle on disk.
 
     classifier = MemeClassifier.from_bundle(Path("artifacts/bundles/latest"), torch.device("cpu"))
-    pixels, tokens = classifier.prepare(image_bytes, "the text on it")
+    pixels, tokens = classifier.prepare_image(image_bytes), classifier.prepare_text("the text on it")
     classifier([pixels], [tokens])   # -> tensor([0.87])
 
 It goes through the same decoding, transform and tokenizer as the embedding job; it knows nothing of HTTP.
@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from cache import require_same_spec
 from embed.encoder import ClipEncoder, load_encoder
 from embed.profile import Profile
-from embed.text import clean_text
 from head.bundle import Bundle, UnusableBundle, load_bundle
 
 
@@ -33,6 +32,7 @@ class MemeClassifier(nn.Module):
         self.calibration = bundle.calibration
         self.name: str = name
         self.version: str = bundle.config["version"]
+        self.config = bundle.config
         self.threshold: float = bundle.config["threshold"]
         # probabilities from low to below high are left to a person; None where the bundle answers always
         band = bundle.config["review"]
@@ -42,9 +42,15 @@ class MemeClassifier(nn.Module):
 
     @classmethod
     def from_bundle(
-        cls, folder: Path, device: torch.device, model: str | None = None, pretrained: str | None = None
+        cls,
+        folder: Path,
+        device: torch.device,
+        model: str | None = None,
+        pretrained: str | None = None,
+        loaded: ClipEncoder | None = None,
     ) -> "MemeClassifier":
-        """Rebuild from a bundle; `model` and `pretrained` say where its encoder is now, if it has moved.
+        """Rebuild from a bundle; `model` and `pretrained` say where its encoder is now, if it has moved; `loaded`: an
+        encoder that is used where it is the bundle's own.
 
         Raises UnusableBundle, EncoderUnavailable or SpecMismatch, each naming what to do.
         """
@@ -54,6 +60,8 @@ class MemeClassifier(nn.Module):
                 f"{folder}: its head was tuned on imported vectors, and no encoder here makes such; tune on vectors of "
                 "`make embed`, or on a file that `python -m cache export` wrote"
             )
+        if loaded is not None and loaded.spec == bundle.config["spec"]:
+            return cls(loaded, bundle)
         source = bundle.config["encoder"]
         encoder = load_encoder(
             source["model"] if model is None else model,
@@ -63,18 +71,42 @@ class MemeClassifier(nn.Module):
         )
         return cls(encoder, bundle)
 
-    def prepare(self, data: bytes, text: str) -> tuple[Tensor, Tensor]:
-        """Image bytes and text -> pixels (H, W, 3) uint8 and token rows (P, L). Raises UnreadableImage."""
-        return self._encoder.pixels(data), self._encoder.tokens(clean_text(text))
+    @property
+    def encoder(self) -> ClipEncoder:
+        """What makes the vectors; another bundle of the same spec can take it over."""
+        return self._encoder
+
+    def prepare_image(self, data: bytes) -> Tensor:
+        """Image bytes -> pixels (H, W, 3) uint8. Raises UnreadableImage."""
+        return self._encoder.pixels(data)
+
+    def prepare_text(self, text: str) -> Tensor:
+        """A text that `clean_text` has cleaned -> token rows (P, L) int64."""
+        return self._encoder.tokens(text)
+
+    def encode_images(self, pixels: Sequence[Tensor]) -> Tensor:
+        """N prepared pictures -> (N, Di) float32."""
+        return self._encoder.image_features(pixels)
+
+    def encode_texts(self, tokens: Sequence[Tensor]) -> Tensor:
+        """N prepared texts -> (N, Dt) float32."""
+        return self._encoder.text_features(tokens)
 
     @torch.inference_mode()
-    def forward(self, pixels: Sequence[Tensor], tokens: Sequence[Tensor]) -> Tensor:
-        """N prepared pictures and N prepared texts -> (N,) float64 probabilities of `offensive`."""
-        logits = self.head(self._encoder.image_features(pixels), self._encoder.text_features(tokens)).double()
+    def judge(self, image: Tensor, text: Tensor) -> Tensor:
+        """(N, Di) and (N, Dt) vectors -> (N,) float64 probabilities of `offensive`."""
+        logits = self.head(image, text).double()
         return torch.sigmoid(self.calibration.slope * logits + self.calibration.offset)
 
-    def warm_up(self) -> None:
-        """Run once on nothing in particular: the first call of a torch module is several times slower."""
+    def forward(self, pixels: Sequence[Tensor], tokens: Sequence[Tensor]) -> Tensor:
+        """N prepared pictures and N prepared texts -> (N,) float64 probabilities of `offensive`."""
+        return self.judge(self.encode_images(pixels), self.encode_texts(tokens))
+
+    def warm_up(self, most: int = 1) -> None:
+        """Run on nothing in particular, once alone and once `most` at a time: the first calls of a torch module are
+        several times slower."""
         size = self._encoder.spec["preprocess"]["size"]
         height, width = (size, size) if isinstance(size, int) else size
-        self([torch.zeros(height, width, 3, dtype=torch.uint8)], [self._encoder.tokens("")])
+        blank, silent = torch.zeros(height, width, 3, dtype=torch.uint8), self.prepare_text("")
+        for count in {1, most}:
+            self([blank] * count, [silent] * count)

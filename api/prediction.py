@@ -1,56 +1,153 @@
-"""A prediction as the HTTP contract spells it, made on the one thread that runs the model.
+"""From a meme's bytes to the answer of the HTTP contract.
 
-It knows the classifier and the contract's fields; not Flask, so the command line prints the same JSON.
+Decoding and tokenising happen in the caller's thread, at most one per core at a time; reading words off a picture goes
+one at a time; the model runs in the batcher's lanes. It knows nothing of Flask: the command line prints the same answer.
 """
 
-import uuid
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from threading import Lock, Semaphore
 
+from msgspec import UNSET, UnsetType
+
+from api.batching import Batcher, Job, Side
 from api.classifier import MemeClassifier
+from api.explanation import Explainer
+from api.metrics import Metrics
+from api.schema import MAX_TEXT_CHARS, Explanation, Label, Model, Prediction, Probabilities, ReadText, Review
+from api.settings import ServeSettings
+from api.vectors import Remembered
+from cache import content_key, text_key
+from embed.ahead import cores
+from embed.text import clean_text
 
-# CLIP reads 77 tokens, some 60 words. A longer text is cut there; one far longer is a mistake or an attack,
-# and one word of 5,000 letters keeps the tokenizer busy for most of a second.
-MAX_TEXT_CHARS = 5_000
+
+@dataclass(frozen=True)
+class Meme:
+    """One meme to judge. text None or blank: the picture is read where `ocr` is true and the server can."""
+
+    data: bytes
+    text: str | None
+    ocr: bool = True
+    explain: bool = False
+
+
+@dataclass(frozen=True)
+class Reader:
+    """What reads the words on a picture: (bytes) -> text, raises UnreadableImage; and its name."""
+
+    read: Callable[[bytes], str]
+    engine: str
 
 
 class Predictor:
-    """Runs a classifier on one long-lived thread.
+    """A classifier, warm, with its lanes and what it remembers. Whoever calls `predict` bounds how many do at once."""
 
-    torch keeps a pool of workers for every thread that calls it, and eight threads each calling the module alone are
-    slower together than one thread.
-    """
-
-    def __init__(self, classifier: MemeClassifier) -> None:
-        self.classifier = classifier
-        self._thread = ThreadPoolExecutor(1, "model")
-        self._thread.submit(classifier.warm_up).result()
+    def __init__(
+        self,
+        classifier: MemeClassifier,
+        settings: ServeSettings,
+        metrics: Metrics,
+        reader: Reader | None = None,
+        remembered: Remembered | None = None,
+    ) -> None:
+        """remembered: that of another predictor with the same encoder, which this one takes over."""
+        self.classifier, self.reader = classifier, reader
+        self.remembered = Remembered(settings.cache, metrics) if remembered is None else remembered
+        self._metrics = metrics
+        self._batcher = Batcher(classifier, settings.batch, settings.wait_ms / 1000, self.remembered, metrics)
+        self._explainer = Explainer(classifier, settings.artifacts)
+        # more would take each other's cores, and 64 megapixels are 300 MB while they are decoded
+        self._decoders = Semaphore(cores())
+        self._reading = Lock()
+        self._batcher.warm_up()
 
     @property
-    def model(self) -> dict[str, str]:
+    def model(self) -> Model:
         """Name and version of the bundle."""
-        return {"name": self.classifier.name, "version": self.classifier.version}
+        return Model(self.classifier.name, self.classifier.version)
 
-    def predict(self, data: bytes, text: str | None) -> dict[str, Any]:
-        """The JSON answer for one meme. Raises UnreadableImage."""
-        pixels, tokens = self.classifier.prepare(data, text or "")
-        probability = float(self._thread.submit(self.classifier, [pixels], [tokens]).result()[0])
-        return self._answer(probability, text)
+    def waiting(self) -> int:
+        """Memes that wait for the model."""
+        return self._batcher.waiting()
 
-    def _answer(self, probability: float, text: str | None) -> dict[str, Any]:
+    def predict(self, meme: Meme, request_id: str) -> Prediction:
+        """The answer for one meme. Raises UnreadableImage, and ModelFailure when the model failed on its batch."""
+        return self.begin(meme, request_id)()
+
+    def begin(self, meme: Meme, request_id: str) -> Callable[[], Prediction]:
+        """Decode a meme and queue it for the model; what is returned waits for the answer. Raises as `predict` does,
+        and Closed."""
+        with self._batcher.arriving():
+            image = self._image(meme.data)
+            said = self._said(meme, image.key)
+            text = self._text(said.value)
+        job = Job(image, text)
+        self._batcher.submit(job)
+        return lambda: self._finish(job, said, request_id, meme.explain)
+
+    def close(self) -> None:
+        """Finish what waits for the model, and end its threads."""
+        self._batcher.close()
+
+    def _image(self, data: bytes) -> Side:
+        key = content_key(data)
+        if (vector := self.remembered.get("image", key)) is not None:
+            return Side(key, vector=vector)
+        with self._metrics.stage("decode"), self._decoders:
+            return Side(key, self.classifier.prepare_image(data))
+
+    def _text(self, value: str) -> Side:
+        key = text_key(value)
+        if (vector := self.remembered.get("text", key)) is not None:
+            return Side(key, vector=vector)
+        with self._decoders:
+            return Side(key, self.classifier.prepare_text(value))
+
+    def _said(self, meme: Meme, key: str) -> ReadText:
+        """The text to judge, cleaned: the request's, else what the picture says."""
+        value = clean_text(meme.text or "")
+        if value:
+            return ReadText(value, "request")
+        if not meme.ocr or self.reader is None:
+            return ReadText("", "none")
+        value = self.remembered.get("ocr", key)
+        if value is None:
+            with self._metrics.stage("ocr"), self._reading:
+                value = clean_text(self.reader.read(meme.data))[:MAX_TEXT_CHARS]
+            self.remembered.put("ocr", key, value)
+        return ReadText(value, "ocr")
+
+    def _finish(self, job: Job, said: ReadText, request_id: str, explain: bool) -> Prediction:
+        probability = job.done.result()
+        explanation = self._explained(job, probability) if explain else UNSET
+        answer = self._answer(probability, said, request_id, explanation)
+        self._metrics.predictions.labels(answer.label).inc()
+        self._metrics.probabilities.observe(probability)
+        return answer
+
+    def _explained(self, job: Job, probability: float) -> Explanation:
+        with self._metrics.stage("explain"):
+            return self._explainer.explain(job.image.vector, job.text.vector, probability, self._batcher.call)
+
+    def _answer(
+        self, probability: float, said: ReadText, request_id: str, explanation: Explanation | UnsetType
+    ) -> Prediction:
         band = self.classifier.review
-        return {
-            "label": self._label(probability),
-            "probability": round(probability, 6),
-            "probabilities": {"offensive": round(probability, 6), "non-offensive": round(1 - probability, 6)},
-            "threshold": self.classifier.threshold,
-            **({} if band is None else {"review": band}),
-            "text": {"value": text or "", "source": "request" if text and text.strip() else "none"},
-            "model": self.model,
-            "request_id": uuid.uuid4().hex,
-        }
+        probability = round(probability, 6)
+        return Prediction(
+            label=self._label(probability),
+            probability=probability,
+            probabilities=Probabilities(probability, round(1 - probability, 6)),
+            threshold=self.classifier.threshold,
+            text=said,
+            model=self.model,
+            request_id=request_id,
+            review=UNSET if band is None else Review(**band),
+            explanation=explanation,
+        )
 
-    def _label(self, probability: float) -> str:
+    def _label(self, probability: float) -> Label:
         band = self.classifier.review
         if band is not None and band["low"] <= probability < band["high"]:
             return "review"

@@ -1,0 +1,69 @@
+"""The model card that `GET /model` shows: what answers, how good it was found to be, and what it is not for.
+
+Made from the bundle's files, without anything that names a place on this machine.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from api.classifier import MemeClassifier
+from api.schema import Figure, Model, ModelCard, Review
+from head.bundle import read_part
+from head.evaluate import verdict
+
+_INTENDED = [
+    "To order and pre-sort memes for people who moderate: a probability that a picture with its words is offensive.",
+    "To be compared with a threshold that fits the cost of mistakes where it is used.",
+]
+_LIMITS = [
+    "It knows what the training memes' labellers called offensive, and shares their view and their blind spots.",
+    "Every figure holds for memes like those it was judged on; others, other years and other languages need labels of "
+    "their own, and `make report` on them.",
+    "Words that it did not get, or that were read wrongly off the picture, are words that it did not judge.",
+    "It must not be the only reason to punish, publish or profile a person.",
+]
+
+
+def model_card(folder: Path, classifier: MemeClassifier, engine: str | None) -> ModelCard:
+    """The card of a bundle that is loaded. engine: what reads texts off pictures, None for nothing. Raises
+    UnusableBundle where metrics.json is damaged."""
+    config = classifier.config
+    metrics = read_part(folder, "metrics.json") or config["tuning_metrics"]
+    shown = [name for name in dict.fromkeys((config["shipped"], metrics["reference"]))]
+    return ModelCard(
+        model=Model(classifier.name, classifier.version),
+        shipped=config["shipped"],
+        created=config["created"],
+        labels=config["labels"],
+        threshold=classifier.threshold,
+        threshold_aim=_aim(config["aim"]),
+        review=None if classifier.review is None else Review(**classifier.review),
+        calibration=config["calibration"]["kind"],
+        judged_on=_JUDGED_ON[metrics["split"]],
+        definition=metrics["definition"],
+        metrics={
+            name: {
+                metric: Figure(figure["point"], figure["interval"])
+                for metric, figure in metrics["methods"][name]["figures"].items()
+            }
+            for name in shown
+        },
+        verdict=verdict(config, metrics),
+        training_memes=config["data"]["counts"],
+        training_fingerprint=config["data"]["fingerprint"],
+        encoder=config["spec"],
+        text_reading=engine or "none: a meme without text is judged by its picture",
+        intended_use=_INTENDED,
+        limits=_LIMITS,
+    )
+
+
+_JUDGED_ON = {
+    "test": "test memes that tuning never saw, looked at once",
+    "tuning": "the memes that chose the heads, out of fold: optimistic",
+}
+
+
+def _aim(aim: dict[str, Any]) -> str:
+    target = aim.get("target")
+    return f"highest {aim['objective']}" if target is None else f"{aim['objective']} of at least {target}"

@@ -1,0 +1,88 @@
+"""`/openapi.json`, made from the application's own routes and from the types that requests are checked against."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any, TypeVar
+
+import msgspec
+from flask import Flask
+
+from api.schema import REFS, Prediction, Problem, Refused
+
+_TITLE = "Is this meme offensive?"
+_PROBLEM = "application/problem+json"
+View = TypeVar("View", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What a view takes and gives. bodies: {media type: type}; answer: a type for JSON, or another media type's name;
+    problems: the statuses of its refusals."""
+
+    summary: str
+    answer: type | str
+    bodies: dict[str, type] = field(default_factory=dict)
+    problems: tuple[int, ...] = ()
+    open_to_all: bool = False
+
+
+def operation(described: Operation) -> Callable[[View], View]:
+    """Note on a view what it takes and gives."""
+
+    def note(view: View) -> View:
+        view.operation = described  # type: ignore[attr-defined]
+        return view
+
+    return note
+
+
+def is_open(app: Flask, endpoint: str | None) -> bool:
+    """Whether a view answers without an API key, where keys are asked for."""
+    described = getattr(app.view_functions.get(endpoint or ""), "operation", None)
+    return described is not None and described.open_to_all
+
+
+def openapi(app: Flask, version: str, wants_key: bool) -> dict[str, Any]:
+    """The OpenAPI 3.1 document. version: of the model that answers."""
+    described = {
+        (rule.rule, method.lower()): app.view_functions[rule.endpoint].operation
+        for rule in app.url_map.iter_rules()
+        for method in sorted(rule.methods - {"HEAD", "OPTIONS"})
+        if hasattr(app.view_functions[rule.endpoint], "operation")
+    }
+    types: dict[type, None] = dict.fromkeys((Problem, Prediction, Refused))
+    for each in described.values():
+        types |= dict.fromkeys((*each.bodies.values(), *([each.answer] if isinstance(each.answer, type) else [])))
+    shapes, components = msgspec.json.schema_components(types, ref_template=REFS)
+    shape = dict(zip(types, shapes, strict=True))
+    paths: dict[str, dict[str, Any]] = {}
+    for (path, method), each in described.items():
+        paths.setdefault(path, {})[method] = _described(each, shape, wants_key)
+    security = {"securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}} if wants_key else {}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": _TITLE, "version": version},
+        "paths": paths,
+        "components": {"schemas": components, **security},
+    }
+
+
+def _described(each: Operation, shape: dict[type, Any], wants_key: bool) -> dict[str, Any]:
+    locked = wants_key and not each.open_to_all
+    good = {"application/json": {"schema": shape[each.answer]}} if isinstance(each.answer, type) else {each.answer: {}}
+    problem = {_PROBLEM: {"schema": shape[Problem]}}
+    statuses = (*each.problems, *([401] if locked else []))
+    return {
+        "summary": each.summary,
+        **({"requestBody": _body(each, shape)} if each.bodies else {}),
+        "responses": {
+            "200": {"description": "OK", "content": good},
+            **{str(s): {"description": HTTPStatus(s).phrase, "content": problem} for s in sorted(statuses)},
+        },
+        **({"security": [{"key": []}]} if locked else {}),
+    }
+
+
+def _body(each: Operation, shape: dict[type, Any]) -> dict[str, Any]:
+    return {"required": True, "content": {media: {"schema": shape[kind]} for media, kind in each.bodies.items()}}

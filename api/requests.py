@@ -1,0 +1,114 @@
+"""The memes of the current request, out of a form or out of JSON. What a caller sends is hostile.
+
+Every refusal is a Problem: a status and a sentence that says what to change.
+"""
+
+import base64
+import binascii
+import json
+import re
+from typing import Any, TypeVar
+
+import msgspec
+from flask import request
+
+from api.prediction import Meme
+from api.schema import MAX_BATCH, BatchRequest, MemeForm, MemeRequest
+
+FORM, JSON = "multipart/form-data", "application/json"
+_AS_FORM = f"{FORM} with a file `image` (and a field `text`)"
+_AS_JSON = JSON + ' {"image": "<base64>", "text": "..."}'
+Shape = TypeVar("Shape")
+
+
+class Refusal(ValueError):
+    """A request that cannot be answered; becomes a problem+json with this status and sentence."""
+
+    def __init__(self, status: int, title: str, detail: str) -> None:
+        super().__init__(detail)
+        self.status, self.title, self.detail = status, title, detail
+
+
+def read_meme() -> Meme:
+    """The one meme of the request. Raises Refusal."""
+    if request.mimetype == FORM:
+        return _from_form()
+    if request.mimetype == JSON:
+        return meme_of(_json())
+    raise Refusal(415, "Unsupported media type", f"send {_AS_FORM}, or {_AS_JSON}")
+
+
+def read_batch() -> list[Any]:
+    """The memes of a batch as JSON values, for `meme_of`, so that each can be refused by itself. Raises Refusal."""
+    if request.mimetype != JSON:
+        raise Refusal(415, "Unsupported media type", 'send application/json {"memes": [{"image": "<base64>"}, ...]}')
+    fields = _json()
+    if not isinstance(fields, dict) or not isinstance(fields.get("memes"), list):
+        raise _unfit('the body must be a JSON object {"memes": [{"image": "<base64>", "text": "..."}, ...]}')
+    unknown = fields.keys() - {field.name for field in msgspec.structs.fields(BatchRequest)}
+    if unknown:
+        raise _unfit(f"unknown field {str(min(unknown))[:50]!r}; a batch has `memes` alone")
+    if not 1 <= len(fields["memes"]) <= MAX_BATCH:
+        raise _unfit(f"`memes` has {len(fields['memes']):,} entries, expected 1 to {MAX_BATCH}")
+    return fields["memes"]
+
+
+def meme_of(fields: Any) -> Meme:
+    """A meme out of its JSON value. Raises Refusal."""
+    if not isinstance(fields, dict):
+        raise _unfit(f"a meme must be a JSON object, as in {_AS_JSON}")
+    sent = _checked(fields, MemeRequest)
+    try:
+        # `base64 meme.png` and many libraries break the lines
+        data = base64.b64decode("".join(sent.image.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise _unfit("`image` is not base64 (standard alphabet, padded, without a `data:` prefix)") from error
+    return Meme(data, sent.text, sent.ocr != "off", sent.explain)
+
+
+def _from_form() -> Meme:
+    file, fields = request.files.get("image"), request.form.to_dict()
+    if file is None and "image" in fields:
+        raise _unfit("`image` came as a text field; send it as a file (curl: -F image=@meme.png)")
+    if not fields and not request.files:
+        raise Refusal(
+            400, "Not a form", "no part of the form could be read: it is empty, cut off, or lacks its boundary"
+        )
+    misplaced = request.files.keys() - {"image"}
+    if misplaced:
+        raise _unfit(f"file {str(min(misplaced))[:50]!r}: only `image` is a file")
+    sent = _checked({**fields, **({} if file is None else {"image": ""})}, MemeForm)
+    assert file is not None
+    return Meme(file.read(), sent.text, sent.ocr != "off", sent.explain)
+
+
+def _json() -> Any:
+    try:
+        return json.loads(request.get_data())
+    except (ValueError, RecursionError) as error:
+        raise Refusal(400, "Not JSON", f"the body is not JSON: {str(error)[:100] or type(error).__name__}") from error
+
+
+def _checked(fields: dict[str, Any], shape: type[Shape]) -> Shape:
+    """The fields as a struct. A form has only strings, so "true" is true in it."""
+    try:
+        return msgspec.convert(fields, shape, strict=shape is not MemeForm)
+    except msgspec.ValidationError as error:
+        raise _unfit(_in_words(str(error))) from error
+
+
+def _in_words(error: str) -> str:
+    """msgspec's sentence about a path (`$.text`) as one about a field."""
+    missing = re.fullmatch(r"Object missing required field `(\w+)`.*", error)
+    if missing:
+        return f"`{missing[1]}` is missing; send the picture as a file in the form, or as base64 in the JSON"
+    unknown = re.match(r"Object contains unknown field `(.*)`", error, re.DOTALL)
+    if unknown:
+        names = ", ".join(f"`{field.name}`" for field in msgspec.structs.fields(MemeRequest))
+        return f"unknown field {unknown[1][:50]!r}; a meme has {names}"
+    what, _, where = error.rpartition(" - at `$.")
+    return f"`{where.removesuffix('`')}`: {what[:1].lower()}{what[1:]}" if what else error
+
+
+def _unfit(detail: str) -> Refusal:
+    return Refusal(422, "Unprocessable fields", detail)
