@@ -16,6 +16,19 @@ from cache import text_key
 from embed.weights import EncoderUnavailable, find_config, first_line, go_offline_unless_reachable
 
 
+# Far more than the words of any language that memes are written in; some 20 MB.
+_MOST_WORDS = 100_000
+
+
+class _Bounded(dict[str, str]):
+    """open_clip keeps every word it ever saw, and a server under random texts would grow for ever. A full dict takes no
+    more: forgetting words would need a lock, since request threads look and then read."""
+
+    def __setitem__(self, word: str, pieces: str) -> None:
+        if len(self) < _MOST_WORDS:
+            super().__setitem__(word, pieces)
+
+
 @dataclass(frozen=True)
 class Tokenizer:
     """An open_clip tokenizer that also counts.
@@ -72,6 +85,8 @@ def load_tokenizer(model: str, long_text: str = "truncate") -> Tokenizer:
         raise EncoderUnavailable(missing_package(model, error)) from error
     except (OSError, ValueError, RuntimeError) as error:
         raise EncoderUnavailable(f"{model}: its tokenizer could not be fetched ({first_line(error)})") from error
+    if isinstance(wrapped, open_clip.SimpleTokenizer):
+        wrapped.cache = _Bounded(wrapped.cache)
     return Tokenizer(wrapped, int(wrapped.context_length), long_text)
 
 

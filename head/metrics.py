@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import ndtr, stdtrit
-from scipy.stats import binomtest
+from scipy.special import ndtr, ndtri, stdtrit
 
 METRICS = ("accuracy", "f1_offensive", "macro_f1", "weighted_f1", "auroc", "average_precision", "brier", "ece")
 DEFINITION = (
@@ -153,9 +152,13 @@ def share(hit: np.ndarray) -> Estimate:
     """Share of True among (N,) booleans with Wilson's 95 % interval (1927), which is sound at 0 and 1; N = 0: None."""
     if not len(hit):
         return Estimate(None, None, None)
-    test = binomtest(int(hit.sum()), len(hit))
-    interval = test.proportion_ci(confidence_level=0.95, method="wilson")
-    return Estimate(float(test.statistic), float(interval.low), float(interval.high))
+    # scipy.stats has it as well, and takes a tenth of a server's start to import
+    n, point = len(hit), float(hit.mean())
+    z = float(ndtri(0.975))
+    middle, half = point + z * z / (2 * n), z * np.sqrt(point * (1 - point) / n + z * z / (4 * n * n))
+    low, high = ((middle + side * half) / (1 + z * z / n) for side in (-1, 1))
+    # at the ends the formula is exact but for the last digit
+    return Estimate(point, float(low) if point > 0 else 0.0, float(high) if point < 1 else 1.0)
 
 
 def rates(positives: Any, negatives: Any, hits: Any, alarms: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

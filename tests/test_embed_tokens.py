@@ -53,3 +53,15 @@ def test_the_two_ways_are_two_specs(chunking: Tokenizer) -> None:
 def test_an_unknown_model_is_named() -> None:
     with pytest.raises(EncoderUnavailable, match="near it: ViT-B-32"):
         load_tokenizer("ViT-B32")
+
+
+def test_the_words_that_open_clip_keeps_are_bounded_and_tokens_do_not_depend_on_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tokenizer = load_tokenizer("ViT-B-32")
+    monkeypatch.setattr("embed.tokens._MOST_WORDS", len(tokenizer.wrapped.cache) + 3)
+    first = [tokenizer.rows(f"word{letter * 3} seen") for letter in "abcdefgh"]
+    assert len(tokenizer.wrapped.cache) <= 6
+    unbounded = load_tokenizer("ViT-B-32")
+    again = [unbounded.rows(f"word{letter * 3} seen") for letter in "abcdefgh"]
+    assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
