@@ -24,6 +24,7 @@ TARGET_PRECISION ?=
 REVIEW ?=
 SHIP ?= ensemble
 BUNDLE ?= artifacts/bundles/latest
+OCR ?= off
 HOST ?= 127.0.0.1
 PORT ?= 8080
 
@@ -34,7 +35,7 @@ SEARCH = --trials "$(TRIALS)" --folds "$(FOLDS)" --repeats "$(REPEATS)" --jobs "
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo audit embed tune tune-nested report compare serve test bench-embed bench-crash bench-plan \
-	bench-memory bench-tune bench-large
+	bench-memory bench-tune bench-large bench-serve bench-load bench-ocr
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,8 +56,8 @@ demo: install ## everything from nothing on the data that ship with the project:
 audit: install ## what is odd about DATA, as a table and a page, before anything is spent on it
 	$(PY) -m embed audit "$(DATA)"
 
-embed: install ## embed DATA with MODEL into artifacts/vectors (DEVICE, PRECISION, FEATURES, LONG_TEXT: see README)
-	$(PY) -m embed $(SOURCE) --precision "$(PRECISION)" --device "$(DEVICE)"
+embed: install ## embed DATA with MODEL into artifacts/vectors (DEVICE, PRECISION, FEATURES, LONG_TEXT, OCR: see README)
+	$(PY) -m embed $(SOURCE) --precision "$(PRECISION)" --device "$(DEVICE)" $(if $(filter on,$(OCR)),--ocr)
 
 tune: install ## tune fusion heads on DATA's vectors: TRIALS=200 in all, resumable (the other words: see README)
 	$(PY) -m head tune $(SOURCE) $(SEARCH) --protocol "$(PROTOCOL)" --ship "$(SHIP)" $(if $(REVIEW),--review "$(REVIEW)")
@@ -93,3 +94,12 @@ bench-tune: install ## trials a second, and what they are worth: a plain PyTorch
 
 bench-large: install ## how long, and in how much memory, 100,000 memes are tuned
 	$(PY) -m bench.large
+
+bench-serve: install ## requests a second on DATA: plain Flask, LitServe, ours without and with kept vectors
+	$(PY) -m bench.serve --data "$(DATA)"
+
+bench-load: install ## 200 clients for a minute, then SIGTERM: refusals, latency, memory, an orderly end
+	$(PY) -m bench.load --data "$(DATA)"
+
+bench-ocr: install ## character error and time of reading DATA's pictures: RapidOCR and tesseract
+	$(PY) -m bench.ocr --data "$(DATA)"

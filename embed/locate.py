@@ -6,9 +6,10 @@ It asks the file system for the kind of each file and opens none. Links are foll
 
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
-# Where the layouts keep their pictures; the first that has the name wins.
+# Where the layouts keep their pictures.
 _FOLDERS = ("Labelled Images", "", "images", "img")
 _MISSING = "no such file in the data folder"
 # A link is refused rather than followed: a data set from elsewhere must not read what is not in it.
@@ -16,12 +17,12 @@ _MOVE = "put the files themselves there, or give DATA the folder that holds both
 
 
 class PictureFinder:
-    """Finds the pictures that the rows of one data folder name."""
+    """Finds the pictures that the rows of one data folder name; folders: where in it, the first that has one wins."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, folders: Sequence[str] = _FOLDERS) -> None:
         self._root = str(root)
         self._real_root = os.path.join(os.path.realpath(root), "")
-        self._folders = [folder for folder in _FOLDERS if os.path.isdir(root / folder)]
+        self._folders = [folder for folder in folders if os.path.isdir(root / folder)]
         self._inside: dict[str, bool] = {}
 
     def find(self, name: str) -> tuple[str, str]:

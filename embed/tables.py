@@ -22,7 +22,8 @@ _COLUMNS = {
     # Memes: it holds what each annotator said, `gold_pc` what most of them did.
     "group": ("group", "subgroup", "target_group", "identity", "protected_category", "gold_pc"),
 }
-_REQUIRED = ("image", "text", "label")
+# What a table to learn from must have.
+_LABELLED = ("image", "text", "label")
 
 Row = tuple[str, dict[str, Any]]
 """File and row, and {image, text, label, split, id, group: value} of the columns that there are."""
@@ -55,23 +56,26 @@ def find_tables(data: Path) -> list[Path]:
     raise DatasetError(f"{data}: no table; put a CSV with the columns image_name, sentence, label (or .jsonl) there")
 
 
-def read_table(table: Path) -> Iterator[Row | Complaint]:
-    """Every row of a table, or what is wrong with it. Raises DatasetError for what is no table or lacks a column."""
+def read_table(table: Path, required: tuple[str, ...] = _LABELLED) -> Iterator[Row | Complaint]:
+    """Every row of a table, or what is wrong with it; required: the columns, by our names, that it must have.
+
+    Raises DatasetError for what is no table or lacks a column.
+    """
     reader = _json_lines if table.suffix.lower() == ".jsonl" else _csv_rows
     try:
-        yield from reader(table)
+        yield from reader(table, required)
     except UnicodeDecodeError as error:
         raise DatasetError(f"{table}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
     except csv.Error as error:
         raise DatasetError(f"{table}: not a CSV file ({error})") from error
 
 
-def _csv_rows(table: Path) -> Iterator[Row | Complaint]:
+def _csv_rows(table: Path, required: tuple[str, ...]) -> Iterator[Row | Complaint]:
     with table.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file)
         header = next(reader, [])
         try:
-            columns = {ours: header.index(theirs) for ours, theirs in _match_columns(tuple(header)).items()}
+            columns = {ours: header.index(theirs) for ours, theirs in _match_columns(tuple(header), required).items()}
         except ValueError as error:
             raise DatasetError(f"{table}: {error}") from error
         # as a spreadsheet counts: the header is row 1, and an empty row is one too
@@ -85,14 +89,14 @@ def _csv_rows(table: Path) -> Iterator[Row | Complaint]:
                 yield where, {ours: row[place] for ours, place in columns.items()}
 
 
-def _json_lines(table: Path) -> Iterator[Row | Complaint]:
+def _json_lines(table: Path, required: tuple[str, ...]) -> Iterator[Row | Complaint]:
     with table.open(encoding="utf-8-sig") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
-                yield _json_row(f"{table.name}, row {number}", line)
+                yield _json_row(f"{table.name}, row {number}", line, required)
 
 
-def _json_row(where: str, line: str) -> Row | Complaint:
+def _json_row(where: str, line: str, required: tuple[str, ...]) -> Row | Complaint:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -101,7 +105,7 @@ def _json_row(where: str, line: str) -> Row | Complaint:
         return Complaint(where, "not a JSON object")
     try:
         # published test sets come without labels
-        columns = _match_columns((*row, *({"label"} - row.keys())))
+        columns = _match_columns((*row, *({"label"} - row.keys())), required)
     except ValueError as error:
         return Complaint(where, str(error))
     return where, {ours: row.get(theirs) for ours, theirs in columns.items()}
@@ -109,7 +113,7 @@ def _json_row(where: str, line: str) -> Row | Complaint:
 
 # JSON lines have a header each, as a rule the same one
 @lru_cache(maxsize=64)
-def _match_columns(header: tuple[str, ...]) -> dict[str, str]:
+def _match_columns(header: tuple[str, ...], required: tuple[str, ...]) -> dict[str, str]:
     """{our name: the header's}. Raises ValueError for a column that is missing or there twice."""
     lowered = [name.strip().lower() for name in header]
     columns: dict[str, str] = {}
@@ -119,7 +123,7 @@ def _match_columns(header: tuple[str, ...]) -> dict[str, str]:
             raise ValueError(f"two columns are called {known}; rename or delete one")
         if known:
             columns[ours] = header[lowered.index(known)]
-    missing = [ours for ours in _REQUIRED if ours not in columns]
+    missing = [ours for ours in required if ours not in columns]
     if missing:
         wanted = "; ".join(f"{ours}: one of {', '.join(_COLUMNS[ours])}" for ours in missing)
         hint = " (separate the columns with commas)" if len(header) == 1 and set(header[0]) & set(";\t|") else ""

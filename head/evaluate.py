@@ -18,6 +18,7 @@ from head.data import Features, fingerprint, load_everything, load_tuning, promp
 from head.folds import Protocol, assign_folds, members
 from head.metrics import DEFINITION, Estimate, Figure, compare, read_figure, share
 from head.procedure import ENSEMBLE
+from head.similar import Similar
 from head.threshold import measure_band
 
 MISTAKES, NEIGHBOURS = 12, 3
@@ -214,23 +215,13 @@ def _gallery(
         at = place[memes.ids[row]]
         return {"id": index.ids[at], "image": index.images[at], "text": index.texts[at], "label": index.labels[at]}
 
+    similar = Similar(tuning.image, tuning.text)
     mistakes = []
     for row in worst:
-        near, similarity = _most_alike(judged, row, tuning)
-        neighbours = [{**shown(tuning, n), "similarity": s} for n, s in zip(near.tolist(), similarity.tolist())]
+        itself = np.flatnonzero(tuning.ids == judged.ids[row])
+        near = similar.nearest(judged.image[row], judged.text[row], NEIGHBOURS, itself)
+        neighbours = [
+            {**shown(tuning, n), "similarity": s} for n, s in zip(near.rows.tolist(), near.similarity.tolist())
+        ]
         mistakes.append({**shown(judged, row), "probability": float(probability[row]), "neighbours": neighbours})
     return {"data": config["data"]["source"], "mistakes": mistakes}
-
-
-def _most_alike(memes: Features, row: int, known: Features) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of `known` that are most like one meme, itself left out, and their mean cosine of both sides, centred."""
-    similarity = np.zeros(len(known))
-    for side in ("image", "text"):
-        vectors, own = getattr(known, side), getattr(memes, side)[row]
-        centre = vectors.mean(axis=0)
-        lengths = np.linalg.norm(vectors - centre, axis=1) * np.linalg.norm(own - centre)
-        similarity += (vectors - centre) @ (own - centre) / np.maximum(lengths, 1e-9) / 2
-    similarity[known.ids == memes.ids[row]] = -np.inf
-    near = np.argsort(-similarity, kind="stable")[:NEIGHBOURS]
-    near = near[np.isfinite(similarity[near])]
-    return near, similarity[near]
