@@ -22,7 +22,7 @@ from cache import FEATURES, LONG_TEXTS, DatasetIndex, find_index, read_index
 from head.baselines import BOTH
 from head.bundle import LABELS, save_bundle, write_part
 from head.data import SPLITS, Features, fingerprint, load_tuning, prompt_vectors
-from head.evaluate import describe, part, regression_wins, verdict
+from head.evaluate import describe, part, regression_wins
 from head.folds import PROTOCOLS, Protocol
 from head.methods import Judged
 from head.metrics import Figure, read_figure
@@ -30,6 +30,7 @@ from head.nested import nested
 from head.procedure import ENSEMBLE, SINGLE, TuneConfig, Tuned, study_digest, tune
 from head.search import ROUND, StudyConfig, finished_trials, pruner, sampler
 from head.threshold import OBJECTIVES, Aim, Unreachable, review_band
+from head.verdict import verdict
 
 SHIP = {"ensemble": ENSEMBLE, "regression": BOTH}
 # The methods whose heads are in the bundle; the others are quickly fitted again when the report wants them.

@@ -1,4 +1,4 @@
-"""Every method beside every other: figures, subgroups, mistakes, and the verdict in words.
+"""Every method beside every other: figures, subgroups, mistakes.
 
 `head tune` describes the memes that were tuned on, by out-of-fold predictions; `python -m report` looks at test, once.
 Thresholds and calibrations are never touched here.
@@ -22,8 +22,6 @@ from head.similar import Similar
 from head.threshold import measure_band
 
 MISTAKES, NEIGHBOURS = 12, 3
-# A p below this is called better or worse; the custom of the field.
-_SIGNIFICANT = 0.05
 
 
 def describe(
@@ -112,56 +110,11 @@ def part(memes: Features, probability: dict[str, np.ndarray]) -> dict[str, Any]:
     }
 
 
-def verdict(config: dict[str, Any], metrics: dict[str, Any]) -> str:
-    """The evaluation in a few plain sentences: the shipped method against chance, then against logistic regression."""
-    figures = {name: _auroc(metrics, name) for name in metrics["methods"]}
-    shipped, split = config["shipped"], metrics["split"]
-    ours, peer = figures[shipped].estimate, figures[BOTH].estimate
-    where = {"test": "On test", "nested": "In nested cross-validation"}.get(split) or _tuning_memes(config)
-    if ours.point is None:
-        return f"{where} all memes are of one class, so AUROC is undefined and nothing is compared."
-    said = f"{where}, the {shipped} has an AUROC of {ours}"
-    said += "" if shipped == BOTH else f", logistic regression on the same vectors {peer}"
-    if ours.contains(0.5):
-        said += ". The interval contains 0.5: no better than guessing here."
-    elif ours.point < 0.5:
-        said += ". It ranks the memes the wrong way round: worse than guessing here."
-    elif split == "tuning":
-        # The best of many trials has an interval above 0.5 on pure noise, too.
-        said += ". Whether that is better than guessing cannot be told from the memes that chose it."
-    else:
-        said += ". It is better than guessing"
-        said += "." if shipped == BOTH else f", and {_against(ours, peer, figures[shipped].p)}."
-    return said + (_OPTIMISTIC if split == "tuning" else "")
-
-
-_OPTIMISTIC = (
-    " There is no test split: these figures are optimistic, since the same memes chose the heads, and the intervals do "
-    "not allow for that. `make tune-nested` gives an honest estimate."
-)
-
-
 def regression_wins(tuning_metrics: dict[str, Any]) -> bool:
     """Whether logistic regression ranks the memes tuned on, out of fold, at least as well as the tuned ensemble."""
-    ours, peer = (_auroc(tuning_metrics, name).estimate.point for name in (ENSEMBLE, BOTH))
+    figures = (tuning_metrics["methods"][name]["figures"]["auroc"] for name in (ENSEMBLE, BOTH))
+    ours, peer = (read_figure(figure).estimate.point for figure in figures)
     return ours is not None and peer is not None and peer >= ours
-
-
-def _auroc(metrics: dict[str, Any], method: str) -> Figure:
-    return read_figure(metrics["methods"][method]["figures"]["auroc"])
-
-
-def _tuning_memes(config: dict[str, Any]) -> str:
-    return "On validation" if config["protocol"]["name"] == "official" else "Out of fold, on the memes tuned on"
-
-
-def _against(ours: Estimate, peer: Estimate, p: float | None) -> str:
-    figure = f"difference {ours.point - peer.point:+.3f}, p {p:.3f}" if p is not None else "no p"
-    if p is None or p >= _SIGNIFICANT:
-        return f"not distinguishable from logistic regression ({figure})"
-    if ours.point > peer.point:
-        return f"better than logistic regression ({figure})"
-    return f"worse than logistic regression, which is the simpler choice ({figure})"
 
 
 def _subgroups(memes: Features, called: np.ndarray) -> list[dict[str, Any]]:

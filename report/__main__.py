@@ -16,7 +16,8 @@ from jinja2 import UndefinedError
 
 from cache import write_bytes_atomically
 from head.bundle import UnusableBundle, read_part
-from head.evaluate import evaluate_bundle, verdict
+from head.evaluate import evaluate_bundle
+from head.verdict import verdict
 from report import words
 from report.compare import compare_bundles, comparison_table, render_comparison, said
 from report.judged import read_judged

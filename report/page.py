@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from head.evaluate import verdict
 from head.procedure import ENSEMBLE
+from head.verdict import verdict
 from report import charts, words
 from report.curves import both_classes, confusion
 from report.html import fill

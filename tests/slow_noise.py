@@ -16,12 +16,13 @@ from fakes import SPEC, planted_features, write_features
 from cache import read_index
 from head import space
 from head.data import fingerprint, load_tuning
-from head.evaluate import describe, verdict
+from head.evaluate import describe
 from head.folds import Protocol
 from head.metrics import read_figure
 from head.procedure import ENSEMBLE, TuneConfig, tune
 from head.search import StudyConfig
 from head.threshold import Aim
+from head.verdict import verdict
 
 SEEDS, TRIALS = 100, 8
 SPLITS = ["train"] * 445 + ["validation"] * 149 + ["test"] * 149

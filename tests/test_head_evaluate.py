@@ -16,9 +16,10 @@ from head import evaluate, space
 from head.baselines import BOTH
 from head.bundle import UnusableBundle, load_bundle
 from head.data import Features, load_tuning
-from head.evaluate import MISTAKES, NEIGHBOURS, describe, evaluate_bundle, regression_wins, verdict
+from head.evaluate import MISTAKES, NEIGHBOURS, describe, evaluate_bundle, regression_wins
 from head.metrics import Estimate, Figure, share
 from head.procedure import ENSEMBLE
+from head.verdict import verdict
 
 QUICK = ("--data=data", "--model=fake", "--trials=2", "--folds=2", "--jobs=1")
 SPLITS = ("train", "train", "validation", "test")
@@ -267,7 +268,8 @@ def metrics_of(split: str, ours: tuple, p: float | None = None, peer: float = 0.
     figures = {ENSEMBLE: Figure(Estimate(*ours), p), BOTH: Figure(Estimate(peer, peer - 0.1, peer + 0.1), None)}
     if ours[0] is None:
         figures[BOTH] = Figure(Estimate(None, None, None), None)
-    return {"split": split, "methods": {name: {"figures": {"auroc": one.plain()}} for name, one in figures.items()}}
+    methods = {name: {"figures": {"auroc": one.plain()}} for name, one in figures.items()}
+    return {"split": split, "reference": BOTH, "methods": methods}
 
 
 @pytest.mark.parametrize(

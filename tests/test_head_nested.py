@@ -12,13 +12,14 @@ from head import nested as nesting
 from head import search as searching
 from head.baselines import BOTH
 from head.data import Features
-from head.evaluate import describe, verdict
+from head.evaluate import describe
 from head.folds import Protocol
 from head.nested import nested
 from head.procedure import ENSEMBLE, TuneConfig, tune
 from head.search import StudyConfig, finished_trials
 from head.threshold import Aim
 from head.train import train_head
+from head.verdict import verdict
 
 
 @pytest.fixture(autouse=True)
