@@ -24,7 +24,7 @@ TARGET_PRECISION ?=
 REVIEW ?=
 SHIP ?= ensemble
 BUNDLE ?= artifacts/bundles/latest
-OCR ?= off
+OCR ?=
 HOST ?= 127.0.0.1
 PORT ?= 8080
 
@@ -57,7 +57,7 @@ audit: install ## what is odd about DATA, as a table and a page, before anything
 	$(PY) -m embed audit "$(DATA)"
 
 embed: install ## embed DATA with MODEL into artifacts/vectors (DEVICE, PRECISION, FEATURES, LONG_TEXT, OCR: see README)
-	$(PY) -m embed $(SOURCE) --precision "$(PRECISION)" --device "$(DEVICE)" $(if $(filter on,$(OCR)),--ocr)
+	$(PY) -m embed $(SOURCE) --precision "$(PRECISION)" --device "$(DEVICE)" $(if $(OCR),--ocr)
 
 tune: install ## tune fusion heads on DATA's vectors: TRIALS=200 in all, resumable (the other words: see README)
 	$(PY) -m head tune $(SOURCE) $(SEARCH) --protocol "$(PROTOCOL)" --ship "$(SHIP)" $(if $(REVIEW),--review "$(REVIEW)")

@@ -1,6 +1,7 @@
-"""`python -m api serve` answers over HTTP; `python -m api predict IMAGE [--text ...]` prints the same JSON once.
+"""`python -m api serve` answers over HTTP; `python -m api predict IMAGE [--text ...]` prints the same JSON once;
+`python -m api predict-folder SOURCE [--out FILE.csv]` writes a CSV row for each meme of a folder or a table.
 
-Exit 0: done or stopped; 2: bad input, said in a sentence on stderr; 130: interrupted.
+Exit 0: done or stopped; 2: bad input, said in a sentence on stderr, or no meme could be judged; 130: interrupted.
 """
 
 import argparse
@@ -12,10 +13,11 @@ from pathlib import Path
 
 import msgspec
 
+from api.folder import predict_folder
 from api.metrics import Metrics
 from api.prediction import Meme
 from api.schema import MAX_TEXT_CHARS
-from api.server import load, serve
+from api.server import load, reader_of, serve
 from api.settings import ServeSettings
 from embed.hashing import UnusableFile, read_picture
 from embed.pictures import UnreadableImage
@@ -38,17 +40,20 @@ _HELP = {
     "port": "port to listen on; 0 for any free one",
 }
 _PREDICT_FIELDS = ("bundle", "artifacts", "model", "pretrained", "device", "ocr")
+_FOLDER_FIELDS = (*_PREDICT_FIELDS, "batch")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one of the commands; return the exit code."""
     options = vars(_parser().parse_args(arguments))
     command = options.pop("command")
-    asked = {name: options.pop(name) for name in ("image", "text", "explain") if name in options}
+    asked = {name: options.pop(name) for name in ("image", "text", "explain", "source", "out") if name in options}
     try:
         settings = ServeSettings(**options)
         if command == "predict":
             print(_predict(settings, **asked))
+        elif command == "predict-folder":
+            return predict_folder(**asked, settings=settings, say=lambda note: print(note, file=sys.stderr))
         else:
             serve(settings, say=lambda note: print(note, flush=True))
     except (ValueError, OSError) as error:
@@ -64,7 +69,7 @@ def _predict(settings: ServeSettings, image: Path, text: str | None, explain: bo
         raise ValueError(f"--text has {len(text):,} characters, the limit is {MAX_TEXT_CHARS:,}")
     try:
         meme = Meme(read_picture(image), text, explain=explain)
-        answer = load(settings, Metrics()).predictor.predict(meme, uuid.uuid4().hex)
+        answer = load(settings, Metrics(), reader_of(settings)).predictor.predict(meme, uuid.uuid4().hex)
     except (UnusableFile, UnreadableImage) as error:
         raise ValueError(f"{image}: {error}") from error
     return msgspec.json.format(msgspec.json.encode(answer), indent=2).decode()
@@ -78,8 +83,12 @@ def _parser() -> argparse.ArgumentParser:
     predicting.add_argument("image", type=Path, help="picture file")
     predicting.add_argument("--text", help="the text on the meme; without it, it is read off the picture")
     predicting.add_argument("--explain", action="store_true", help="also say why")
+    judging = commands.add_parser("predict-folder", help="classify a folder or a table of pictures into a CSV")
+    judging.add_argument("source", type=Path, help="folder with pictures, or a .csv or .jsonl that names them")
+    judging.add_argument("--out", type=Path, help="CSV to write, or to go on with; without it, standard output")
+    takers = ((serving, None), (predicting, _PREDICT_FIELDS), (judging, _FOLDER_FIELDS))
     for setting in fields(ServeSettings):
-        for command in (serving, predicting) if setting.name in _PREDICT_FIELDS else (serving,):
+        for command in (command for command, names in takers if names is None or setting.name in names):
             variable = f"API_{setting.name.upper()}"
             command.add_argument(
                 f"--{setting.name.replace('_', '-')}",
@@ -98,4 +107,7 @@ def _truth(word: str) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # the interpreter's own way out aborts (exit 134) where a thread is still in torch

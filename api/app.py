@@ -25,9 +25,9 @@ from werkzeug.exceptions import HTTPException
 
 from api.admission import Overloaded
 from api.batching import ModelFailure
-from api.openapi import Operation, is_open, openapi, operation
+from api.openapi import Operation, open_paths, openapi, operation
 from api.prediction import Meme
-from api.requests import FORM, JSON, Refusal, meme_of, read_batch, read_meme
+from api.requests import FORM, JSON, InMemoryRequest, Refusal, meme_of, read_batch, read_meme
 from api.schema import (
     MAX_BODY_BYTES,
     MAX_TEXT_CHARS,
@@ -56,14 +56,16 @@ _BAD_BODY = (400, 413, 415, 422, 500, 503)
 
 def create_app(service: Service) -> Flask:
     """The application; `service` has its model loaded and warm."""
-    app = Flask("api")
+    app = Flask("api", static_folder=None)
+    app.request_class = InMemoryRequest
+    app.url_map.merge_slashes = False  # /predict//batch is no address, not a redirect to one
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.config["MAX_FORM_MEMORY_SIZE"] = MAX_BODY_BYTES  # a long text is refused by its own rule, with its own words
     app.config["MAX_FORM_PARTS"] = _MAX_FORM_PARTS
-    _identify(app, service)
     _predict(app, service)
     _tell(app, service)
     _page(app, service)
+    _identify(app, service)
     _handle_errors(app)
     return app
 
@@ -86,7 +88,7 @@ def _predict(app: Flask, service: Service) -> None:
 
 def _each(service: Service, memes: list[Any]) -> list[Prediction | Refused]:
     """All are queued before the first answer is waited for, so that they run together; one bad meme fails alone."""
-    begun = [_or_refused(lambda meme=meme: service.begin(meme_of(meme), g.request_id)) for meme in memes]
+    begun = [_or_refused(lambda meme=meme: _begun(service, meme_of(meme))) for meme in memes]
     return [one if isinstance(one, Refused) else _or_refused(one) for one in begun]
 
 
@@ -98,12 +100,16 @@ def _or_refused(step: Callable[[], Any]) -> Any:
 
 
 def _judged(service: Service, meme: Meme) -> Prediction:
-    if service.settings.log_content:
-        g.noted = {"image_sha256": content_key(meme.data), "text": meme.text}
-    prediction = service.begin(meme, g.request_id)()
+    prediction = _begun(service, meme)()
     said = {"label": prediction.label, "probability": prediction.probability, "text_source": prediction.text.source}
     g.noted |= said
     return prediction
+
+
+def _begun(service: Service, meme: Meme) -> Callable[[], Prediction]:
+    if service.settings.log_content:
+        g.noted.setdefault("memes", []).append({"image_sha256": content_key(meme.data), "text": meme.text})
+    return service.begin(meme, g.request_id)
 
 
 def _tell(app: Flask, service: Service) -> None:
@@ -160,13 +166,14 @@ def _page(app: Flask, service: Service) -> None:
 
 def _identify(app: Flask, service: Service) -> None:
     """Request ids, keys, headers, the log's line and the counts of every request."""
+    without_key = open_paths(app)
 
     @app.before_request
     def begin() -> None:
         g.started, g.noted = perf_counter(), {}
         own = request.headers.get("X-Request-ID", "")
         g.request_id = own if _OWN_ID.fullmatch(own) else uuid.uuid4().hex
-        if service.wants_key and request.method != "OPTIONS" and not is_open(app, request.endpoint):
+        if service.wants_key and request.method != "OPTIONS" and request.path not in without_key:
             scheme, _, key = request.headers.get("Authorization", "").partition(" ")
             if scheme.lower() != "bearer" or not service.knows_key(key.strip()):
                 raise Refusal(401, "Unauthorized", "send one of the server's API keys: `Authorization: Bearer <key>`")

@@ -2,20 +2,20 @@
 
 Each lane is one long-lived thread that takes what waits, up to a batch. torch keeps a pool of workers for every thread
 that calls it and its memory grows with them, so request threads never call the model. On a GPU there is one lane. On a
-CPU there is one for each core: a meme alone gets all cores, and memes that compete get one core each, where no core
-waits for another (measured in `bench/RESULTS.md`). Knows nothing of pictures, texts or HTTP.
+CPU there is one for each core, up to four: a meme alone gets all cores, and memes that compete share them out, so that
+cores do not wait for each other (measured in `bench/RESULTS.md`). Knows nothing of pictures, texts or HTTP.
 """
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from math import isnan, nan
 from threading import Condition, Thread
 from time import monotonic, perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,6 +26,10 @@ from api.vectors import Remembered
 from embed.ahead import cores
 
 _log = logging.getLogger(__name__)
+
+
+# Each may come to have a worker thread for every core.
+_MOST_LANES = 4
 
 
 class ModelFailure(RuntimeError):
@@ -55,6 +59,10 @@ class Job:
     done: "Future[float]" = field(default_factory=Future)
 
 
+Queued = TypeVar("Queued", bound=Job)
+Work = TypeVar("Work", list[Job], Callable[[], None])
+
+
 class Batcher:
     """Runs a classifier in lanes.
 
@@ -72,34 +80,35 @@ class Batcher:
         self._changed = Condition()
         self._arriving = self._busy = 0
         self._closed = False
-        self._lanes = 1 if classifier.encoder.device.type == "cuda" else cores()
+        self._lanes = 1 if classifier.encoder.device.type == "cuda" else min(cores(), _MOST_LANES)
         self._threads = [Thread(target=self._run, name=f"model-{lane}", daemon=True) for lane in range(self._lanes)]
         for thread in self._threads:
             thread.start()
 
-    @contextmanager
-    def arriving(self) -> Iterator[None]:
-        """While a meme is being prepared, so that a lane can tell whether waiting is worth while."""
-        self._count_arriving(1)
-        try:
-            yield
-        finally:
-            self._count_arriving(-1)
+    def submit(self, prepare: Callable[[], Queued]) -> Queued:
+        """Queue the meme that `prepare` makes here and now; a lane can tell meanwhile that one is on its way.
 
-    def submit(self, job: Job) -> None:
-        """Queue a meme. Whoever calls bounds how many; raises Closed after `close`."""
+        Whoever calls bounds how many. Raises what `prepare` raises, and Closed after `close`.
+        """
         with self._changed:
-            self._require_open()
-            self._waiting.append(job)
-            self._changed.notify()
+            self._arriving += 1
+        try:
+            job = prepare()
+        except BaseException:
+            self._arrived()
+            raise
+        self._arrived(job)
+        return job
 
     def call(self, function: Callable[[], Any]) -> "Future[Any]":
-        """Run something else that uses the model, between batches."""
+        """Run something else that uses the model: between batches, or here once the lanes have ended."""
         future: Future[Any] = Future()
         with self._changed:
-            self._require_open()
-            self._calls.append((function, future))
-            self._changed.notify()
+            if not self._closed:
+                self._calls.append((function, future))
+                self._changed.notify()
+                return future
+        _resolve(future, function)  # an answer of a bundle that was replaced meanwhile still wants its explanation
         return future
 
     def waiting(self) -> int:
@@ -107,9 +116,9 @@ class Batcher:
         return len(self._waiting)
 
     def warm_up(self) -> None:
-        """Every lane's first calls, which take several times as long as later ones."""
-        for _ in range(self._lanes):
-            self.call(lambda: self._classifier.warm_up(self._most)).result()
+        """The first calls with each number of threads, which take several times as long as later ones in any lane."""
+        for threads in {self._threads_each(under_way) for under_way in range(1, self._lanes + 1)}:
+            self.call(partial(self._first_calls, threads)).result()
 
     def close(self) -> None:
         """Finish what waits, and end the lanes."""
@@ -119,14 +128,19 @@ class Batcher:
         for thread in self._threads:
             thread.join()
 
-    def _require_open(self) -> None:
-        if self._closed:
-            raise Closed("the batcher is closed")
+    def _first_calls(self, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self._classifier.warm_up(self._most)
 
-    def _count_arriving(self, step: int) -> None:
+    def _arrived(self, job: Job | None = None) -> None:
+        # in one step: a lane that saw that nobody is arriving, and not yet the job, would go without it
         with self._changed:
-            self._arriving += step
+            self._arriving -= 1
             self._changed.notify()
+            if job is not None and self._closed:
+                raise Closed("the batcher is closed")
+            if job is not None:
+                self._waiting.append(job)
 
     def _run(self) -> None:
         while work := self._next():
@@ -145,12 +159,12 @@ class Batcher:
             while True:
                 if self._calls:
                     function, future = self._calls.popleft()
-                    self._busy += 1
-                    return partial(_resolve, future, function), cores()
+                    return self._taken(partial(_resolve, future, function)), cores()
                 if self._waiting:
                     self._wait_for_more()
-                    if self._waiting:
-                        return self._taken()
+                    if self._waiting and not self._calls:
+                        threads = self._threads_each(self._busy + len(self._waiting) + self._arriving)
+                        return self._taken(self._share()), threads
                 elif self._closed:
                     return None
                 else:
@@ -158,18 +172,24 @@ class Batcher:
 
     def _wait_for_more(self) -> None:
         until = monotonic() + self._wait
-        while 0 < len(self._waiting) < self._most and self._arriving and (left := until - monotonic()) > 0:
+        while 0 < len(self._waiting) < self._most and self._arriving and not self._calls:
+            if (left := until - monotonic()) <= 0:
+                return
             self._changed.wait(left)
 
-    def _taken(self) -> tuple[list[Job], int]:
+    def _share(self) -> list[Job]:
         # what waits is shared out among the lanes that are free, so that none stands idle beside a full one
         fair = -(-len(self._waiting) // max(1, self._lanes - self._busy))
-        under_way = self._busy + len(self._waiting) + self._arriving
-        batch = [self._waiting.popleft() for _ in range(min(fair, self._most))]
+        return [self._waiting.popleft() for _ in range(min(fair, self._most))]
+
+    def _threads_each(self, under_way: int) -> int:
+        return max(1, cores() // min(self._lanes, under_way))
+
+    def _taken(self, work: Work) -> Work:
         self._busy += 1
-        if self._waiting:
+        if self._waiting:  # the lane that was woken for it may be this one
             self._changed.notify()
-        return batch, max(1, cores() // min(self._lanes, under_way))
+        return work
 
     def _judge(self, batch: Sequence[Job]) -> None:
         started = perf_counter()
@@ -178,25 +198,31 @@ class Batcher:
         self._metrics.batches.observe(len(batch))
         try:
             with self._metrics.stage("model"):
-                self._encode("image", [job.image for job in batch], self._classifier.encode_images)
-                self._encode("text", [job.text for job in batch], self._classifier.encode_texts)
-                images, texts = (
-                    torch.stack([getattr(job, side).vector for job in batch]) for side in ("image", "text")
-                )
-                probabilities = self._classifier.judge(images, texts).tolist()
-        except Exception as error:  # whatever it is, the lane must go on and nobody may wait for ever
+                answers = list(zip(batch, self._probabilities(batch), strict=True))
+        except BaseException:  # noqa: BLE001 - whatever it is, the lane must go on and nobody may wait for ever
             _log.exception("the model failed on a batch of %d", len(batch))
+            answers = [(job, nan) for job in batch]
+        failed = sum(isnan(probability) for _, probability in answers)
+        if failed:
+            _log.error("the model found no probability for %d of %d memes", failed, len(batch))
             self._metrics.failures.inc()
-            for job in batch:
-                failure = ModelFailure("the model failed on this batch")
-                failure.__cause__ = error
-                job.done.set_exception(failure)
-            return
-        for job, probability in zip(batch, probabilities, strict=True):
-            job.done.set_result(probability)
+        for job, probability in answers:
+            if isnan(probability):
+                job.done.set_exception(ModelFailure("the model failed on this meme or its batch"))
+            else:
+                job.done.set_result(probability)
+
+    def _probabilities(self, batch: Sequence[Job]) -> list[float]:
+        self._encode("image", [job.image for job in batch], self._classifier.encode_images)
+        self._encode("text", [job.text for job in batch], self._classifier.encode_texts)
+        images, texts = (torch.stack([getattr(job, side).vector for job in batch]) for side in ("image", "text"))
+        return self._classifier.judge(images, texts).tolist()
 
     def _encode(self, kind: str, sides: Sequence[Side], encode: Callable[[Sequence[Tensor]], Tensor]) -> None:
         """Give every side its vector; the same picture twice in a batch is encoded once."""
+        for side in sides:
+            if side.vector is None:  # its twin may have been encoded while it waited
+                side.vector = self._remembered.peek(kind, side.key)
         todo = {side.key: side.prepared for side in sides if side.vector is None}
         if not todo:
             return
@@ -212,5 +238,5 @@ class Batcher:
 def _resolve(future: "Future[Any]", function: Callable[[], Any]) -> None:
     try:
         future.set_result(function())
-    except Exception as error:
+    except BaseException as error:  # noqa: BLE001 - as above
         future.set_exception(error)

@@ -8,8 +8,8 @@ from typing import Any
 
 from api.classifier import MemeClassifier
 from api.schema import Figure, Model, ModelCard, Review
-from head.bundle import read_part
-from head.evaluate import verdict
+from head.bundle import UnusableBundle, read_part
+from head.verdict import verdict
 
 _INTENDED = [
     "To order and pre-sort memes for people who moderate: a probability that a picture with its words is offensive.",
@@ -17,8 +17,10 @@ _INTENDED = [
 ]
 _LIMITS = [
     "It knows what the training memes' labellers called offensive, and shares their view and their blind spots.",
-    "Every figure holds for memes like those it was judged on; others, other years and other languages need labels of "
-    "their own, and `make report` on them.",
+    (
+        "Every figure holds for memes like those it was judged on; others, other years and other languages need labels "
+        "of their own, and `make report` on them."
+    ),
     "Words that it did not get, or that were read wrongly off the picture, are words that it did not judge.",
     "It must not be the only reason to punish, publish or profile a person.",
 ]
@@ -26,10 +28,20 @@ _LIMITS = [
 
 def model_card(folder: Path, classifier: MemeClassifier, engine: str | None) -> ModelCard:
     """The card of a bundle that is loaded. engine: what reads texts off pictures, None for nothing. Raises
-    UnusableBundle where metrics.json is damaged."""
+    UnusableBundle where the bundle does not hold what it shows."""
+    metrics = read_part(folder, "metrics.json")
+    try:
+        return _card(classifier, classifier.config["tuning_metrics"] if metrics is None else metrics, engine)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UnusableBundle(
+            f"{folder}: {error!r} is missing or unfit in {'config' if metrics is None else 'metrics'}.json; run "
+            "`make tune`, then `make report`, again"
+        ) from error
+
+
+def _card(classifier: MemeClassifier, metrics: dict[str, Any], engine: str | None) -> ModelCard:
     config = classifier.config
-    metrics = read_part(folder, "metrics.json") or config["tuning_metrics"]
-    shown = [name for name in dict.fromkeys((config["shipped"], metrics["reference"]))]
+    shown = dict.fromkeys((config["shipped"], metrics["reference"]))
     return ModelCard(
         model=Model(classifier.name, classifier.version),
         shipped=config["shipped"],

@@ -55,6 +55,7 @@ class Metrics:
             "meme_probability", "Probability of offensive.", registry=registry, buckets=_PROBABILITIES
         )
         self.failures = Counter("meme_model_failures", "Batches that the model failed on.", registry=registry)
+        self.unread = Counter("meme_unread", "Pictures that the engine failed to read words off.", registry=registry)
         self.reloads = Counter("meme_reloads", "Bundles taken over on SIGHUP.", ("result",), registry=registry)
         self._model = Gauge("meme_model", "The bundle that answers: always 1.", ("name", "version"), registry=registry)
         self._under_way = Gauge("meme_under_way", "Memes admitted and not yet answered.", registry=registry)

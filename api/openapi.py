@@ -37,20 +37,14 @@ def operation(described: Operation) -> Callable[[View], View]:
     return note
 
 
-def is_open(app: Flask, endpoint: str | None) -> bool:
-    """Whether a view answers without an API key, where keys are asked for."""
-    described = getattr(app.view_functions.get(endpoint or ""), "operation", None)
-    return described is not None and described.open_to_all
+def open_paths(app: Flask) -> set[str]:
+    """The addresses that answer without an API key, where keys are asked for; also those who ask them wrongly."""
+    return {path for (path, _), each in _operations(app).items() if each.open_to_all}
 
 
 def openapi(app: Flask, version: str, wants_key: bool) -> dict[str, Any]:
     """The OpenAPI 3.1 document. version: of the model that answers."""
-    described = {
-        (rule.rule, method.lower()): app.view_functions[rule.endpoint].operation
-        for rule in app.url_map.iter_rules()
-        for method in sorted(rule.methods - {"HEAD", "OPTIONS"})
-        if hasattr(app.view_functions[rule.endpoint], "operation")
-    }
+    described = _operations(app)
     types: dict[type, None] = dict.fromkeys((Problem, Prediction, Refused))
     for each in described.values():
         types |= dict.fromkeys((*each.bodies.values(), *([each.answer] if isinstance(each.answer, type) else [])))
@@ -65,6 +59,15 @@ def openapi(app: Flask, version: str, wants_key: bool) -> dict[str, Any]:
         "info": {"title": _TITLE, "version": version},
         "paths": paths,
         "components": {"schemas": components, **security},
+    }
+
+
+def _operations(app: Flask) -> dict[tuple[str, str], Operation]:
+    """By path and method."""
+    return {
+        (rule.rule, method.lower()): app.view_functions[rule.endpoint].operation  # type: ignore[attr-defined]
+        for rule in app.url_map.iter_rules()
+        for method in sorted(rule.methods - {"HEAD", "OPTIONS"})
     }
 
 

@@ -4,8 +4,10 @@ Decoding and tokenising happen in the caller's thread, at most one per core at a
 one at a time; the model runs in the batcher's lanes. It knows nothing of Flask: the command line prints the same answer.
 """
 
+import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from threading import Lock, Semaphore
 
 from msgspec import UNSET, UnsetType
@@ -19,7 +21,10 @@ from api.settings import ServeSettings
 from api.vectors import Remembered
 from cache import content_key, text_key
 from embed.ahead import cores
+from embed.ocr import OcrFailed, OcrUnavailable
 from embed.text import clean_text
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -34,10 +39,22 @@ class Meme:
 
 @dataclass(frozen=True)
 class Reader:
-    """What reads the words on a picture: (bytes) -> text, raises UnreadableImage; and its name."""
+    """What reads the words on a picture: (bytes) -> text, raises UnreadableImage and OcrFailed; and its name.
+
+    load: begins to make it ready, where that takes a while; alone: held by who reads; here, since a predictor and the one that replaces it have the same reader.
+    """
 
     read: Callable[[bytes], str]
     engine: str
+    load: Callable[[], None] = lambda: None
+    alone: Lock = field(default_factory=Lock, compare=False)
+
+
+@dataclass(eq=False)
+class _Asked(Job):
+    """A meme on its way, and the text that it is judged with."""
+
+    said: ReadText = field(kw_only=True)
 
 
 class Predictor:
@@ -55,12 +72,15 @@ class Predictor:
         self.classifier, self.reader = classifier, reader
         self.remembered = Remembered(settings.cache, metrics) if remembered is None else remembered
         self._metrics = metrics
-        self._batcher = Batcher(classifier, settings.batch, settings.wait_ms / 1000, self.remembered, metrics)
         self._explainer = Explainer(classifier, settings.artifacts)
         # more would take each other's cores, and 64 megapixels are 300 MB while they are decoded
         self._decoders = Semaphore(cores())
-        self._reading = Lock()
-        self._batcher.warm_up()
+        self._batcher = Batcher(classifier, settings.batch, settings.wait_ms / 1000, self.remembered, metrics)
+        try:
+            self._batcher.warm_up()
+        except BaseException:  # nobody would end its threads, which keep the model in memory
+            self._batcher.close()
+            raise
 
     @property
     def model(self) -> Model:
@@ -78,17 +98,17 @@ class Predictor:
     def begin(self, meme: Meme, request_id: str) -> Callable[[], Prediction]:
         """Decode a meme and queue it for the model; what is returned waits for the answer. Raises as `predict` does,
         and Closed."""
-        with self._batcher.arriving():
-            image = self._image(meme.data)
-            said = self._said(meme, image.key)
-            text = self._text(said.value)
-        job = Job(image, text)
-        self._batcher.submit(job)
-        return lambda: self._finish(job, said, request_id, meme.explain)
+        asked = self._batcher.submit(lambda: self._prepare(meme))
+        return partial(self._finish, asked, request_id, meme.explain)
 
     def close(self) -> None:
         """Finish what waits for the model, and end its threads."""
         self._batcher.close()
+
+    def _prepare(self, meme: Meme) -> _Asked:
+        image = self._image(meme.data)
+        said = self._said(meme, image.key)
+        return _Asked(image, self._text(said.value), said=said)
 
     def _image(self, data: bytes) -> Side:
         key = content_key(data)
@@ -113,15 +133,26 @@ class Predictor:
             return ReadText("", "none")
         value = self.remembered.get("ocr", key)
         if value is None:
-            with self._metrics.stage("ocr"), self._reading:
-                value = clean_text(self.reader.read(meme.data))[:MAX_TEXT_CHARS]
-            self.remembered.put("ocr", key, value)
+            try:
+                value = self._read(self.reader, meme.data, key)
+            except (OcrFailed, OcrUnavailable):  # the picture is judged alone, and the answer's `source` says so
+                _log.exception("the words on a picture could not be read")
+                self._metrics.unread.inc()
+                return ReadText("", "none")
         return ReadText(value, "ocr")
 
-    def _finish(self, job: Job, said: ReadText, request_id: str, explain: bool) -> Prediction:
-        probability = job.done.result()
-        explanation = self._explained(job, probability) if explain else UNSET
-        answer = self._answer(probability, said, request_id, explanation)
+    def _read(self, reader: Reader, data: bytes, key: str) -> str:
+        with self._metrics.stage("ocr"), reader.alone:
+            value = self.remembered.peek("ocr", key)  # it may have been read for another while this one waited
+            if value is None:
+                value = clean_text(reader.read(data)[:MAX_TEXT_CHARS])
+                self.remembered.put("ocr", key, value)
+            return value
+
+    def _finish(self, asked: _Asked, request_id: str, explain: bool) -> Prediction:
+        probability = asked.done.result()
+        explanation = self._explained(asked, probability) if explain else UNSET
+        answer = self._answer(probability, asked.said, request_id, explanation)
         self._metrics.predictions.labels(answer.label).inc()
         self._metrics.probabilities.observe(probability)
         return answer

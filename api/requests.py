@@ -4,20 +4,27 @@ Every refusal is a Problem: a status and a sentence that says what to change.
 """
 
 import base64
-import binascii
+import io
 import json
 import re
-from typing import Any, TypeVar
+import string
+from typing import Any, TypeVar, get_args
 
 import msgspec
-from flask import request
+from flask import Request, request
 
 from api.prediction import Meme
-from api.schema import MAX_BATCH, BatchRequest, MemeForm, MemeRequest
+from api.schema import MAX_BATCH, BatchRequest, MemeForm, MemeRequest, Ocr
 
 FORM, JSON = "multipart/form-data", "application/json"
 _AS_FORM = f"{FORM} with a file `image` (and a field `text`)"
 _AS_JSON = JSON + ' {"image": "<base64>", "text": "..."}'
+_WHITE = string.whitespace.encode()
+# Sixteen texts of nothing but commas have 80,000. 20 MB of `[],[],` would be 500 MB of lists, and three seconds in which
+# nothing else runs.
+_MAX_VALUES = 100_000
+# A form has only strings.
+_WORDS = {"true": True, "false": False}
 Shape = TypeVar("Shape")
 
 
@@ -27,6 +34,14 @@ class Refusal(ValueError):
     def __init__(self, status: int, title: str, detail: str) -> None:
         super().__init__(detail)
         self.status, self.title, self.detail = status, title, detail
+
+
+class InMemoryRequest(Request):
+    """Keeps the files of a form, which the limit of a body bounds, in memory: werkzeug would write large ones to disk and
+    read them back, and leave those of a refused form open."""
+
+    def _get_file_stream(self, *_: Any, **__: Any) -> io.BytesIO:
+        return io.BytesIO()
 
 
 def read_meme() -> Meme:
@@ -60,41 +75,54 @@ def meme_of(fields: Any) -> Meme:
     sent = _checked(fields, MemeRequest)
     try:
         # `base64 meme.png` and many libraries break the lines
-        data = base64.b64decode("".join(sent.image.split()), validate=True)
-    except (binascii.Error, ValueError) as error:
+        data = base64.b64decode(sent.image.encode("ascii").translate(None, _WHITE), validate=True)
+    except ValueError as error:
         raise _unfit("`image` is not base64 (standard alphabet, padded, without a `data:` prefix)") from error
     return Meme(data, sent.text, sent.ocr != "off", sent.explain)
 
 
 def _from_form() -> Meme:
-    file, fields = request.files.get("image"), request.form.to_dict()
-    if file is None and "image" in fields:
-        raise _unfit("`image` came as a text field; send it as a file (curl: -F image=@meme.png)")
-    if not fields and not request.files:
+    # a part may come without a name
+    texts, files = (
+        [(name or "", value) for name, value in part.items(multi=True)] for part in (request.form, request.files)
+    )
+    names = [name for name, _ in (*texts, *files)]
+    if not names:
         raise Refusal(
             400, "Not a form", "no part of the form could be read: it is empty, cut off, or lacks its boundary"
         )
-    misplaced = request.files.keys() - {"image"}
-    if misplaced:
-        raise _unfit(f"file {str(min(misplaced))[:50]!r}: only `image` is a file")
-    sent = _checked({**fields, **({} if file is None else {"image": ""})}, MemeForm)
-    assert file is not None
-    return Meme(file.read(), sent.text, sent.ocr != "off", sent.explain)
+    for name in names:
+        if names.count(name) > 1:
+            raise _unfit(f"{name[:50]!r} came more than once; send one meme, or several to /predict/batch")
+    fields, pictures = dict(texts), dict(files)
+    if "image" in fields:
+        raise _unfit("`image` came as a text field; send it as a file (curl: -F image=@meme.png)")
+    for name in pictures.keys() - {"image"}:
+        raise _unfit(f"file {name[:50]!r}: only `image` is a file")
+    if "explain" in fields:
+        fields["explain"] = _WORDS.get(fields["explain"].lower(), fields["explain"])
+    sent = _checked(fields | {name: file.read() for name, file in pictures.items()}, MemeForm)
+    return Meme(sent.image, sent.text, sent.ocr != "off", sent.explain)
 
 
 def _json() -> Any:
+    body = request.get_data()
+    if sum(map(body.count, (b",", b"[", b"{"))) > _MAX_VALUES:
+        raise _unfit(f"the body has more than {_MAX_VALUES:,} values; a meme has four at most")
     try:
-        return json.loads(request.get_data())
+        return json.loads(body)
     except (ValueError, RecursionError) as error:
         raise Refusal(400, "Not JSON", f"the body is not JSON: {str(error)[:100] or type(error).__name__}") from error
 
 
 def _checked(fields: dict[str, Any], shape: type[Shape]) -> Shape:
-    """The fields as a struct. A form has only strings, so "true" is true in it."""
+    """The fields as a struct."""
     try:
-        return msgspec.convert(fields, shape, strict=shape is not MemeForm)
+        return msgspec.convert(fields, shape)
     except msgspec.ValidationError as error:
         raise _unfit(_in_words(str(error))) from error
+    except UnicodeEncodeError as error:
+        raise _unfit("a field or its value has half a surrogate pair, which is no character") from error
 
 
 def _in_words(error: str) -> str:
@@ -106,6 +134,10 @@ def _in_words(error: str) -> str:
     if unknown:
         names = ", ".join(f"`{field.name}`" for field in msgspec.structs.fields(MemeRequest))
         return f"unknown field {unknown[1][:50]!r}; a meme has {names}"
+    invalid = re.fullmatch(r"Invalid enum value '(.*)' - at `\$\.ocr`", error, re.DOTALL)
+    if invalid:
+        choices = " or ".join(f'"{choice}"' for choice in get_args(get_args(Ocr)[0]))
+        return f"`ocr`: expected {choices}, got {invalid[1][:50]!r}"
     what, _, where = error.rpartition(" - at `$.")
     return f"`{where.removesuffix('`')}`: {what[:1].lower()}{what[1:]}" if what else error
 

@@ -41,7 +41,7 @@ class MemeForm(Struct, forbid_unknown_fields=True, frozen=True):
     """A meme as a form, multipart/form-data."""
 
     image: Annotated[bytes, Meta(description="the picture", extra_json_schema={"type": "string", "format": "binary"})]
-    text: Text | None = None
+    text: Text = ""
     ocr: Ocr = "auto"
     explain: Explain = False
 

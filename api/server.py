@@ -4,6 +4,7 @@ The model is loaded and warm before the port opens, so a process that listens is
 """
 
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from api.card import model_card
 from api.classifier import MemeClassifier
 from api.metrics import Metrics
 from api.prediction import Predictor, Reader
+from api.reading import PictureReader
 from api.schema import MAX_BODY_BYTES
 from api.service import Loaded, Service
 from api.settings import ServeSettings
@@ -49,13 +51,16 @@ def serve(settings: ServeSettings, say: Callable[[str], None]) -> None:
     Raises what `load` raises, ValueError for unusable keys or hosts, and OSError when the port is taken.
     """
     _log_as_json()
-    # before loading, which takes seconds: a container's first process would ignore the signal
+    # before loading, which takes seconds: a container's first process would ignore the one, and others die of the other
     signal.signal(signal.SIGTERM, _exit)
-    metrics, reader = Metrics(), _reader(settings)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    metrics, reader = Metrics(), reader_of(settings)
     service = Service(settings, metrics, lambda old: load(settings, metrics, reader, old))
     threads = settings.queue + _SPARE_THREADS
     listener = listen(create_app(service), settings.host, settings.port, threads, MAX_BODY_BYTES)
     _handle_signals(service, listener)
+    if reader:
+        reader.load()
     model = service.predictor.model
     say(f"serving {model.name} {model.version} on http://{settings.host}:{listener.port}")
     listener.run()
@@ -75,12 +80,16 @@ def _handle_signals(service: Service, listener: Listener) -> None:
     signal.signal(signal.SIGHUP, reload)
 
 
-def _reader(settings: ServeSettings) -> Reader | None:
-    return None
+def reader_of(settings: ServeSettings) -> Reader | None:
+    """What reads the words on pictures, not loaded yet, or None where it is off. Raises OcrUnavailable."""
+    if settings.ocr == "off":
+        return None
+    pictures = PictureReader()
+    return Reader(pictures.read, pictures.engine, pictures.load_beside)
 
 
 def _exit(_signal: int, _frame: FrameType | None) -> None:
-    raise SystemExit(0)
+    os._exit(0)  # at once, as `python -m api` ends
 
 
 def _log_as_json() -> None:

@@ -85,8 +85,8 @@ class Service:
             try:
                 digests = _key_digests(self.settings.keys_file)
                 new = self._load(old.predictor)
-            except (ValueError, OSError) as error:
-                _log.error("reload refused, %s %s goes on answering: %s", *_named(old.predictor), error)
+            except Exception as error:  # noqa: BLE001 - whatever is wrong with the new one, the old one goes on
+                _log.exception("reload refused, %s %s goes on answering: %s", *_named(old.predictor), error)
                 self.metrics.reloads.labels("refused").inc()
                 return False
             self._digests, self._loaded = digests, new

@@ -22,10 +22,14 @@ class Remembered:
 
     def get(self, kind: str, key: Hashable) -> Any | None:
         """What is kept under `key`, or None; counted as a hit or a miss."""
-        with self._lock:
-            value = self._kinds[kind].get(key)
+        value = self.peek(kind, key)
         self._metrics.lookups.labels(kind, "miss" if value is None else "hit").inc()
         return value
+
+    def peek(self, kind: str, key: Hashable) -> Any | None:
+        """The same, not counted."""
+        with self._lock:
+            return self._kinds[kind].get(key)
 
     def put(self, kind: str, key: Hashable, value: Any) -> None:
         """Keep a value; nothing where the size is 0."""

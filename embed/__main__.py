@@ -10,12 +10,14 @@ import json
 import os
 import sys
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from cache import FEATURES, LONG_TEXTS, spec_id
 from embed.job import EmbedSettings, Summary, embed_dataset
 from embed.profile import DEVICES, PRECISIONS, Profile
+from embed.readings import Reading
 
 # A screenful; a data set whose pictures are elsewhere would print thousands.
 _SKIPPED_LINES = 20
@@ -35,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         summary = embed_dataset(settings, say=lambda note: print(note, file=sys.stderr))
     except KeyboardInterrupt:
-        print("interrupted; what was embedded is kept, run the same command to go on", file=sys.stderr)
+        print("interrupted; what was read and embedded is kept, run the same command to go on", file=sys.stderr)
         return 130
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -63,6 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--rehash", action="store_true", help="read again the pictures whose size and times are as before"
     )
+    parser.add_argument(
+        "--ocr", action="store_true", help="read empty texts off the pictures, with RapidOCR; slow, once"
+    )
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON object")
     return parser
 
@@ -78,6 +83,7 @@ def _report(settings: EmbedSettings, summary: Summary) -> str:
         f"memes      {len(summary.memes)} ({', '.join(f'{n} {split}' for split, n in splits.items())})",
         f"encoder    {settings.model} {settings.pretrained}".rstrip()
         + f" ({spec['feature']}, {spec['dtype']}, spec {spec_id(spec)}){device}",
+        f"texts read {_read(summary.reading)}" if summary.reading else "",
         f"images     {_counts(summary, 'image')}",
         f"texts      {_counts(summary, 'text')}; {too_long}",
         f"prompts    {_counts(summary, 'prompt')}; for zero-shot CLIP, beside the memes' texts",
@@ -103,6 +109,7 @@ def _as_json(settings: EmbedSettings, summary: Summary) -> dict[str, Any]:
         "features": spec["feature"],
         "dtype": spec["dtype"],
         "device": summary.device,
+        "ocr": asdict(summary.reading) if summary.reading else None,
         "distinct": summary.distinct,
         "cached": summary.cached,
         "embedded": summary.embedded,
@@ -115,6 +122,13 @@ def _as_json(settings: EmbedSettings, summary: Summary) -> dict[str, Any]:
         "vectors": str(summary.store.folder),
         "index": str(settings.index),
     }
+
+
+def _read(reading: Reading) -> str:
+    rate = f" in {reading.seconds:.1f} s" if reading.read else ""
+    failed = f", {reading.failed} unreadable" if reading.failed else ""
+    pictures = f"{reading.pictures} pictures: {reading.known} read before, {reading.read} now{rate}{failed}"
+    return f"{reading.filled} of {reading.empty} empty texts ({pictures}) by {reading.engine}"
 
 
 def _spent(summary: Summary) -> str:

@@ -1,6 +1,7 @@
 """The embedding job: find out what the cache lacks, make it, write the dataset index.
 
     plan     read the tables, hash the pictures, look the keys up; no model is loaded
+    read     with `ocr`, the words on the pictures whose texts are empty; what was read before is not read again
     fill     decode in threads, encode in batches, one immutable segment every few seconds
     index    one row per row of the data set, with the keys of its vectors
 
@@ -22,6 +23,7 @@ from embed.hashing import Hashed, UnusableFile, hash_pictures, read_picture
 from embed.pictures import UnreadableImage
 from embed.profile import Profile
 from embed.prompts import PROMPTS
+from embed.readings import Reading, fill_texts
 from embed.recall import recall_spec, remember_spec
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ class EmbedSettings:
     """data: a folder or a CSV; model, pretrained: open_clip's names; device: one of `embed.profile.DEVICES`.
 
     retry_failed: try again the pictures that an earlier run could not decode; rehash: read every picture again, also
-    those whose size and times are unchanged.
+    those whose size and times are unchanged; ocr: read the words of the memes whose text is empty off their pictures.
     """
 
     data: str
@@ -48,6 +50,7 @@ class EmbedSettings:
     profile: Profile = field(default_factory=Profile)
     retry_failed: bool = False
     rehash: bool = False
+    ocr: bool = False
 
     @property
     def vectors(self) -> Path:
@@ -68,11 +71,13 @@ class Summary:
 
     distinct, cached, embedded: numbers of keys; prompts: the same three, of the zero-shot prompts that no meme's text
     equals; too_long: memes' texts longer than the context; skipped: (id, file and row, reason); seconds: spent on
-    embedding, loading not counted; spent: {"decode" | "tokenise" | "model": seconds}, of all cores together on a CPU.
+    embedding, loading not counted; spent: {"decode" | "tokenise" | "model": seconds}, of all cores together on a CPU;
+    reading: what reading the pictures' words came to, where that was asked for.
     """
 
     memes: list[Meme]
     store: VectorStore
+    reading: Reading | None = None
     distinct: dict[str, int] = field(default_factory=dict)
     cached: dict[str, int] = field(default_factory=dict)
     embedded: dict[str, int] = field(default_factory=dict)
@@ -87,12 +92,15 @@ class Summary:
 def embed_dataset(settings: EmbedSettings, say: Callable[[str], None]) -> Summary:
     """Bring the cache and the index up to date with the data folder; `say` takes notes for the user.
 
-    Raises DatasetError, EncoderUnavailable, NothingReadable, SpecMismatch, TooLittleMemory and, when the disk is
-    full, OSError; what was finished by then stays.
+    Raises DatasetError, EncoderUnavailable, NothingReadable, OcrUnavailable, SpecMismatch, TooLittleMemory and, when
+    the disk is full, OSError; what was finished by then stays.
     """
     root, memes = read_dataset(Path(settings.data))
     hints = {} if settings.rehash else _hints(settings.index)
     hashed = hash_pictures(root, [meme.image for meme in memes if not meme.problem], hints)
+    reading = None
+    if settings.ocr:
+        memes, reading = fill_texts(root, memes, hashed.keys, settings.artifacts, settings.retry_failed)
     texts = {text_key(meme.text): meme.text for meme in memes}
     prompts = {text_key(text): text for group in PROMPTS.values() for text in group}
     wanted: dict[str, dict[str, Any]] = {
@@ -101,7 +109,7 @@ def embed_dataset(settings: EmbedSettings, say: Callable[[str], None]) -> Summar
     }
     encoder = _LazyEncoder(settings, say)
     store, todo = _plan(settings, encoder, wanted)
-    summary = Summary(memes, store)
+    summary = Summary(memes, store, reading)
     busy = any(todo.values()) or store.damaged
     with store.locked(lambda: say("another job is filling this cache; waiting for it")) if busy else nullcontext():
         _report_damage(store, say)
@@ -111,7 +119,7 @@ def embed_dataset(settings: EmbedSettings, say: Callable[[str], None]) -> Summar
     summary.skipped = [(meme.id, meme.where, reason) for meme, reason in zip(memes, skipped, strict=True) if reason]
     if len(summary.skipped) == len(memes):
         raise NothingReadable(_nothing(settings.data, summary.skipped))
-    index = _index(settings, memes, hashed, skipped, store)
+    index = _index(settings, summary, hashed, skipped)
     context = store.spec["tokenizer"]["context_length"]
     summary.too_long = len({key for key, count in zip(index.text_keys, index.text_tokens) if count > context})
     write_index(settings.index, index)
@@ -255,9 +263,8 @@ def _nothing(data: str, skipped: list[tuple[str, str, str]]) -> str:
     return f"{data}: none of its {len(skipped)} memes can be used. {first}"
 
 
-def _index(
-    settings: EmbedSettings, memes: list[Meme], hashed: Hashed, skipped: list[str], store: VectorStore
-) -> DatasetIndex:
+def _index(settings: EmbedSettings, summary: Summary, hashed: Hashed, skipped: list[str]) -> DatasetIndex:
+    memes, store = summary.memes, summary.store
     text_keys = [text_key(meme.text) for meme in memes]
     tokens = store.token_counts(text_keys)
     tokenizer = store.spec["tokenizer"]
@@ -280,6 +287,7 @@ def _index(
             "model": settings.model,
             "pretrained": settings.pretrained,
             **asdict(settings.profile),
+            "ocr": summary.reading.engine if summary.reading else "",
         },
         groups=[meme.group for meme in memes],
         prompts={label: list(texts) for label, texts in PROMPTS.items()},

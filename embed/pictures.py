@@ -93,3 +93,18 @@ def _check_tiles(picture: Image.Image) -> None:
         raise UnreadableImage("its header gives no number for the size of its tiles")
     if width * height > MAX_PIXELS:
         raise TooManyPixels(f"stored in tiles of {width} x {height}, more than {MAX_PIXELS:,} pixels")
+
+
+def on_white(picture: Image.Image) -> Image.Image:
+    """In RGB, what is transparent filled white, as a page shows it. Raises UnreadableImage for an odd mode."""
+    wanted = "RGBA" if picture.has_transparency_data else "RGB"
+    try:
+        # of 64 megapixels, a copy that is not needed takes 256 MB
+        layer = picture if picture.mode == wanted else picture.convert(wanted)
+    except (ValueError, OSError) as error:
+        raise UnreadableImage(f"a picture of mode {picture.mode} that cannot be converted ({error})") from error
+    if wanted == "RGB":
+        return layer
+    page = Image.new("RGB", layer.size, "white")
+    page.paste(layer, mask=layer)
+    return page

@@ -8,7 +8,9 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +21,20 @@ import torch
 from fakes import FakeEncoder, picture
 from flask.testing import FlaskClient
 from PIL import Image
-from torch import nn
+from test_api_card import metrics_of
+from torch import Tensor, nn
 
+from api import prediction, server
 from api.__main__ import main
 from api.app import create_app
 from api.classifier import MemeClassifier
+from api.metrics import Metrics
 from api.prediction import Predictor
+from api.service import Loaded, Service
+from api.settings import ServeSettings
 from cache import SpecMismatch, VectorStore, read_index
 from embed.dataset import Meme, read_dataset
+from embed.encoder import load_encoder
 from embed.job import EmbedSettings, embed_dataset
 from embed.profile import Profile
 from embed.weights import EncoderUnavailable
@@ -130,9 +138,12 @@ def write_bundle(
     review: dict[str, Any] | None = None,
 ) -> Bundle:
     """A bundle that ships `ensemble`, beside another that it does not ship."""
+    figures = metrics_of("tuning")
     settings = {
         "name": "tested", "shipped": "this", "encoder": encoder, "spec": spec, "calibration": asdict(calibration),
-        "threshold": 0.5, "review": review,
+        "threshold": 0.5, "review": review, "aim": {"objective": "macro-f1", "target": None}, "protocol": {"name": "kfold"},
+        "data": {"source": "memes", "index": "memes.h5", "fingerprint": "0" * 64, "counts": {}}, "seed": 0,
+        "tuning_metrics": figures | {"methods": figures["methods"] | {"this": figures["methods"]["fusion ensemble"]}},
     }  # fmt: skip
     return save_bundle(folder, {"other": HeadEnsemble([ensemble.heads[0]], [-1.0]), "this": ensemble}, settings, {})
 
@@ -143,8 +154,15 @@ def classifier(trained: Trained) -> MemeClassifier:
 
 
 @pytest.fixture(scope="module")
-def client(classifier: MemeClassifier) -> FlaskClient:
-    return create_app(Predictor(classifier)).test_client()
+def client(trained: Trained) -> Iterator[FlaskClient]:
+    settings, metrics = settings_of(trained.folder), Metrics()
+    service = Service(settings, metrics, lambda old: server.load(settings, metrics, old=old))
+    with closing(service.predictor):
+        yield create_app(service).test_client()
+
+
+def settings_of(bundle: Path, **more: Any) -> ServeSettings:
+    return ServeSettings(bundle=bundle, device="cpu", **more)
 
 
 def test_the_demo_set_has_the_kinds_that_real_sets_have(trained: Trained) -> None:
@@ -168,10 +186,8 @@ def test_probability_over_http_equals_that_from_the_cache(client: FlaskClient, t
 
 def test_the_module_is_one_module_and_takes_batches(classifier: MemeClassifier, trained: Trained) -> None:
     names = list(trained.probability)[:5]
-    prepared = [
-        classifier.prepare((trained.root / trained.memes[n].image).read_bytes(), trained.memes[n].text) for n in names
-    ]
-    pixels, tokens = zip(*prepared)
+    pixels = [classifier.prepare_image((trained.root / trained.memes[n].image).read_bytes()) for n in names]
+    tokens = [classifier.prepare_text(trained.memes[n].text) for n in names]
     assert isinstance(classifier, torch.nn.Module) and not classifier.training
     expected = [trained.probability[n] for n in names]
     assert classifier(pixels, tokens).tolist() == pytest.approx(expected, abs=1e-5)
@@ -272,19 +288,122 @@ def test_no_bundle_and_no_picture_are_a_sentence_and_exit_2(
         MemeClassifier.from_bundle(tmp_path, CPU)
 
 
-@pytest.fixture
-def server(trained: Trained) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """A server process on a free port, and the port."""
-    command = [sys.executable, "-m", "api", "serve", "--bundle", str(trained.folder), "--port", "0", "--device", "cpu"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+@pytest.fixture(scope="module", params=["fp32", "bf16"])
+def demo(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, trained: Trained) -> MemeClassifier:
+    """A classifier over the demo encoder in one precision, which tells memes apart."""
+    encoder = load_encoder("local-dir:demo/encoder", "", CPU, Profile(precision=request.param))
+    memes = list(trained.memes.values())
+    features = as_features(
+        encoder.image_features([encoder.pixels((trained.root / meme.image).read_bytes()) for meme in memes]).numpy(),
+        encoder.text_features([encoder.tokens(meme.text) for meme in memes]).numpy(),
+    )
+    ensemble = fitted(features)
+    logits = ensemble.score(features)
+    slope = float(2 / logits.std())
+    calibration = Calibration("platt", slope, float(-slope * np.median(logits)))
+    folder = tmp_path_factory.mktemp("demo") / "bundle"
+    bundle = write_bundle(folder, ensemble, calibration, encoder.spec, {"model": "demo", "pretrained": ""})
+    return MemeClassifier(encoder, bundle)
+
+
+def test_memes_that_run_together_get_the_probabilities_that_they_get_alone(
+    demo: MemeClassifier, trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [prediction.Meme((trained.root / m.image).read_bytes(), m.text) for m in trained.memes.values()][:20]
+    with closing(Predictor(demo, settings_of(trained.folder, cache=0), Metrics())) as predictor:
+        alone = [predictor.predict(meme, "id").probability for meme in asked]
+        sizes, together = run_together(demo, predictor, asked, monkeypatch)
+    assert max(sizes) == 8 and np.ptp(alone) > 0.2, "one at a time, or a constant, would pass"
+    np.testing.assert_allclose(together, alone, rtol=0, atol=2e-6)
+
+
+def run_together(
+    demo: MemeClassifier, predictor: Predictor, asked: list[prediction.Meme], monkeypatch: pytest.MonkeyPatch
+) -> tuple[list[int], list[float]]:
+    """How many pictures ran at a time when the model waited until all had been sent, and the probabilities."""
+    sizes: list[int] = []
+    all_sent, encode = threading.Event(), demo.encode_images
+
+    def held(pixels: list[Tensor]) -> Tensor:
+        sizes.append(len(pixels))
+        assert all_sent.wait(30)
+        return encode(pixels)
+
+    monkeypatch.setattr(demo, "encode_images", held)
+    answers = [predictor.begin(meme, "id") for meme in asked]
+    all_sent.set()
+    return sizes, [answer().probability for answer in answers]
+
+
+@contextmanager
+def loaded(settings: ServeSettings, old: Predictor | None = None) -> Iterator[Loaded]:
+    found = server.load(settings, Metrics(), old=old)
+    with closing(found.predictor):
+        yield found
+
+
+def rewritten(trained: Trained, folder: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    """A copy of the bundle with another config."""
+    shutil.copytree(trained.folder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    change(config)
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_another_bundle_of_the_same_encoder_takes_over_encoder_and_vectors(trained: Trained, tmp_path: Path) -> None:
+    latest = tmp_path / "latest"
+    latest.symlink_to(trained.folder)
+    meme = prediction.Meme(picture(), "words")
+    with loaded(settings_of(latest)) as old:
+        before = old.predictor.predict(meme, "id")
+        latest.unlink()
+        latest.symlink_to(rewritten(trained, tmp_path / "next", lambda config: config.update(version="next")))
+        with loaded(settings_of(latest), old.predictor) as new:
+            assert (new.predictor.model.version, new.card.model.version) == ("next", "next")
+            assert new.predictor.classifier.encoder is old.predictor.classifier.encoder
+            assert new.predictor.remembered is old.predictor.remembered
+            assert new.predictor.predict(meme, "id").probability == before.probability
+
+
+def test_vectors_are_never_carried_to_another_encoder(trained: Trained, demo: MemeClassifier, tmp_path: Path) -> None:
+    """Of the two encoders that `demo` is, one has the spec of the bundle and one has not."""
+    with (
+        closing(Predictor(demo, settings_of(trained.folder), Metrics())) as old,
+        loaded(settings_of(trained.folder), old) as new,
+    ):
+        same = demo.encoder.spec == new.predictor.classifier.encoder.spec
+        assert same == (demo.encoder.spec["dtype"] == "float32")
+        assert (new.predictor.remembered is old.remembered) == same
+        assert (new.predictor.classifier.encoder is demo.encoder) == same
+
+
+@contextmanager
+def started(bundle: Path, *python: str) -> Iterator[subprocess.Popen[str]]:
+    """A server process that will listen on a free port; python: what to run, if not the module."""
+    command = [sys.executable, *(python or ("-m", "api")), "serve", "--bundle", str(bundle), "--port", "0"]
+    with subprocess.Popen(
+        [*command, "--device", "cpu", "--ocr", "off"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         try:
-            assert process.stdout
-            line = process.stdout.readline()
-            found = re.search(r"http://127\.0\.0\.1:(\d+)", line)
-            assert found, line
-            yield process, int(found[1])
+            yield process
         finally:
             process.kill()
+
+
+def port_of(process: subprocess.Popen[str]) -> int:
+    """Once it says so."""
+    assert process.stdout
+    line = process.stdout.readline()
+    found = re.fullmatch(r"serving tested [0-9a-f]{12} on http://127\.0\.0\.1:(\d+)\n", line)
+    assert found, line
+    return int(found[1])
+
+
+def log_line(process: subprocess.Popen[str], start: str) -> dict[str, Any]:
+    """The next line of the log whose message starts so."""
+    assert process.stderr
+    return next(entry for line in process.stderr if (entry := json.loads(line))["message"].startswith(start))
 
 
 def ask(port: int, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, dict[str, Any]]:
@@ -298,18 +417,71 @@ def ask(port: int, method: str, path: str, body: bytes = b"", **headers: str) ->
         connection.close()
 
 
-def test_the_server_answers_refuses_and_stops_on_sigterm_with_exit_0(
-    server: tuple[subprocess.Popen[str], int],
-) -> None:
-    process, port = server
-    assert ask(port, "GET", "/readyz")[1]["status"] == "ready"
-    body = json.dumps({"image": base64.b64encode(picture()).decode()}).encode()
-    status, answer = ask(port, "POST", "/predict", body, Content_Type="application/json")
-    assert status == 200 and 0 <= answer["probability"] <= 1
-    status, problem = ask(port, "POST", "/predict", b"x" * 25_000_000, Content_Type="application/json")
-    assert status == problem["status"] == 413 and "send a smaller picture" in problem["detail"]
-    # waitress's own refusal, which it would word otherwise and call 501
-    status, problem = ask(port, "POST", "/predict", b"x", Transfer_Encoding="gzip")
-    assert status == problem["status"] == 400 and "refused unread" in problem["detail"]
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 0
+def test_the_server_answers_refuses_reloads_and_stops_on_sigterm_with_exit_0(trained: Trained, tmp_path: Path) -> None:
+    latest = tmp_path / "latest"
+    latest.symlink_to(trained.folder)
+    with started(latest) as process:
+        port = port_of(process)
+        first = ask(port, "GET", "/readyz")[1]
+        assert first["status"] == "ready"
+        body = json.dumps({"image": base64.b64encode(picture()).decode()}).encode()
+        status, answer = ask(port, "POST", "/predict", body, Content_Type="application/json")
+        assert status == 200 and answer["model"] == first["model"]
+        status, problem = ask(port, "POST", "/predict", b"x" * 25_000_000, Content_Type="application/json")
+        assert status == problem["status"] == 413 and "send a smaller" in problem["detail"]
+        # waitress's own refusal, which it would word otherwise and call 501
+        status, problem = ask(port, "POST", "/predict", b"x", Transfer_Encoding="gzip")
+        assert status == problem["status"] == 400 and "not HTTP as this server reads it" in problem["detail"]
+        point_to(latest, rewritten(trained, tmp_path / "next", lambda config: config.update(version="next")))
+        process.send_signal(signal.SIGHUP)
+        assert log_line(process, "reload")["message"] == "reloaded: tested next answers now"
+        assert ask(port, "GET", "/readyz")[1]["model"] == {"name": "tested", "version": "next"}
+        point_to(latest, rewritten(trained, tmp_path / "broken", lambda config: config.pop("threshold")))
+        process.send_signal(signal.SIGHUP)
+        refused = log_line(process, "reload")
+        assert refused["level"] == "ERROR"
+        assert (
+            refused["message"].startswith("reload refused, tested next goes on") and "threshold" in refused["message"]
+        )
+        assert ask(port, "GET", "/readyz")[1]["model"]["version"] == "next"
+        status, answer = ask(port, "POST", "/predict", body, Content_Type="application/json")
+        assert status == 200 and answer["model"]["version"] == "next"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+
+
+def point_to(link: Path, target: Path) -> None:
+    """As `make tune` moves `latest`."""
+    fresh = link.with_name("fresh")
+    fresh.symlink_to(target)
+    fresh.replace(link)
+
+
+# A model that is still at work when the process is told to end: at once with the second signal, or while it loads.
+_BUSY = """
+import runpy, torch
+from api.classifier import MemeClassifier
+def busy(*_):
+    print("busy", flush=True)
+    while True:
+        torch.ones(700, 700) @ torch.ones(700, 700)
+MemeClassifier.warm_up = lambda *_: None
+MemeClassifier.{} = busy
+runpy.run_module("api", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize("method", ["warm_up", "encode_images"])
+def test_the_exit_code_is_0_also_while_the_model_is_at_work(trained: Trained, method: str) -> None:
+    with started(trained.folder, "-c", _BUSY.format(method)) as process, ExitStack() as cleanup:
+        if method == "encode_images":
+            client = http.client.HTTPConnection("127.0.0.1", port_of(process), timeout=30)
+            cleanup.callback(client.close)
+            body = json.dumps({"image": base64.b64encode(picture()).decode()})
+            client.request("POST", "/predict", body, {"Content-Type": "application/json"})
+        assert process.stdout and process.stdout.readline() == "busy\n"
+        while process.poll() is None:  # signals that come at once are one
+            process.send_signal(signal.SIGTERM)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.1)
+        assert process.returncode == 0
