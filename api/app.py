@@ -81,7 +81,7 @@ def _predict(app: Flask, service: Service) -> None:
     @operation(Operation("Judge several memes", BatchAnswer, {JSON: BatchRequest}, _BAD_BODY))
     def predict_batch() -> Response:
         with service.admission.places():
-            memes = read_batch()
+            memes = read_batch(service.settings.queue)
             with service.admission.places(len(memes) - 1):
                 return _answer(BatchAnswer(_each(service, memes)))
 
@@ -155,6 +155,7 @@ def _page(app: Flask, service: Service) -> None:
             wants_key=service.wants_key,
             reads=service.predictor.reader is not None,
             most_chars=MAX_TEXT_CHARS,
+            most_bytes=MAX_BODY_BYTES,
         )
         response = Response(html)
         response.headers["Content-Security-Policy"] = (

@@ -53,8 +53,9 @@ def read_meme() -> Meme:
     raise Refusal(415, "Unsupported media type", f"send {_AS_FORM}, or {_AS_JSON}")
 
 
-def read_batch() -> list[Any]:
-    """The memes of a batch as JSON values, for `meme_of`, so that each can be refused by itself. Raises Refusal."""
+def read_batch(most: int) -> list[Any]:
+    """The memes of a batch as JSON values, for `meme_of`, so that each can be refused by itself: up to MAX_BATCH, or
+    `most` if that is less. Raises Refusal."""
     if request.mimetype != JSON:
         raise Refusal(415, "Unsupported media type", 'send application/json {"memes": [{"image": "<base64>"}, ...]}')
     fields = _json()
@@ -63,8 +64,9 @@ def read_batch() -> list[Any]:
     unknown = fields.keys() - {field.name for field in msgspec.structs.fields(BatchRequest)}
     if unknown:
         raise _unfit(f"unknown field {str(min(unknown))[:50]!r}; a batch has `memes` alone")
-    if not 1 <= len(fields["memes"]) <= MAX_BATCH:
-        raise _unfit(f"`memes` has {len(fields['memes']):,} entries, expected 1 to {MAX_BATCH}")
+    most = min(most, MAX_BATCH)
+    if not 1 <= len(fields["memes"]) <= most:
+        raise _unfit(f"`memes` has {len(fields['memes']):,} entries, expected 1 to {most}")
     return fields["memes"]
 
 

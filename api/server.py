@@ -103,3 +103,4 @@ def _log_as_json() -> None:
     )
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.getLogger("api").setLevel(logging.INFO)
+    logging.captureWarnings(True)  # Pillow's, of odd metadata

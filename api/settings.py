@@ -1,9 +1,12 @@
 """The server's settings: each field is a flag `--field` and an environment variable `API_FIELD`."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from embed.profile import DEVICES
+
+_ORIGIN = re.compile(r"https?://[^/\s]+")
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,8 @@ class ServeSettings:
                 raise ValueError(f"{name}: expected {least} to {most}, got {getattr(self, name)}")
         if not 0 <= self.wait_ms <= 1000:
             raise ValueError(f"wait_ms: expected 0 to 1000, got {self.wait_ms}")
-        if self.cors_origin and not self.cors_origin.startswith(("http://", "https://")):
+        if self.cors_origin and not _ORIGIN.fullmatch(self.cors_origin):
             raise ValueError(
-                f"cors_origin: expected an origin such as https://example.org, got {self.cors_origin!r}; `*` is refused, "
-                "since any page could then use this server through its visitors"
+                f"cors_origin: expected an origin such as https://example.org, without a path, got {self.cors_origin!r}; "
+                "`*` is refused, since any page could then use this server through its visitors"
             )

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from head.calibration import Calibration, fit_calibration
+from head.calibrating import fit_calibration
+from head.calibration import Calibration
 from head.data import Features
 from head.ensemble import HeadEnsemble
 from head.threshold import Aim, Unreachable, choose_threshold

@@ -2,12 +2,33 @@
 
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
+from api_fakes import make_service
 
 import api.__main__
 from api.__main__ import main
-from api.server import ServeSettings
+from api.settings import ServeSettings
+
+# What is not the default, and what it is on the command line.
+VALUES: dict[str, tuple[Any, str]] = {
+    "bundle": (Path("b"), "b"),
+    "model": ("m", "m"),
+    "pretrained": ("p", "p"),
+    "artifacts": (Path("a"), "a"),
+    "device": ("cpu", "cpu"),
+    "host": ("0.0.0.0", "0.0.0.0"),
+    "port": (9, "9"),
+    "queue": (20, "20"),
+    "batch": (3, "3"),
+    "wait_ms": (0.5, "0.5"),
+    "cache": (0, "0"),
+    "ocr": ("off", "off"),
+    "keys_file": ("keys", "keys"),
+    "cors_origin": ("https://example.org", "https://example.org"),
+    "log_content": (True, "true"),
+}
 
 
 @pytest.fixture
@@ -15,49 +36,130 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[ServeSettings]:
     """The settings that `serve` was called with."""
     calls: list[ServeSettings] = []
     monkeypatch.setattr(api.__main__, "serve", lambda settings, say: calls.append(settings))
+    for field in fields(ServeSettings):
+        monkeypatch.delenv(f"API_{field.name.upper()}", raising=False)
     return calls
 
 
-VALUES = {
-    "bundle": Path("b"),
-    "model": "m",
-    "pretrained": "p",
-    "device": "cpu",
-    "host": "0.0.0.0",
-    "port": 9,
-    "threads": 3,
-}
-
-
-def test_the_table_of_values_here_is_whole() -> None:
+def test_the_table_of_values_here_is_whole_and_has_no_default() -> None:
     assert {field.name for field in fields(ServeSettings)} == VALUES.keys()
+    assert not [field.name for field in fields(ServeSettings) if field.default == VALUES[field.name][0]]
 
 
 @pytest.mark.parametrize("name", VALUES)
 def test_each_field_is_a_flag_and_a_variable(
     name: str, served: list[ServeSettings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert main(["serve", f"--{name}", str(VALUES[name])]) == 0
-    monkeypatch.setenv(f"API_{name.upper()}", str(VALUES[name]))
+    value, word = VALUES[name]
+    flag, variable = f"--{name.replace('_', '-')}", f"API_{name.upper()}"
+    default = getattr(ServeSettings(), name)
+    assert main(["serve", flag, word]) == 0
+    monkeypatch.setenv(variable, word)
     assert main(["serve"]) == 0
-    assert [getattr(settings, name) for settings in served] == [VALUES[name]] * 2
-    monkeypatch.setenv(f"API_{name.upper()}", "1")
-    assert main(["serve", f"--{name}", str(VALUES[name])]) == 0
-    assert getattr(served[-1], name) == VALUES[name], "a flag wins over the environment"
+    assert [getattr(settings, name) for settings in served] == [value] * 2
+    assert type(getattr(served[1], name)) is type(value)
+    monkeypatch.setenv(variable, str(default).lower() if isinstance(default, bool) else str(default))
+    assert main(["serve", flag, word]) == 0
+    assert getattr(served[-1], name) == value, "a flag wins over the environment"
 
 
-@pytest.mark.parametrize("bad", ["--port=99999", "--port=-1", "--threads=0", "--device=tpu"])
+def test_what_is_not_said_stays_as_it_is(served: list[ServeSettings]) -> None:
+    assert main(["serve"]) == 0 and served == [ServeSettings()]
+
+
+def test_only_this_machine_may_ask_and_nothing_is_logged_until_somebody_says_so() -> None:
+    assert ServeSettings().host == "127.0.0.1" and not ServeSettings().log_content and not ServeSettings().cors_origin
+
+
+@pytest.mark.parametrize(
+    ("bad", "sentence"),
+    [
+        ("--port=99999", "port: expected 0 to 65535, got 99999"),
+        ("--port=-1", "port: expected 0 to 65535, got -1"),
+        ("--queue=0", "queue: expected 1 to 1000, got 0"),
+        ("--queue=1001", "queue: expected 1 to 1000, got 1001"),
+        ("--batch=0", "batch: expected 1 to 1024, got 0"),
+        ("--cache=-1", "cache: expected 0 to"),
+        ("--wait-ms=-1", "wait_ms: expected 0 to 1000, got -1.0"),
+        ("--wait-ms=nan", "wait_ms: expected 0 to 1000, got nan"),
+        ("--device=tpu", "device: expected one of auto, cpu, cuda, got 'tpu'"),
+        ("--ocr=yes", "ocr: expected one of on, off, got 'yes'"),
+        ("--cors-origin=*", "cors_origin: expected an origin such as https://example.org, without a path, got '*'"),
+        ("--cors-origin=example.org", "cors_origin: expected an origin"),
+        ("--cors-origin=https://example.org/", "cors_origin: expected an origin"),
+    ],
+)
 def test_what_cannot_be_served_is_a_sentence(
-    bad: str, served: list[ServeSettings], capsys: pytest.CaptureFixture[str]
+    bad: str, sentence: str, served: list[ServeSettings], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["serve", bad]) == 2 and not served
-    assert "expected" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: {sentence}") and told.count("\n") == 1
 
 
-def test_a_bad_value_in_the_environment_is_refused(
-    served: list[ServeSettings], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("variable", "value", "sentence"),
+    [
+        ("API_PORT", "eighty", "invalid int value: 'eighty'"),
+        ("API_WAIT_MS", "soon", "invalid float value: 'soon'"),
+        ("API_LOG_CONTENT", "yes", "expected true or false, got 'yes'"),
+    ],
+)
+def test_a_bad_value_in_the_environment_is_refused_as_one_in_a_flag_is(
+    variable: str,
+    value: str,
+    sentence: str,
+    served: list[ServeSettings],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setenv("API_PORT", "eighty")
+    flag = f"--{variable.removeprefix('API_').lower().replace('_', '-')}"
+    with pytest.raises(SystemExit, match="2"):
+        main(["serve", f"{flag}={value}"])
+    in_flag = capsys.readouterr().err
+    monkeypatch.setenv(variable, value)
     with pytest.raises(SystemExit, match="2"):
         main(["serve"])
-    assert "invalid int value: 'eighty'" in capsys.readouterr().err and not served
+    assert sentence in in_flag and capsys.readouterr().err == in_flag and not served
+
+
+@pytest.mark.parametrize(("word", "value"), [("true", True), ("True", True), ("false", False), ("FALSE", False)])
+def test_content_is_logged_by_a_word(
+    word: str, value: bool, served: list[ServeSettings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("API_LOG_CONTENT", word)
+    assert main(["serve"]) == 0 and served[0].log_content is value
+
+
+@pytest.mark.parametrize("command", ["serve", "predict"])
+def test_help_says_every_default_and_variable(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main([command, "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    named = VALUES if command == "serve" else ("bundle", "artifacts", "model", "pretrained", "device", "ocr")
+    for field in fields(ServeSettings):
+        assert (f"API_{field.name.upper()}" in told) == (field.name in named)
+    assert "default: artifacts/bundles/latest" in told
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (None, "cannot be read"),
+        (b"\xff\xfe", "cannot be read"),
+        (b"", "holds no key"),
+        (b"# a remark\n\n", "holds no key"),
+        (b"a-long-enough-key\nshort\n", "line 2: expected at least 16 letters"),
+        (b"a key with some spaces in it\n", "line 1: expected"),
+        ("ein-schlüssel-mit-umlaut\n".encode(), "line 1: expected"),
+    ],
+)
+def test_a_file_of_keys_that_cannot_be_used_is_a_sentence_without_a_key(
+    tmp_path: Path, content: bytes | None, sentence: str
+) -> None:
+    path = tmp_path / "keys"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=sentence) as caught:
+        make_service(keys_file=str(path))
+    assert str(path) in str(caught.value) and "key-" not in str(caught.value).replace(str(path), "")

@@ -3,7 +3,8 @@ import pytest
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
-from head.calibration import PLATT, TEMPERATURE, Calibration, fit_calibration
+from head.calibrating import fit_calibration
+from head.calibration import PLATT, TEMPERATURE, Calibration
 from head.metrics import compare
 
 

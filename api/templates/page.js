@@ -1,7 +1,7 @@
 // What the person does: brings a picture in any way, corrects the words, asks.
 
 // The server's limit for a whole request (MAX_BODY_BYTES in api/schema.py); the words need little of it.
-const MOST_BYTES = 20_000_000;
+const MOST_BYTES = {{ most_bytes }};
 
 const form = at("form"), image = at("image"), text = at("text"), result = at("result");
 const wordless = at("wordless"), key = at("key");  // null where the server does not read, or wants no key
