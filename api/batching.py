@@ -1,9 +1,10 @@
 """The only place where the model runs: memes that arrive together run together.
 
 Each lane is one long-lived thread that takes what waits, up to a batch. torch keeps a pool of workers for every thread
-that calls it and its memory grows with them, so request threads never call the model. On a GPU there is one lane. On a
-CPU there is one for each core, up to four: a meme alone gets all cores, and memes that compete share them out, so that
-cores do not wait for each other (measured in `bench/RESULTS.md`). Knows nothing of pictures, texts or HTTP.
+that calls it with more than one core, its memory grows with them, and as soon as all pools together have more threads
+than there are cores, they sleep and wake at every step: half again as slow. So request threads never call the model, and
+only the wide lane ever uses several cores: all of them for a meme alone, those that are left while narrow lanes work,
+which use one each. On a GPU there is the wide lane alone. Knows nothing of pictures, texts or HTTP.
 """
 
 import logging
@@ -28,7 +29,7 @@ from embed.ahead import cores
 _log = logging.getLogger(__name__)
 
 
-# Each may come to have a worker thread for every core.
+# Beyond, larger batches in the wide lane are as good, and fuller.
 _MOST_LANES = 4
 
 
@@ -81,7 +82,11 @@ class Batcher:
         self._arriving = self._busy = 0
         self._closed = False
         self._lanes = 1 if classifier.encoder.device.type == "cuda" else min(cores(), _MOST_LANES)
-        self._threads = [Thread(target=self._run, name=f"model-{lane}", daemon=True) for lane in range(self._lanes)]
+        self._wide_busy = False
+        self._threads = [
+            Thread(target=self._run, args=(lane == 0,), name=f"model-{lane}", daemon=True)
+            for lane in range(self._lanes)
+        ]
         for thread in self._threads:
             thread.start()
 
@@ -101,12 +106,13 @@ class Batcher:
         return job
 
     def call(self, function: Callable[[], Any]) -> "Future[Any]":
-        """Run something else that uses the model: between batches, or here once the lanes have ended."""
+        """Run something else that uses the model: in the wide lane, before the next batch, or here once the lanes have
+        ended."""
         future: Future[Any] = Future()
         with self._changed:
             if not self._closed:
                 self._calls.append((function, future))
-                self._changed.notify()
+                self._changed.notify_all()
                 return future
         _resolve(future, function)  # an answer of a bundle that was replaced meanwhile still wants its explanation
         return future
@@ -117,7 +123,7 @@ class Batcher:
 
     def warm_up(self) -> None:
         """The first calls with each number of threads, which take several times as long as later ones in any lane."""
-        for threads in {self._threads_each(under_way) for under_way in range(1, self._lanes + 1)}:
+        for threads in sorted({1, *(self._width(under_way) for under_way in range(1, self._lanes + 1))}):
             self.call(partial(self._first_calls, threads)).result()
 
     def close(self) -> None:
@@ -136,14 +142,14 @@ class Batcher:
         # in one step: a lane that saw that nobody is arriving, and not yet the job, would go without it
         with self._changed:
             self._arriving -= 1
-            self._changed.notify()
+            self._changed.notify_all()
             if job is not None and self._closed:
                 raise Closed("the batcher is closed")
             if job is not None:
                 self._waiting.append(job)
 
-    def _run(self) -> None:
-        while work := self._next():
+    def _run(self, wide: bool) -> None:
+        while work := self._next(wide):
             batch, threads = work
             torch.set_num_threads(threads)
             if callable(batch):
@@ -152,20 +158,22 @@ class Batcher:
                 self._judge(batch)
             with self._changed:
                 self._busy -= 1
+                if wide:
+                    self._wide_busy = False
 
-    def _next(self) -> tuple[list[Job] | Callable[[], None], int] | None:
+    def _next(self, wide: bool) -> tuple[list[Job] | Callable[[], None], int] | None:
         """The next batch, or the next call, and how many cores it may use; None at the end."""
         with self._changed:
             while True:
-                if self._calls:
+                if wide and self._calls:
                     function, future = self._calls.popleft()
-                    return self._taken(partial(_resolve, future, function)), cores()
-                if self._waiting:
+                    return self._taken(partial(_resolve, future, function), wide), cores()
+                if self._waiting and (wide or self._wide_busy):
                     self._wait_for_more()
-                    if self._waiting and not self._calls:
-                        threads = self._threads_each(self._busy + len(self._waiting) + self._arriving)
-                        return self._taken(self._share()), threads
-                elif self._closed:
+                    if self._waiting and not (wide and self._calls):
+                        threads = self._width(self._busy + len(self._waiting) + self._arriving) if wide else 1
+                        return self._taken(self._share(), wide), threads
+                elif self._closed and not self._waiting:
                     return None
                 else:
                     self._changed.wait()
@@ -182,13 +190,14 @@ class Batcher:
         fair = -(-len(self._waiting) // max(1, self._lanes - self._busy))
         return [self._waiting.popleft() for _ in range(min(fair, self._most))]
 
-    def _threads_each(self, under_way: int) -> int:
-        return max(1, cores() // min(self._lanes, under_way))
+    def _width(self, under_way: int) -> int:
+        """The cores that narrow lanes leave to the wide one."""
+        return max(1, cores() - min(self._lanes, under_way) + 1)
 
-    def _taken(self, work: Work) -> Work:
+    def _taken(self, work: Work, wide: bool) -> Work:
         self._busy += 1
-        if self._waiting:  # the lane that was woken for it may be this one
-            self._changed.notify()
+        self._wide_busy = self._wide_busy or wide
+        self._changed.notify_all()  # narrow lanes may take what is left
         return work
 
     def _judge(self, batch: Sequence[Job]) -> None:

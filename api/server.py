@@ -8,6 +8,8 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from threading import Thread
 from types import FrameType
 
@@ -39,7 +41,10 @@ def load(
     folder = settings.bundle.resolve()  # `latest` may point elsewhere in the middle of this
     moved = {name: value for name in ("model", "pretrained") if (value := getattr(settings, name))}
     encoder = old.classifier.encoder if old else None
-    classifier = MemeClassifier.from_bundle(folder, choose_device(settings.device), **moved, loaded=encoder)
+    make = partial(MemeClassifier.from_bundle, folder, choose_device(settings.device), **moved, loaded=encoder)
+    # in a thread that ends: torch's workers for loading end with it, and do not crowd those of the model (see batching)
+    with ThreadPoolExecutor(1, "load") as loader:
+        classifier = loader.submit(make).result()
     remembered = old.remembered if old and classifier.encoder is encoder else None
     card = model_card(folder, classifier, reader.engine if reader else None)
     return Loaded(Predictor(classifier, settings, metrics, reader, remembered), card)

@@ -29,7 +29,7 @@ _GPU_BATCH = 512
 # Enough for a GPU to be busy with, and few enough to be of like length.
 _GPU_TEXTS = 128
 # Texts that are sorted by length together, in groups that keep a core busy.
-_GROUPS = 4
+_GROUPS = 8
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 

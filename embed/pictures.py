@@ -6,6 +6,7 @@ rotation, no mode conversion (open_clip resizes first and converts to RGB after,
 
 import io
 import re
+import warnings
 
 from PIL import Image, ImageFile
 
@@ -13,8 +14,8 @@ from PIL import Image, ImageFile
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF")
 # Real memes reach 24 megapixels; 64 of them decode in under 300 MB.
 MAX_PIXELS = 64_000_000
-# Pillow's own limit only warns, on stderr, up to twice its 89 megapixels; `_check_size` refuses before anything is decoded.
-Image.MAX_IMAGE_PIXELS = None
+# Between 89 and 178 megapixels Pillow would only warn, on stderr; beyond, its own check comes before `_check_size`.
+warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 # CLIP scales the short side up to its input, so a 1 x 60,000 picture would grow to gigabytes.
 MAX_ASPECT = 100
 # Encoders write about ten scans. Each of a progressive JPEG goes over the whole picture again, and a megabyte holds
@@ -74,6 +75,8 @@ def _open(data: bytes) -> Image.Image:
         return Image.open(_Source(data), formats=FORMATS)
     except Image.UnidentifiedImageError as error:
         raise NotAnImage(f"not an image in a known format ({', '.join(FORMATS)})") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise TooManyPixels(f"more than {MAX_PIXELS:,} pixels") from error
     except Exception as error:
         raise UnreadableImage(f"its header cannot be read ({error})") from error
 

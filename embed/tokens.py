@@ -15,7 +15,6 @@ from torch import Tensor
 from cache import text_key
 from embed.weights import EncoderUnavailable, find_config, first_line, go_offline_unless_reachable
 
-
 # Far more than the words of any language that memes are written in; some 20 MB.
 _MOST_WORDS = 100_000
 

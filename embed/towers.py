@@ -99,7 +99,7 @@ class _VisionTower(nn.Module):
 class _TextTower(nn.Module):
     """A text transformer under a causal mask that pools its end token; at_once: how many texts keep a core busy."""
 
-    at_once = 8  # of some fifty tokens each
+    at_once = 4  # of some fifty tokens each
 
     def __init__(self, tower: CLIP | TextTransformer) -> None:
         super().__init__()

@@ -329,6 +329,13 @@ def test_a_lone_meme_gets_every_core_and_memes_that_compete_one_each(lanes: Call
     assert values(futures) == [1, 2] and one.model.threads == [2, 1]
 
 
+def test_memes_that_come_alone_all_go_to_the_wide_lane(lanes: Callable[..., Lanes]) -> None:
+    one = lanes(2)
+    for number in range(30):
+        assert values(one.submit(job(number))) == [number]
+    assert one.model.threads == [2] * 30, "each lane that uses several cores has workers of its own, which crowd the cores"
+
+
 def test_a_gpu_has_one_lane(lanes: Callable[..., Lanes]) -> None:
     one = lanes(4, device="cuda")
     one.model.may_run.clear()
@@ -343,7 +350,7 @@ def test_a_gpu_has_one_lane(lanes: Callable[..., Lanes]) -> None:
 def test_every_number_of_threads_is_warm(lanes: Callable[..., Lanes]) -> None:
     one = lanes(4, most=6)
     one.batcher.warm_up()
-    assert sorted(one.model.warmed) == [(1, 6), (2, 6), (4, 6)]
+    assert sorted(one.model.warmed) == [(1, 6), (2, 6), (3, 6), (4, 6)]
 
 
 def test_closing_finishes_what_waits_and_takes_no_more(lanes: Callable[..., Lanes]) -> None:
