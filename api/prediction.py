@@ -1,18 +1,21 @@
 """From a meme's bytes to the answer of the HTTP contract.
 
-Decoding and tokenising happen in the caller's thread, at most one per core at a time; reading words off a picture goes
+Decoding and tokenising happen in a few threads, one per core; reading words off a picture goes
 one at a time; the model runs in the batcher's lanes. It knows nothing of Flask: the command line prints the same answer.
 """
 
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from threading import Lock, Semaphore
+from threading import Lock
+from typing import TypeVar
 
 from msgspec import UNSET, UnsetType
+from torch import Tensor
 
-from api.batching import Batcher, Job, Side
+from api.batching import Batcher, Closed, Job, Side
 from api.classifier import MemeClassifier
 from api.explanation import Explainer
 from api.metrics import Metrics
@@ -25,6 +28,7 @@ from embed.ocr import OcrFailed, OcrUnavailable
 from embed.text import clean_text
 
 _log = logging.getLogger(__name__)
+Sent = TypeVar("Sent", bytes, str)
 
 
 @dataclass(frozen=True)
@@ -73,13 +77,14 @@ class Predictor:
         self.remembered = Remembered(settings.cache, metrics) if remembered is None else remembered
         self._metrics = metrics
         self._explainer = Explainer(classifier, settings.artifacts)
-        # more would take each other's cores, and 64 megapixels are 300 MB while they are decoded
-        self._decoders = Semaphore(cores())
+        # more would take each other's cores, and 64 megapixels are 300 MB while they are decoded; the same few threads
+        # each time, since malloc keeps for every thread what its largest picture took
+        self._decoders = ThreadPoolExecutor(cores(), "decode")
         self._batcher = Batcher(classifier, settings.batch, settings.wait_ms / 1000, self.remembered, metrics)
         try:
             self._batcher.warm_up()
         except BaseException:  # nobody would end its threads, which keep the model in memory
-            self._batcher.close()
+            self.close()
             raise
 
     @property
@@ -104,6 +109,7 @@ class Predictor:
     def close(self) -> None:
         """Finish what waits for the model, and end its threads."""
         self._batcher.close()
+        self._decoders.shutdown(wait=False)  # who is being decoded goes to the predictor that comes next
 
     def _prepare(self, meme: Meme) -> _Asked:
         image = self._image(meme.data)
@@ -114,15 +120,21 @@ class Predictor:
         key = content_key(data)
         if (vector := self.remembered.get("image", key)) is not None:
             return Side(key, vector=vector)
-        with self._metrics.stage("decode"), self._decoders:
-            return Side(key, self.classifier.prepare_image(data))
+        with self._metrics.stage("decode"):
+            return Side(key, self._decoded(self.classifier.prepare_image, data))
 
     def _text(self, value: str) -> Side:
         key = text_key(value)
         if (vector := self.remembered.get("text", key)) is not None:
             return Side(key, vector=vector)
-        with self._decoders:
-            return Side(key, self.classifier.prepare_text(value))
+        return Side(key, self._decoded(self.classifier.prepare_text, value))
+
+    def _decoded(self, prepare: Callable[[Sent], Tensor], sent: Sent) -> Tensor:
+        try:
+            future = self._decoders.submit(prepare, sent)
+        except RuntimeError as error:  # it was shut down
+            raise Closed("the predictor is closed") from error
+        return future.result()
 
     def _said(self, meme: Meme, key: str) -> ReadText:
         """The text to judge, cleaned: the request's, else what the picture says."""

@@ -27,11 +27,11 @@ class ServeSettings:
     # Only this machine, until somebody decides otherwise.
     host: str = "127.0.0.1"
     port: int = 8080
-    # A second's work of ViT-B-32 on two cores: what waits longer is better told to come again.
+    # One and a half seconds' work of ViT-B-32 on two cores: what would wait longer is better told to come again.
     queue: int = 32
-    # Larger batches are no faster on a CPU, and everyone in one waits for all of it.
+    # Measured: 16 are no faster on a CPU, and everyone in a batch waits for all of it.
     batch: int = 8
-    # Measured: longer waits cost more than fuller batches bring.
+    # Enough for those that are nearly decoded; a meme alone never waits.
     wait_ms: float = 2.0
     # 10,000 vectors of each side are 40 MB for ViT-B-32, 72 MB for ViT-L-14.
     cache: int = 10_000

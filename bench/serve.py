@@ -169,6 +169,7 @@ def summary(stands_for: dict[str, str], rounds: list[dict[str, Any]]) -> dict[st
         for label in _LABELS
         if (names := [name for name in stands_for if stands_for[name] == label])
     }
+    batch_ms = min(found[_ALONE]["batch_ms"] for found in rounds)
     alone = min((found[_ALONE]["ms"] for found in rounds), key=np.median)
     # the same memes for both, however many each came to: they differ more than the servers do
     both = min(len(alone), len(figures[_OURS]["1"]["each_ms"]))
@@ -188,9 +189,11 @@ def summary(stands_for: dict[str, str], rounds: list[dict[str, Any]]) -> dict[st
         "chosen": chosen,
         "single": single,
         "alone": {
-            "batch_ms": min(found[_ALONE]["batch_ms"] for found in rounds),
+            "batch_ms": batch_ms,
             "threads": rounds[0][_ALONE]["threads"],
         },
+        # what no server can pass: the same work without a client
+        "limit_per_s": round(1000 * ServeSettings().batch / batch_ms, 2),
         "ratios": ratios,
         "goals": {name: _met(ratios[name], least, most) for name, (_, _, _, least, most) in _GOALS.items()},
         "differences": differences,
@@ -235,6 +238,13 @@ def _table(result: dict[str, Any]) -> str:
         name = result["chosen"].get(label)
         cells = [_cell(result["contenders"][name][str(n)]) if name else "-" for n in _CLIENTS]
         lines.append(f"{title:38}" + "".join(f"{cell:>32}" for cell in cells))
+    for name in sorted(result["contenders"].keys() - result["chosen"].values()):
+        cells = [_cell(result["contenders"][name][str(n)]) for n in _CLIENTS]
+        lines.append(f"{f'    slower: {name}':38}" + "".join(f"{cell:>32}" for cell in cells))
+    limit, rate = result["limit_per_s"], result["contenders"][_OURS]["32"]["requests_per_s"]
+    lines.append(
+        f"decoding and module in batches, without HTTP: {limit}/s; (c) at 32 clients is at {rate / limit:.0%} of it"
+    )
     single = result["single"]
     lines.append(f"{'decoding and module alone, one by one':38}{_cell({**single['alone'], _COLUMNS[0]: ''}):>32}")
     lines.append(f"{'(c) on the same memes':38}{_cell({**single['ours'], _COLUMNS[0]: ''}):>32}")

@@ -20,11 +20,13 @@ _TEST = _MEMES / "Split Dataset" / "Testing_meme_dataset.csv"
 # Enough for these easy memes; the default, meant for real ones, takes several times as long.
 _TRIALS = "40"
 _STOP_SECONDS = 20
+# A line of JSON for each request, which would stand between the answers.
+_LOG = Path("artifacts/serve.log")
 _NEXT_STEPS = """Everything that it made is in artifacts/.
 
 next
   open the report's page in a browser, at the path that it printed
-  make serve                                  then open http://127.0.0.1:8080
+  make serve                                  then open http://127.0.0.1:8080 and drop a meme on the page
   make embed DATA=<folder with your memes>    then make tune DATA=<the same>, make report
   make help"""
 
@@ -58,11 +60,13 @@ def _say(title: str) -> None:
 def _server() -> Iterator[str]:
     """A server on a free port, stopped by SIGTERM afterwards; yields its URL."""
     command = [sys.executable, "-m", "api", "serve", "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with _LOG.open("w") as log, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as process:
         try:
             line = process.stdout.readline().strip() if process.stdout else ""
             if not line:
-                raise SystemExit(process.wait() or 1)
+                code = process.wait()
+                sys.stderr.write(_LOG.read_text("utf-8"))
+                raise SystemExit(code or 1)
             print(line)
             yield line.rsplit(" ", 1)[1]
         finally:
