@@ -1,0 +1,25 @@
+"""What a server tells glibc's malloc, so that its memory stays flat; nothing where there is no glibc."""
+
+import ctypes
+
+# From <malloc.h>.
+_MMAP_THRESHOLD = -3
+# Pictures above a megapixel. Left to itself malloc raises this to 32 MB at the first large picture, and then every thread
+# keeps such a piece for itself.
+_LARGE = 4_000_000
+
+
+def keep_flat() -> None:
+    """Have large pieces of memory go back to the system as soon as they are free."""
+    _call("mallopt", _MMAP_THRESHOLD, _LARGE)
+
+
+def give_back() -> None:
+    """Return what is free: loading a model leaves its weights' first copies, a quarter of what the process takes."""
+    _call("malloc_trim", 0)
+
+
+def _call(name: str, *arguments: int) -> None:
+    function = getattr(ctypes.CDLL(None), name, None)
+    if function is not None:
+        function(*arguments)
