@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 if __name__ == "__main__":
-    gc.disable()  # a quarter of the time of what is imported next goes into looking for garbage that is not there
+    gc.disable()  # until `load` has loaded: a quarter of the start would go into looking for garbage that is not there
 
 from api.folder import predict_folder
 from api.metrics import Metrics
@@ -111,8 +111,6 @@ def _truth(word: str) -> bool:
 
 
 if __name__ == "__main__":
-    gc.freeze()  # what was imported stays
-    gc.enable()
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,6 +1,7 @@
-"""What a server tells glibc's malloc, so that its memory stays flat; nothing where there is no glibc."""
+"""What a server tells Python and glibc's malloc, so that its memory stays flat; malloc only where there is glibc."""
 
 import ctypes
+import gc
 
 # From <malloc.h>.
 _MMAP_THRESHOLD, _ARENA_MAX = -3, -8
@@ -18,9 +19,11 @@ def keep_flat() -> None:
     _call("mallopt", _ARENA_MAX, _ARENAS)
 
 
-def give_back() -> None:
-    """Return what is free: loading a model leaves its weights' first copies, a quarter of what the process takes."""
+def settle() -> None:
+    """After loading: give back what is free (the weights' first copies, a quarter of what the process takes), and look
+    for garbage again, which `python -m api` leaves off until then."""
     _call("malloc_trim", 0)
+    gc.enable()
 
 
 def _call(name: str, *arguments: int) -> None:

@@ -18,7 +18,7 @@ from pythonjsonlogger.json import JsonFormatter
 from api.app import create_app
 from api.card import model_card
 from api.classifier import MemeClassifier
-from api.memory import give_back, keep_flat
+from api.memory import keep_flat, settle
 from api.metrics import Metrics
 from api.prediction import Predictor, Reader
 from api.reading import PictureReader
@@ -46,10 +46,11 @@ def load(
     # in a thread that ends: torch's workers for loading end with it, and do not crowd those of the model (see batching)
     with ThreadPoolExecutor(1, "load") as loader:
         classifier = loader.submit(make).result()
-    give_back()
     remembered = old.remembered if old and classifier.encoder is encoder else None
     card = model_card(folder, classifier, reader.engine if reader else None)
-    return Loaded(Predictor(classifier, settings, metrics, reader, remembered), card)
+    predictor = Predictor(classifier, settings, metrics, reader, remembered)
+    settle()
+    return Loaded(predictor, card)
 
 
 def serve(settings: ServeSettings, say: Callable[[str], None]) -> None:
