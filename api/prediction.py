@@ -1,7 +1,7 @@
 """From a meme's bytes to the answer of the HTTP contract.
 
-Decoding and tokenising happen in a few threads, one per core; reading words off a picture goes
-one at a time; the model runs in the batcher's lanes. It knows nothing of Flask: the command line prints the same answer.
+Decoding and tokenising happen in a few threads, one per core; reading words off a picture goes one at a time; the model
+runs in the batcher's lanes. It knows nothing of Flask: the command line prints the same answer.
 """
 
 import logging
@@ -45,7 +45,8 @@ class Meme:
 class Reader:
     """What reads the words on a picture: (bytes) -> text, raises UnreadableImage and OcrFailed; and its name.
 
-    load: begins to make it ready, where that takes a while; alone: held by who reads; here, since a predictor and the one that replaces it have the same reader.
+    load: begins to make it ready, where that takes a while; alone: held by who reads; here, since a predictor and the
+    one that replaces it have the same reader.
     """
 
     read: Callable[[bytes], str]

@@ -1,6 +1,6 @@
 """The memes of the current request, out of a form or out of JSON. What a caller sends is hostile.
 
-Every refusal is a Problem: a status and a sentence that says what to change.
+Every refusal is a Refusal: a status and a sentence that says what to change.
 """
 
 import base64

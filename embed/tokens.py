@@ -21,7 +21,7 @@ _MOST_WORDS = 100_000
 
 class _Bounded(dict[str, str]):
     """open_clip keeps every word it ever saw, and a server under random texts would grow for ever. A full dict takes no
-    more: forgetting words would need a lock, since request threads look and then read."""
+    more: forgetting words would need a lock, since several threads look and then read."""
 
     def __setitem__(self, word: str, pieces: str) -> None:
         if len(self) < _MOST_WORDS:
