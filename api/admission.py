@@ -8,7 +8,7 @@ from threading import Lock
 class Overloaded(RuntimeError):
     """As many memes are under way as the server takes, or it is stopping."""
 
-    # A full queue of ViT-B-32 is worked off in one and a half on two cores, and half of it sooner.
+    # Places come free all the time; a full queue of ViT-B-32 takes two cores one and a half.
     retry_after = 1
 
 

@@ -4,7 +4,6 @@ A request that the application never sees is refused here: problem+json, a reque
 What is too slow is cut, and a refused client is heard out, so that it sees why. `api.transport` makes these.
 """
 
-import json
 import logging
 import re
 import socket
@@ -14,11 +13,14 @@ from http import HTTPStatus
 from time import monotonic
 from typing import Any
 
+import msgspec
 from waitress.adjustments import Adjustments
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.task import ErrorTask, WSGITask
 from waitress.utilities import BadRequest, Error
+
+from api.schema import Problem
 
 # waitress copies all that follows each chunk: 256 KB in chunks of one byte stopped the server for 0.4 s.
 _CHUNKED_BYTES = 8_192
@@ -59,8 +61,7 @@ class _RefusalTask(ErrorTask):
         # waitress says 501 to encodings that it does not know, but the request is what is wrong
         code, title = (400, "Bad Request") if error.code == 501 else (error.code, error.reason)
         detail = _detail(code, error.body, self.channel.adj)
-        problem = {"type": "about:blank", "title": title, "status": code, "detail": detail, "request_id": request_id}
-        body = json.dumps(problem).encode()
+        body = msgspec.json.encode(Problem("about:blank", title, code, detail, request_id))
         _LOG.info("refused %d from %s: %s", code, self.channel.addr[0], detail, extra={"request_id": request_id})
         self.status = f"{code} {title}"
         self.response_headers += [
