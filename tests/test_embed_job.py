@@ -280,7 +280,8 @@ def test_prompts_that_an_older_cache_lacks_are_all_that_is_made(
         patch.setattr(embed.job, "PROMPTS", {})
         assert not any(run().prompts.values())
     second, third = run(), run()
-    assert second.embedded == {"image": 0, "text": 0} and loads[1].encoded == [8, N_PROMPTS - 8]
+    assert second.embedded == {"image": 0, "text": 0}
+    assert sorted(loads[1].encoded) == sorted([8, N_PROMPTS - 8])  # two threads: either batch may be first
     assert second.prompts == {"distinct": N_PROMPTS, "cached": 0, "embedded": N_PROMPTS}
     assert third.prompts == {"distinct": N_PROMPTS, "cached": N_PROMPTS, "embedded": 0} and len(loads) == 2
 
