@@ -34,7 +34,7 @@ SEARCH = --trials "$(TRIALS)" --folds "$(FOLDS)" --repeats "$(REPEATS)" --jobs "
 	$(if $(STUDY),--study "$(STUDY)") $(if $(STORAGE),--storage "$(STORAGE)")
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo audit embed tune tune-nested report compare serve test bench-embed bench-crash bench-plan \
+.PHONY: help install demo audit embed tune tune-nested report compare serve test lint bench-embed bench-crash bench-plan \
 	bench-memory bench-tune bench-large bench-serve bench-load bench-ocr
 
 help: ## list the targets
@@ -76,6 +76,11 @@ serve: install ## answer HTTP on HOST:PORT with BUNDLE (default: the one tuned l
 
 test: install ## run the tests
 	$(PY) -m pytest
+
+lint: install ## code, types, the Dockerfile, the compose file and the workflow
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
 
 bench-embed: install ## memes a second on DATA: open_clip, clip-retrieval, ours, and what the cores allow
 	$(PY) -m bench.embed --data "$(DATA)"

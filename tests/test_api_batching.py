@@ -333,7 +333,9 @@ def test_memes_that_come_alone_all_go_to_the_wide_lane(lanes: Callable[..., Lane
     one = lanes(2)
     for number in range(30):
         assert values(one.submit(job(number))) == [number]
-    assert one.model.threads == [2] * 30, "each lane that uses several cores has workers of its own, which crowd the cores"
+    assert one.model.threads == [2] * 30, (
+        "each lane that uses several cores has workers of its own, which crowd the cores"
+    )
 
 
 def test_a_gpu_has_one_lane(lanes: Callable[..., Lanes]) -> None:
