@@ -1,0 +1,130 @@
+"""The Dockerfile built by buildah, which needs no engine, on a base that mmdebstrap makes, as no registry is asked.
+
+It knows how an image comes to be and what its config says, not how it is run.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+# Debian's release with the Python of the Dockerfile's own base.
+_SUITE = "bookworm"
+_BASE = "localhost/python-base"
+# What an engine's base image of Python has, and mmdebstrap's smallest variant has not.
+_BASE_PACKAGES = "python3,python3-venv,python3-pip,ca-certificates"
+# chroot: namespaces of buildah's own may be refused where this runs
+_ENVIRONMENT = {"BUILDAH_ISOLATION": "chroot", "STORAGE_DRIVER": "overlay"}
+
+
+class CommandFailed(RuntimeError):
+    """A command of the check ended badly."""
+
+
+@dataclass(frozen=True)
+class Image:
+    """A built image: its root, mounted here, and what its config says. health: the health check's command."""
+
+    root: Path
+    environment: dict[str, str]
+    command: list[str]
+    health: list[str]
+    user: str
+    folder: str
+
+
+class Workshop:
+    """buildah's store in a folder, which keeps what was built: the second time takes seconds."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._buildah = ["buildah", "--root", str(folder / "store"), "--runroot", str(folder / "run")]
+
+    def build(self, target: str, arguments: dict[str, str]) -> Image:
+        """The Dockerfile's stage `target`. Raises CommandFailed."""
+        if _BASE not in self._run("images", "--format", "{{.Name}}"):
+            self._make_base()
+        given = {"PYTHON_IMAGE": _BASE, **arguments}
+        with TemporaryDirectory() as scratch:
+            self._run(
+                *("bud", "--layers", "--format", "docker", "--pull-never", "--network", "host", "--target", target),
+                *(word for name, value in given.items() for word in ("--build-arg", f"{name}={value}")),
+                *(word for source, place in _pip_settings(Path(scratch)) for word in ("-v", f"{source}:{place}:ro")),
+                *("-t", f"localhost/{target}", "."),
+                show=True,
+            )
+        return self._open(target)
+
+    def _make_base(self) -> None:
+        archive = self._folder / "base.tar"
+        _command(["mmdebstrap", "--variant=minbase", f"--include={_BASE_PACKAGES}", _SUITE, str(archive)], show=True)
+        made = self._run("from", "scratch").strip()
+        self._run("add", "-q", made, str(archive), "/")
+        self._run("commit", "-q", "--format", "docker", "--rm", made, _BASE)
+        archive.unlink()
+
+    def _open(self, target: str) -> Image:
+        config = json.loads(self._run("inspect", "--type", "image", f"localhost/{target}"))["Docker"]["config"]
+        root = self._run("mount", self._run("from", "--pull-never", f"localhost/{target}").strip()).strip()
+        return Image(
+            root=Path(root),
+            environment=dict(word.split("=", 1) for word in config["Env"]),
+            command=[*(config.get("Entrypoint") or []), *(config.get("Cmd") or [])],
+            health=_exec_form(config.get("Healthcheck")),
+            user=config["User"],
+            folder=config["WorkingDir"],
+        )
+
+    def close(self) -> None:
+        """Take the images' roots down; what was built stays."""
+        self._run("rm", "--all")
+
+    def _run(self, *words: str, show: bool = False) -> str:
+        return _command([*self._buildah, *words], show)
+
+
+def _exec_form(health: dict[str, Any] | None) -> list[str]:
+    """The command of a health check in exec form, which needs no shell in the image."""
+    form, *words = (health or {}).get("Test") or ["NONE"]
+    return words if form == "CMD" else []
+
+
+def _pip_settings(scratch: Path) -> list[tuple[str, str]]:
+    """(here, in the build) of what pip is told on this machine, so that it installs from the same places there: its
+    settings in one file, and the certificates and folders that they name."""
+    listed = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True)
+    settings: dict[str, str] = {}
+    for line in listed.stdout.splitlines():
+        name, value = line.split("=", 1)
+        section, option = name.split(".", 1)
+        if section in ("global", "install", ":env:"):
+            settings[option] = value.strip("'\"").replace("\\n", " ")
+    (scratch / "pip.conf").write_text(
+        "".join(["[global]\n", *(f"{option} = {value}\n" for option, value in settings.items())]), "utf-8"
+    )
+    # the pages of an index that is a folder lead to files beside it
+    named = re.findall(r"(file://)?(/\S+)", " ".join(settings.values()))
+    places = {
+        os.path.dirname(place.rstrip("/")) if scheme else place for scheme, place in named if os.path.exists(place)
+    }
+    return [(str(scratch / "pip.conf"), "/etc/pip.conf"), *((place, place) for place in sorted(places))]
+
+
+def _command(words: list[str], show: bool = False) -> str:
+    """What it printed; show: on stderr as it comes, instead."""
+    done = subprocess.run(
+        words,
+        env=os.environ | _ENVIRONMENT,
+        stdout=sys.stderr if show else subprocess.PIPE,
+        stderr=None if show else subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise CommandFailed(f"{' '.join(words[:8])} ... ended with {done.returncode}\n{done.stderr or ''}")
+    return done.stdout or ""

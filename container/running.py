@@ -1,0 +1,106 @@
+"""An image run as an engine runs it, as far as the kernel goes: its own user without capabilities, a read-only root,
+namespaces of its own (files, processes, network without a way out), its command as process 1.
+
+It knows nothing of what runs in it. Wants root.
+"""
+
+import os
+import shlex
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from container.build import Image
+
+_DEVICES = ("null", "zero", "full", "random", "urandom")
+_START_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Running:
+    """A container. process: what `unshare` is here, which ends with the container's exit code."""
+
+    image: Image
+    environment: Mapping[str, str]
+    process: "subprocess.Popen[bytes]"
+
+    def execute(self, command: Sequence[str], sent: bytes = b"") -> "subprocess.CompletedProcess[bytes]":
+        """A command inside, as `docker exec` runs one."""
+        inside = [
+            "nsenter",
+            "--target",
+            str(self._first()),
+            "--mount",
+            "--net",
+            "--pid",
+            "--root",
+            f"--wdns={self.image.folder}",
+        ]
+        return subprocess.run(
+            [*inside, *_as_user(self.image, self.environment), *command], input=sent, capture_output=True, check=False
+        )
+
+    def stop(self, patience: float) -> tuple[int | None, float]:
+        """SIGTERM to process 1: its exit code, None after `patience` seconds, and the seconds that it took."""
+        began = time.monotonic()
+        os.kill(self._first(), signal.SIGTERM)
+        try:
+            return self.process.wait(patience), time.monotonic() - began
+        except subprocess.TimeoutExpired:
+            return None, time.monotonic() - began
+
+    def _first(self) -> int:
+        """Process 1, by its number here."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        for _ in range(int(_START_SECONDS / 0.1)):
+            if self.process.poll() is None and (found := children.read_text().split()):
+                return int(found[0])
+            time.sleep(0.1)
+        raise TimeoutError(f"the container did not begin, or has ended with {self.process.poll()}")
+
+
+@contextmanager
+def running(
+    image: Image, command: Sequence[str], environment: Mapping[str, str], writable: Mapping[str, str], log: Path
+) -> Iterator[Running]:
+    """Start it; killed afterwards, if it has not ended. writable: {folder inside: options of the tmpfs there}; what it
+    prints goes to `log`."""
+    environment = {**image.environment, **environment}
+    script = _script(image, [*_as_user(image, environment), *command], writable)
+    unshare = ["unshare", "--mount", "--pid", "--net", "--ipc", "--uts", "--fork", "--kill-child=SIGKILL", "--"]
+    with log.open("wb") as out, subprocess.Popen([*unshare, "sh", "-euc", script], stdout=out, stderr=out) as process:
+        try:
+            yield Running(image, environment, process)
+        finally:
+            process.kill()
+
+
+def _script(image: Image, command: Sequence[str], writable: Mapping[str, str]) -> str:
+    root = shlex.quote(str(image.root))
+    lines = [
+        "ip link set lo up",
+        f"mount --bind {root} {root}",
+        f"mount -o remount,bind,ro {root}",
+        f"mount -t proc proc {root}/proc",
+        f"mount -t tmpfs -o mode=755 tmpfs {root}/dev",
+        *(f"touch {root}/dev/{device}; mount --bind /dev/{device} {root}/dev/{device}" for device in _DEVICES),
+        f"mkdir -m 1777 {root}/dev/shm",
+        *(f"mount -t tmpfs -o {options} tmpfs {root}{folder}" for folder, options in writable.items()),
+        f"cd {root}",
+        f"exec chroot . sh -c {shlex.quote(f'cd {image.folder} && exec {shlex.join(command)}')}",
+    ]
+    return "\n".join(lines)
+
+
+def _as_user(image: Image, environment: Mapping[str, str]) -> list[str]:
+    """setpriv and env, before a command inside."""
+    user, group = image.user.split(":")
+    return [
+        *("setpriv", f"--reuid={user}", f"--regid={group}", "--clear-groups"),
+        *("--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"),
+        *("env", "-i", *(f"{name}={value}" for name, value in environment.items())),
+    ]
