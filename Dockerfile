@@ -43,9 +43,8 @@ RUN apt-get update && apt-get install -y --no-install-recommends make && rm -rf 
 COPY . .
 # The packages are there: make has nothing to install, whatever the times of the files.
 RUN touch /opt/venv/installed && mkdir -p artifacts /weights && chmod 1777 artifacts /weights
-ENV VENV=/opt/venv
 USER 10001:10001
-ENTRYPOINT ["make"]
+ENTRYPOINT ["make", "VENV=/opt/venv"]
 CMD ["help"]
 
 FROM base AS serve

@@ -27,15 +27,22 @@ BUNDLE ?= artifacts/bundles/latest
 OCR ?=
 HOST ?= 127.0.0.1
 PORT ?= 8080
+IMAGE ?= meme-classifier:latest
 
+# whether a variable was given on the command line or in the environment
+given = $(filter-out undefined default file,$(origin $(1)))
 SOURCE = --data "$(DATA)" --model "$(MODEL)" --pretrained "$(PRETRAINED)" --features "$(FEATURES)" --long-text "$(LONG_TEXT)"
 AIM = $(if $(TARGET_RECALL),--target-recall "$(TARGET_RECALL)",$(if $(TARGET_PRECISION),--target-precision "$(TARGET_PRECISION)",--objective "$(OBJECTIVE)"))
 SEARCH = --trials "$(TRIALS)" --folds "$(FOLDS)" --repeats "$(REPEATS)" --jobs "$(JOBS)" --device "$(DEVICE)" --seed "$(SEED)" $(AIM) \
 	$(if $(STUDY),--study "$(STUDY)") $(if $(STORAGE),--storage "$(STORAGE)")
+BUILD_ARGS = $(foreach name,PYTHON_IMAGE TORCH_INDEX_URL,$(if $(call given,$(name)),--build-arg $(name)="$($(name))"))
+# Without BUNDLE on the command line a container serves the bundle that is in its image.
+COMPOSE = IMAGE="$(IMAGE)" BUNDLE="$(if $(call given,BUNDLE),$(abspath $(BUNDLE)))" docker compose
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo audit embed tune tune-nested report compare serve test lint bench-embed bench-crash bench-plan \
-	bench-memory bench-tune bench-large bench-serve bench-load bench-ocr
+.PHONY: help install demo data audit embed tune tune-nested report compare export serve image push up down engine named \
+	bundled image-check test lint bench-embed bench-crash bench-plan bench-memory bench-tune bench-large bench-serve \
+	bench-load bench-ocr
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +59,9 @@ $(VENV)/installed: requirements.txt
 
 demo: install ## everything from nothing on the data that ship with the project: embed, tune, report, serve, predict
 	$(PY) -m demo
+
+data: install ## where MultiOFF and Hateful Memes are published; with DATA=<folder>, whether that is what was published
+	$(PY) -m embed data $(if $(call given,DATA),"$(DATA)")
 
 audit: install ## what is odd about DATA, as a table and a page, before anything is spent on it
 	$(PY) -m embed audit "$(DATA)"
@@ -71,8 +81,36 @@ report: install ## look at BUNDLE's test memes, once, and write its report.html
 compare: install ## two bundles side by side: make compare artifacts/bundles/A artifacts/bundles/B
 	@$(PY) -m report compare $(filter-out compare,$(MAKECMDGOALS))
 
+export: install ## BUNDLE with its encoder inside, into artifacts/exports: to be served without a network
+	$(PY) -m api export --bundle "$(BUNDLE)"
+
 serve: install ## answer HTTP on HOST:PORT with BUNDLE (default: the one tuned last)
 	$(PY) -m api serve --bundle "$(BUNDLE)" --host "$(HOST)" --port "$(PORT)" --device "$(DEVICE)"
+
+image: engine ## build the container image IMAGE, for CPUs (TORCH_INDEX_URL= for GPUs)
+	docker build --target serve $(BUILD_ARGS) --tag "$(IMAGE)" .
+
+push: named image ## build and push it: make push IMAGE=user/name:tag, after docker login
+	docker push "$(IMAGE)"
+
+up: bundled image ## start it on port 8080 of this machine, with the demo's bundle or BUNDLE=<made by make export>
+	$(COMPOSE) up --detach --no-build --wait serve
+	@echo "http://$(or $(PUBLISH),127.0.0.1:8080) answers; 'docker compose logs -f serve' shows its requests, 'make down' stops it"
+
+down: engine ## stop it; what it has received is answered first
+	docker compose --profile gpu down
+
+engine:
+	@docker info > /dev/null 2>&1 || { echo "error: no container engine answers; 'docker info' says why" >&2; exit 2; }
+
+named:
+	@$(if $(findstring /,$(IMAGE)),:,echo "error: IMAGE=$(IMAGE) names no account; make push IMAGE=user/name:tag" >&2; exit 2)
+
+bundled:
+	@$(if $(and $(call given,BUNDLE),$(if $(wildcard $(BUNDLE)/config.json),,no)),echo "error: $(BUNDLE) is no model bundle" >&2; exit 2,:)
+
+image-check: install ## build the images without an engine and try them: wants root, buildah, mmdebstrap
+	$(PY) -m container $(if $(call given,TORCH_INDEX_URL),--torch-index-url "$(TORCH_INDEX_URL)")
 
 test: install ## run the tests
 	$(PY) -m pytest
@@ -81,6 +119,9 @@ lint: install ## code, types, the Dockerfile, the compose file and the workflow
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
+	$(VENV)/bin/hadolint Dockerfile
+	$(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml
+	$(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/ci.yml
 
 bench-embed: install ## memes a second on DATA: open_clip, clip-retrieval, ours, and what the cores allow
 	$(PY) -m bench.embed --data "$(DATA)"

@@ -15,13 +15,14 @@ import re
 import secrets
 import uuid
 from collections.abc import Callable
+from functools import partial
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from flask import Flask, Response, g, render_template, request
 from prometheus_client import CONTENT_TYPE_LATEST
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from api.admission import Overloaded
 from api.batching import ModelFailure
@@ -29,6 +30,7 @@ from api.openapi import Operation, open_paths, openapi, operation
 from api.prediction import Meme
 from api.requests import FORM, JSON, InMemoryRequest, Refusal, meme_of, read_batch, read_meme
 from api.schema import (
+    HEADERS,
     MAX_BODY_BYTES,
     MAX_TEXT_CHARS,
     BatchAnswer,
@@ -47,10 +49,10 @@ from cache import content_key
 from embed.pictures import NotAnImage, TooManyPixels, UnreadableImage
 
 _log = logging.getLogger(__name__)
+Made = TypeVar("Made")
 _MAX_FORM_PARTS = 10
 _OWN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
-_HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
 _BAD_BODY = (400, 413, 415, 422, 500, 503)
 
 
@@ -88,11 +90,15 @@ def _predict(app: Flask, service: Service) -> None:
 
 def _each(service: Service, memes: list[Any]) -> list[Prediction | Refused]:
     """All are queued before the first answer is waited for, so that they run together; one bad meme fails alone."""
-    begun = [_or_refused(lambda meme=meme: _begun(service, meme_of(meme))) for meme in memes]
+
+    def begin(fields: Any) -> Callable[[], Prediction]:
+        return _begun(service, meme_of(fields))
+
+    begun = [_or_refused(partial(begin, fields)) for fields in memes]
     return [one if isinstance(one, Refused) else _or_refused(one) for one in begun]
 
 
-def _or_refused(step: Callable[[], Any]) -> Any:
+def _or_refused(step: Callable[[], Made]) -> Made | Refused:
     try:
         return step()
     except (Refusal, UnreadableImage, ModelFailure) as error:
@@ -181,7 +187,7 @@ def _identify(app: Flask, service: Service) -> None:
 
     @app.after_request
     def end(response: Response) -> Response:
-        response.headers.update(_HEADERS)
+        response.headers.update(HEADERS)
         response.headers["X-Request-ID"] = g.request_id
         origin = service.settings.cors_origin
         if origin:
@@ -224,7 +230,7 @@ def _handle_errors(app: Flask) -> None:
             response.headers["Retry-After"] = str(error.retry_after)
         if response.status_code == 401:
             response.headers["WWW-Authenticate"] = "Bearer"
-        if response.status_code == 405:
+        if isinstance(error, MethodNotAllowed):
             response.headers["Allow"] = ", ".join(sorted(error.valid_methods or ()))
         return response
 
@@ -249,7 +255,8 @@ def _as_problem(error: Exception) -> Problem:
     elif isinstance(error, Overloaded):
         told = 503, "Service Unavailable", str(error)
     elif isinstance(error, HTTPException):
-        told = error.code or 500, error.name, _DETAILS.get(error.code, error.description or "")
+        code = error.code or 500
+        told = code, error.name, _DETAILS.get(code, error.description or "")
     else:
         told = 500, "Internal Server Error", "this is our fault; the server's log says more"
     status, title, detail = told

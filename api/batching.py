@@ -229,10 +229,13 @@ class Batcher:
 
     def _encode(self, kind: str, sides: Sequence[Side], encode: Callable[[Sequence[Tensor]], Tensor]) -> None:
         """Give every side its vector; the same picture twice in a batch is encoded once."""
+        todo: dict[str, Tensor] = {}
         for side in sides:
             if side.vector is None:  # its twin may have been encoded while it waited
                 side.vector = self._remembered.peek(kind, side.key)
-        todo = {side.key: side.prepared for side in sides if side.vector is None}
+            if side.vector is None:
+                assert side.prepared is not None  # a side comes with one or the other
+                todo[side.key] = side.prepared
         if not todo:
             return
         # a row of its own: a view would keep its whole batch in memory

@@ -8,8 +8,10 @@ import logging
 import re
 import socket
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
+from threading import Lock
 from time import monotonic
 from typing import Any
 
@@ -17,10 +19,13 @@ import msgspec
 from waitress.adjustments import Adjustments
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser, ParsingError
+from waitress.receiver import ChunkedReceiver
+from waitress.server import TcpWSGIServer
 from waitress.task import ErrorTask, WSGITask
 from waitress.utilities import BadRequest, Error
 
-from api.schema import Problem
+from api.admission import Overloaded
+from api.schema import HEADERS, Problem
 
 # waitress copies all that follows each chunk: 256 KB in chunks of one byte stopped the server for 0.4 s.
 _CHUNKED_BYTES = 8_192
@@ -56,8 +61,13 @@ class Limits:
 class _RefusalTask(ErrorTask):
     """Answers a request that the application does not see."""
 
+    channel: "Connection"
+    request: HTTPRequestParser  # type: ignore[assignment] # the stubs have its `error` here
+    response_headers: list[tuple[str, str]]
+
     def execute(self) -> None:
         error, request_id = self.request.error, uuid.uuid4().hex
+        assert error is not None  # or the application would see it
         # waitress says 501 to encodings that it does not know, but the request is what is wrong
         code, title = (400, "Bad Request") if error.code == 501 else (error.code, error.reason)
         detail = _detail(code, error.body, self.channel.adj)
@@ -67,11 +77,10 @@ class _RefusalTask(ErrorTask):
         self.response_headers += [
             ("Content-Type", "application/problem+json"),
             ("X-Request-ID", request_id),
-            ("X-Content-Type-Options", "nosniff"),
-            ("Cache-Control", "no-store"),
+            *HEADERS.items(),
         ]
         if code == 503:
-            self.response_headers.append(("Retry-After", "1"))
+            self.response_headers.append(("Retry-After", str(Overloaded.retry_after)))
         self.set_close_on_finish()
         self.content_length = len(body)
         self.write(body)
@@ -93,6 +102,8 @@ def _detail(code: int, reason: str, adjustments: Adjustments) -> str:
 
 
 class _ApplicationTask(WSGITask):
+    channel: "Connection"
+
     def build_response_header(self) -> bytes:
         if self.channel.server.stopping:
             self.set_close_on_finish()
@@ -103,6 +114,7 @@ class _Parser(HTTPRequestParser):
     """One request. Whatever follows it in the same read is not a request of ours: nobody's client sends a second one
     before the first answer, and thousands of them in one read would be thousands of answers to keep."""
 
+    headers: dict[str, str]
     path = ""  # waitress logs it, and a request with a broken first line has none
 
     def received(self, data: bytes) -> int:
@@ -111,7 +123,7 @@ class _Parser(HTTPRequestParser):
             used = super().received(data[:_CHUNKED_BYTES] if self.chunked else data)
         except ValueError:  # not caught by waitress: an address like http://[ and a Content-Length of 5,000 digits
             self.error = BadRequest("Start line or Content-Length is invalid")
-        if self.chunked and self._framing_bytes() > _FRAMING_BYTES + len(self.body_rcv) / 8:
+        if self._has_tiny_chunks():
             self.error = BadRequest("the chunks are too small for what they bring")
         if not self.completed and not self.error:
             return used
@@ -129,13 +141,30 @@ class _Parser(HTTPRequestParser):
             raise ParsingError("A header line is folded or padded with blanks")
         super().parse_header(header_plus)
 
-    def _framing_bytes(self) -> int:
-        return self.body_bytes_received - len(self.body_rcv)
+    def _has_tiny_chunks(self) -> bool:
+        if not isinstance(self.body_rcv, ChunkedReceiver):
+            return False
+        body = len(self.body_rcv)
+        return self.body_bytes_received - body > _FRAMING_BYTES + body / 8
+
+
+class BoundedServer(TcpWSGIServer):
+    """What a Connection asks of its server."""
+
+    limits: Limits
+    stopping = False
 
 
 class Connection(HTTPChannel):
-    """waitress's channel; its server has `limits: Limits` and `stopping: bool`. Public methods are for the thread that
-    moves the bytes."""
+    """waitress's channel. Public methods are for the thread that moves the bytes."""
+
+    server: BoundedServer
+    requests: list[HTTPRequestParser]
+    # not in the stubs
+    requests_lock: Lock
+    _flush_some: Callable[[], bool]
+    _flush_some_if_lockable: Callable[[], None]
+    _flush_exception: Callable[[Callable[[], object]], object]
 
     task_class = _ApplicationTask
     error_task_class = _RefusalTask
@@ -176,7 +205,7 @@ class Connection(HTTPChannel):
             overdue = self.idle and silence > limits.idle_seconds
         if overdue:
             self.handle_close()
-        elif self.request and self._is_late(now):
+        elif self.request and self._is_late(self.request, now):
             self._refuse_late()
 
     def refuse(self, code: int, detail: str) -> None:
@@ -184,18 +213,19 @@ class Connection(HTTPChannel):
         error = Error(detail)
         error.code, error.reason = code, HTTPStatus(code).phrase
         with self.requests_lock:
-            self.request.error, self.request.completed = error, True
-            self.requests.append(self.request)
-            self.request = None
-            self.server.add_task(self)
+            request, self.request = self.request, None
+            assert request is not None  # who calls this has looked
+            request.error, request.completed = error, True
+            self.requests.append(request)
+            self.server.add_task(self)  # type: ignore[arg-type] # in the stubs, waitress queues its tasks and not these
 
     def restart_clock(self, now: float) -> None:
         """What has begun may take its time again."""
         self._begun = now
         self._lingering = self._lingering and now
 
-    def _is_late(self, now: float) -> bool:
-        arrived = self.request.header_bytes_received + self.request.body_bytes_received
+    def _is_late(self, request: HTTPRequestParser, now: float) -> bool:
+        arrived = request.header_bytes_received + request.body_bytes_received
         limits = self.server.limits
         return now - self._begun > limits.request_seconds + arrived / limits.slowest_rate
 
@@ -245,6 +275,7 @@ class Connection(HTTPChannel):
         reset, which destroys the answer before the client has looked at it (RFC 9112, 9.6)."""
         self.close_when_flushed = False
         self.moved = self._lingering = monotonic()
+        assert self.socket is not None  # since it was made
         try:
             self.socket.shutdown(socket.SHUT_WR)
         except OSError:  # it has gone already

@@ -31,7 +31,7 @@ def operation(described: Operation) -> Callable[[View], View]:
     """Note on a view what it takes and gives."""
 
     def note(view: View) -> View:
-        view.operation = described  # type: ignore[attr-defined]
+        vars(view)["operation"] = described
         return view
 
     return note
@@ -65,9 +65,9 @@ def openapi(app: Flask, version: str, wants_key: bool) -> dict[str, Any]:
 def _operations(app: Flask) -> dict[tuple[str, str], Operation]:
     """By path and method."""
     return {
-        (rule.rule, method.lower()): app.view_functions[rule.endpoint].operation  # type: ignore[attr-defined]
+        (rule.rule, method.lower()): vars(app.view_functions[rule.endpoint])["operation"]
         for rule in app.url_map.iter_rules()
-        for method in sorted(rule.methods - {"HEAD", "OPTIONS"})
+        for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"})
     }
 
 

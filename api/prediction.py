@@ -139,12 +139,12 @@ class Predictor:
 
     def _said(self, meme: Meme, key: str) -> ReadText:
         """The text to judge, cleaned: the request's, else what the picture says."""
-        value = clean_text(meme.text or "")
-        if value:
-            return ReadText(value, "request")
+        sent = clean_text(meme.text or "")
+        if sent:
+            return ReadText(sent, "request")
         if not meme.ocr or self.reader is None:
             return ReadText("", "none")
-        value = self.remembered.get("ocr", key)
+        value: str | None = self.remembered.get("ocr", key)
         if value is None:
             try:
                 value = self._read(self.reader, meme.data, key)
@@ -171,8 +171,10 @@ class Predictor:
         return answer
 
     def _explained(self, job: Job, probability: float) -> Explanation:
+        image, text = job.image.vector, job.text.vector
+        assert image is not None and text is not None  # it is done
         with self._metrics.stage("explain"):
-            return self._explainer.explain(job.image.vector, job.text.vector, probability, self._batcher.call)
+            return self._explainer.explain(image, text, probability, self._batcher.call)
 
     def _answer(
         self, probability: float, said: ReadText, request_id: str, explanation: Explanation | UnsetType

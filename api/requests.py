@@ -85,9 +85,8 @@ def meme_of(fields: Any) -> Meme:
 
 def _from_form() -> Meme:
     # a part may come without a name
-    texts, files = (
-        [(name or "", value) for name, value in part.items(multi=True)] for part in (request.form, request.files)
-    )
+    texts = [(name or "", value) for name, value in request.form.items(multi=True)]
+    files = [(name or "", file) for name, file in request.files.items(multi=True)]
     names = [name for name, _ in (*texts, *files)]
     if not names:
         raise Refusal(
@@ -96,14 +95,16 @@ def _from_form() -> Meme:
     for name in names:
         if names.count(name) > 1:
             raise _unfit(f"{name[:50]!r} came more than once; send one meme, or several to /predict/batch")
-    fields, pictures = dict(texts), dict(files)
+    fields: dict[str, Any] = dict(texts)
     if "image" in fields:
         raise _unfit("`image` came as a text field; send it as a file (curl: -F image=@meme.png)")
-    for name in pictures.keys() - {"image"}:
-        raise _unfit(f"file {name[:50]!r}: only `image` is a file")
+    for name, picture in files:
+        if name != "image":
+            raise _unfit(f"file {name[:50]!r}: only `image` is a file")
+        fields["image"] = picture.read()
     if "explain" in fields:
         fields["explain"] = _WORDS.get(fields["explain"].lower(), fields["explain"])
-    sent = _checked(fields | {name: file.read() for name, file in pictures.items()}, MemeForm)
+    sent = _checked(fields, MemeForm)
     return Meme(sent.image, sent.text, sent.ocr != "off", sent.explain)
 
 

@@ -14,6 +14,8 @@ MAX_BODY_BYTES = 20_000_000
 # Half of the memes that a server has under way, so that one caller cannot fill it.
 MAX_BATCH = 16
 
+# On every answer, also on those to requests that the application never sees.
+HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
 # Where the document keeps its types.
 REFS = "#/components/schemas/{name}"
 

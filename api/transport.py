@@ -19,10 +19,9 @@ from typing import Any
 
 from waitress import wasyncore
 from waitress.adjustments import Adjustments
-from waitress.server import TcpWSGIServer
 from waitress.task import ThreadedTaskDispatcher
 
-from api.connection import Connection, Limits
+from api.connection import BoundedServer, Connection, Limits
 
 # `docker stop` kills after 10 s.
 STOP_SECONDS = 8.0
@@ -145,7 +144,7 @@ class Listener:
         self._closed = True  # before the trigger goes that `stop` pulls
         for connection in self._connections():
             connection.handle_close()
-        self._dispatcher.shutdown(timeout=_THREADS_SECONDS)
+        self._dispatcher.shutdown(timeout=_THREADS_SECONDS)  # type: ignore[arg-type] # any number does
         wasyncore.close_all(self._sockets)
 
     def _connections(self) -> list[Connection]:
@@ -173,13 +172,13 @@ class Listener:
             connection.refuse(503, "too many uploads are under way; send it again in a moment")
 
 
-class _Server(TcpWSGIServer):
+class _Server(BoundedServer):
     """One listening socket."""
 
     channel_class = Connection
-    next_channel_cleanup = math.inf  # never: `Connection.check` does it
-    limits: Limits
-    stopping = False
+    next_channel_cleanup = math.inf  # type: ignore[assignment] # never: `Connection.check` does it
+    active_channels: dict[int, Connection]  # type: ignore[assignment] # the stubs have one of its values
+    effective_port: str  # not in the stubs
 
     @property
     def port(self) -> int:

@@ -46,7 +46,7 @@ class _Vectors:
 
     def __init__(self, size: int) -> None:
         self.maxsize = size
-        self._rows = LRUCache(size)  # key: row
+        self._rows: LRUCache[str, int] = LRUCache(size)  # key: row
         self._vectors: Tensor | None = None  # (size, D); the system gives memory as rows are filled
 
     def get(self, key: str) -> Tensor | None:

@@ -9,6 +9,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 
 from bench import ours, retrieval
 from bench.cases import Case, make_cases
+from bench.environment import NoPeer
 from bench.figures import DEFAULT, FP32, FP32_LIMIT, LIMIT, PEER, PLAIN, Measured, result, table
 from bench.machine import describe, print_json, python, run, say
 from bench.weights import MODEL, weights_file
@@ -57,7 +59,7 @@ def _peer(without: bool) -> tuple[Path | None, str | None]:
         return None, "left out by --without-clip-retrieval"
     try:
         return retrieval.install(), None
-    except retrieval.NoClipRetrieval as error:
+    except NoPeer as error:
         say(str(error))
         return None, str(error)
 
@@ -83,7 +85,7 @@ def _contenders(
 ) -> dict[str, Callable[[], dict[str, Any]]]:
     contenders: dict[str, Callable[[], dict[str, Any]]] = {
         # with workers it decodes beside the model, without it leaves the model every core: the quicker counts
-        f"{PLAIN}, {workers} workers": lambda workers=workers: _plain(case, work, weights, workers)
+        f"{PLAIN}, {workers} workers": partial(_plain, case, work, weights, workers)
         for workers in (0, cores())
     }
     if peer:

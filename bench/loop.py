@@ -113,10 +113,10 @@ def _fit(
             optimizer.step()
         head.eval()
         with torch.inference_mode():
-            loss = F.binary_cross_entropy_with_logits(head(*others), target).item()
+            held_loss = F.binary_cross_entropy_with_logits(head(*others), target).item()
         since += 1
-        if loss < best:
-            best, since, state = loss, 0, copy.deepcopy(head.state_dict())
+        if held_loss < best:
+            best, since, state = held_loss, 0, copy.deepcopy(head.state_dict())
         if settings.patience and since >= settings.patience:
             break
     head.load_state_dict(state)

@@ -26,7 +26,7 @@ def main() -> int:
             work = Path(folder)
             write_copies(asked.data, work / "memes", count)
             say(f"embedding {count:,} memes")
-            source = ["--data", work / "memes", "--model", MODEL, "--artifacts", work / "artifacts"]
+            source = ("--data", work / "memes", "--model", MODEL, "--artifacts", work / "artifacts")
             runs[count] = run(python("embed", *source, "--device", "cpu", "--json"))
             told = runs[count].last_json()
             if told["embedded"] != {"image": count, "text": count}:

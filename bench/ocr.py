@@ -112,12 +112,15 @@ def _measure(read: Engine, root: Path, memes: list[Meme]) -> dict[str, Any]:
 def _stock() -> Engine:
     """RapidOCR with every setting as it comes; its warnings of empty pictures left out."""
     from rapidocr import RapidOCR
+    from rapidocr.utils.output import RapidOCROutput
 
     engine = RapidOCR(params={"Global.log_level": "error"})
     engine(np.zeros((64, 64, 3), np.uint8))
 
     def read(data: bytes) -> str:
-        return " ".join(engine(np.ascontiguousarray(np.asarray(_page(data))[:, :, ::-1])).txts or ())
+        found = engine(np.ascontiguousarray(np.asarray(_page(data))[:, :, ::-1]))
+        assert isinstance(found, RapidOCROutput)  # as it comes, it both searches and reads
+        return " ".join(found.txts or ())
 
     return read
 

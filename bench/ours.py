@@ -30,7 +30,7 @@ class Embedding:
 def embed(case: Case, weights: Path, artifacts: Path, precision: str = "") -> Embedding:
     """Run the job over the case's folder into fresh `artifacts`; "" leaves the precision to it. Raises CommandFailed."""
     shutil.rmtree(artifacts, ignore_errors=True)
-    source = ["--data", case.folder, "--model", MODEL, "--pretrained", weights, "--artifacts", artifacts]
+    source = ("--data", case.folder, "--model", MODEL, "--pretrained", weights, "--artifacts", artifacts)
     chosen = ["--precision", precision] if precision else []
     done = run(python("embed", *source, *chosen, "--device", "cpu", "--json"))
     told = done.last_json()

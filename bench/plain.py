@@ -7,6 +7,7 @@ and prints {"seconds"}: the loop alone, with the model loaded. `bench.embed` run
 import argparse
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,14 @@ _BATCH = 32
 
 
 class _Memes(Dataset):
-    def __init__(self, rows: list[Row], preprocess: object, tokenizer: object, images: bool, texts: bool) -> None:
+    def __init__(
+        self,
+        rows: list[Row],
+        preprocess: Callable[[Image.Image], Tensor],
+        tokenizer: Callable[[list[str]], Tensor],
+        images: bool,
+        texts: bool,
+    ) -> None:
         self._rows, self._preprocess, self._tokenizer = rows, preprocess, tokenizer
         self._images, self._texts = images, texts
 
@@ -53,7 +61,7 @@ def main() -> None:
                 sides[1].append(model.encode_text(texts))
     vectors = {name: torch.cat(side).numpy() for name, side in zip(("image", "text"), sides) if side}
     seconds = time.perf_counter() - started
-    np.savez(asked.out, **vectors)
+    np.savez(asked.out, allow_pickle=False, **vectors)
     print(json.dumps({"seconds": seconds}))
 
 

@@ -27,7 +27,7 @@ def main() -> int:
         _draw(work / "memes", asked.memes)
         say("filling the cache")
         filled = run(python("bench.fill", *_source(work)))
-        rounds = {"unchanged": [], "rehash": []}
+        rounds: dict[str, list[Run]] = {"unchanged": [], "rehash": []}
         for _ in range(asked.rounds):
             for name, flags in (("unchanged", []), ("rehash", ["--rehash"])):
                 again = run(python("embed", *_source(work), "--json", *flags))

@@ -8,15 +8,15 @@ Its torch is the project's. It writes normalised float16. It does not know what 
 import io
 import json
 import shutil
-import sys
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from bench import environment
 from bench.cases import Case, read_rows
-from bench.machine import ROOT, WORKSHOP, CommandFailed, run, say
+from bench.machine import ROOT, WORKSHOP, CommandFailed, run
 from bench.weights import MODEL
 from embed.ahead import cores
 
@@ -41,10 +41,6 @@ _ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled", "NO_ALBUMENTATI
 _TABLE_AS_JSON = "import json, sys, pandas; print(json.dumps(pandas.read_parquet(sys.argv[1]).to_dict('list')))"
 
 
-class NoClipRetrieval(RuntimeError):
-    """clip-retrieval cannot be installed here; the message says why."""
-
-
 @dataclass(frozen=True)
 class Inference:
     """seconds: its own count, from the first batch asked for to the last written; wall: the whole command."""
@@ -55,21 +51,9 @@ class Inference:
 
 
 def install(folder: Path = WORKSHOP / "clip-retrieval") -> Path:
-    """The interpreter of clip-retrieval's virtual environment, made if it is not there. Raises NoClipRetrieval."""
-    pins = [*_PINS, *_our_pins()]
-    interpreter, marker = folder / "bin" / "python", folder / "installed"
-    if marker.exists() and marker.read_text("utf-8") == "\n".join(pins):
-        return interpreter
-    say(f"installing clip-retrieval {VERSION} into {folder} (minutes, gigabytes, once)")
-    shutil.rmtree(folder, ignore_errors=True)
-    try:
-        run([sys.executable, "-m", "venv", folder])
-        run([interpreter, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *pins])
-        run([interpreter, "-m", "clip_retrieval.cli", "inference", "--help"], _ENVIRONMENT)
-    except (CommandFailed, OSError) as error:
-        raise NoClipRetrieval(f"clip-retrieval {VERSION} could not be installed: {error}") from error
-    marker.write_text("\n".join(pins), "utf-8")
-    return interpreter
+    """The interpreter of clip-retrieval's virtual environment, made if it is not there. Raises NoPeer."""
+    pins, trial = [*_PINS, *_our_pins()], ["-m", "clip_retrieval.cli", "inference", "--help"]
+    return environment.install(f"clip-retrieval {VERSION}", folder, pins, trial, _ENVIRONMENT)
 
 
 def write_shards(case: Case) -> str:
@@ -99,7 +83,7 @@ def infer(interpreter: Path, case: Case, shards: str, weights: Path, out: Path) 
         "enable_metadata": False,
         "use_jit": False,
     }
-    command = [interpreter, "-m", "clip_retrieval.cli", "inference"]
+    command = (interpreter, "-m", "clip_retrieval.cli", "inference")
     done = run([*command, *(f"--{name}={value}" for name, value in flags.items())], _ENVIRONMENT)
     stats = json.loads((out / "stats" / "0.json").read_text("utf-8"))
     if stats["sample_count"] != case.count:

@@ -20,9 +20,10 @@ import numpy as np
 
 from api.settings import ServeSettings
 from bench.client import Meme, Message, ask, in_turn, percentiles, read_memes, with_repeats
+from bench.environment import NoPeer
 from bench.machine import CommandFailed, describe, print_json, python, run, say, verdict
 from bench.peers import FIRST
-from bench.servers import LITSERVE, NoLitServe, Server, install_litserve, make_bundle, serving
+from bench.servers import LITSERVE, Server, install_litserve, make_bundle, serving
 from bench.weights import MODEL
 from embed.ahead import cores
 
@@ -91,7 +92,7 @@ def main() -> int:
 def _litserve() -> tuple[Path | None, str | None]:
     try:
         return install_litserve(), None
-    except NoLitServe as error:
+    except NoPeer as error:
         say(str(error))
         return None, str(error)
 
@@ -173,13 +174,10 @@ def summary(stands_for: dict[str, str], rounds: list[dict[str, Any]]) -> dict[st
     alone = min((found[_ALONE]["ms"] for found in rounds), key=np.median)
     # the same memes for both, however many each came to: they differ more than the servers do
     both = min(len(alone), len(figures[_OURS]["1"]["each_ms"]))
-    single = {
-        "memes": both,
-        "ours": percentiles([ms / 1000 for ms in figures[_OURS]["1"]["each_ms"][:both]]),
-        "alone": percentiles([ms / 1000 for ms in alone[:both]]),
-    }
-    compared = {name: figures[of] for name, of in chosen.items()} | {_ALONE: {"1": single["alone"]}}
-    ours = {**figures[_OURS], "1": {**figures[_OURS]["1"], **single["ours"]}}
+    single_ours = percentiles([ms / 1000 for ms in figures[_OURS]["1"]["each_ms"][:both]])
+    single_alone = percentiles([ms / 1000 for ms in alone[:both]])
+    compared = {name: figures[of] for name, of in chosen.items()} | {_ALONE: {"1": single_alone}}
+    ours = {**figures[_OURS], "1": {**figures[_OURS]["1"], **single_ours}}
     ratios = {name: _over(ours, compared, goal) for name, goal in _GOALS.items()}
     differences = _differences(rounds)
     for entry in figures.values():
@@ -187,7 +185,7 @@ def summary(stands_for: dict[str, str], rounds: list[dict[str, Any]]) -> dict[st
     return {
         "contenders": figures,
         "chosen": chosen,
-        "single": single,
+        "single": {"memes": both, "ours": single_ours, "alone": single_alone},
         "alone": {
             "batch_ms": batch_ms,
             "threads": rounds[0][_ALONE]["threads"],

@@ -6,11 +6,9 @@ does not know what is measured.
 
 import http.client
 import os
-import shutil
 import signal
 import socket
 import subprocess
-import sys
 import sysconfig
 import tempfile
 import time
@@ -19,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.environment import install
 from bench.machine import ROOT, WORKSHOP, CommandFailed, python, run, say
 from bench.weights import MODEL, weights_file
 
@@ -38,10 +37,6 @@ _START_S, _LOOK_S = 120.0, 0.02
 # Nothing here may look for a newer version or a hub.
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "API_DEVICE": "cpu"}
 _TAIL_CHARS = 2000
-
-
-class NoLitServe(RuntimeError):
-    """LitServe cannot be installed here; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -66,35 +61,19 @@ class Server:
 def make_bundle(data: Path, work: Path) -> Path:
     """Embed `data` by random ViT-B-32 and tune a head, as a user does, under `work`. Raises CommandFailed."""
     say(f"embedding {data} and tuning {_TRIALS} trials for a bundle (a minute)")
-    source = ["--data", data, "--model", MODEL, "--pretrained", weights_file(), "--artifacts", work, "--device", "cpu"]
+    source = ("--data", data, "--model", MODEL, "--pretrained", weights_file(), "--artifacts", work, "--device", "cpu")
     run(python("embed", *source))
     run(python("head", "tune", *source, "--trials", str(_TRIALS)))
     return next(path for path in (work / "bundles").iterdir() if not path.is_symlink())
 
 
 def install_litserve(folder: Path = WORKSHOP / "litserve") -> Path:
-    """The interpreter of LitServe's virtual environment, made if it is not there. Raises NoLitServe.
+    """The interpreter of LitServe's virtual environment, made if it is not there. Raises NoPeer.
 
-    It sees the project's packages behind its own, by a .pth file written after the installation, so that torch is there
-    once and pip changes nothing of the project's.
+    It sees the project's packages behind its own, so that torch is there once.
     """
-    interpreter, marker = folder / "bin" / "python", folder / "installed"
-    ours = sysconfig.get_path("purelib")
-    wanted = "\n".join((*_PINS, ours))
-    if marker.exists() and marker.read_text("utf-8") == wanted:
-        return interpreter
-    say(f"installing LitServe {LITSERVE} into {folder} (once)")
-    shutil.rmtree(folder, ignore_errors=True)
-    try:
-        run([sys.executable, "-m", "venv", folder])
-        run([interpreter, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *_PINS])
-        own = run([interpreter, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]).stdout.strip()
-        (Path(own) / "project.pth").write_text(ours + "\n", "utf-8")
-        run([interpreter, "-m", "bench.litserve_peer", "--help"], _OFFLINE)
-    except (CommandFailed, OSError) as error:
-        raise NoLitServe(f"LitServe {LITSERVE} could not be installed: {error}") from error
-    marker.write_text(wanted, "utf-8")
-    return interpreter
+    ours = Path(sysconfig.get_path("purelib"))
+    return install(f"LitServe {LITSERVE}", folder, _PINS, ["-m", "bench.litserve_peer", "--help"], _OFFLINE, ours)
 
 
 @contextmanager

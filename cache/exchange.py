@@ -84,6 +84,7 @@ def write_rows(path: Path, rows: Rows) -> None:
     """Write rows with an origin, atomically. Raises UnusableTable for another suffix, and OSError."""
     require_suffix(path)
     origin = rows.origin
+    assert origin is not None  # it is `export` that writes, and its rows come from our cache
     held = {
         "ids": list(rows.ids),
         "image": rows.image,
@@ -97,7 +98,11 @@ def write_rows(path: Path, rows: Rows) -> None:
     }
     if any(rows.groups):
         held["group"] = list(rows.groups)
-    texts = {"spec": json.dumps(origin.spec), "source": json.dumps(origin.source), "content_sha256": _digest(rows)}
+    texts = {
+        "spec": json.dumps(origin.spec),
+        "source": json.dumps(origin.source),
+        "content_sha256": _digest(rows, origin),
+    }
     if origin.prompts:
         texts["prompts"] = json.dumps([asdict(prompt) for prompt in origin.prompts])
     write_bytes_atomically(path, parquet_bytes(held, texts) if path.suffix == ".parquet" else _npz(held | texts))
@@ -123,7 +128,7 @@ def read_rows(path: Path) -> Rows:
         columns.groups(held.get("group", [""] * len(held["ids"]))),
         _origin(path, held, texts),
     )
-    if rows.origin and _digest(rows) != texts.get("content_sha256"):
+    if rows.origin and _digest(rows, rows.origin) != texts.get("content_sha256"):
         raise _changed(path)
     return rows
 
@@ -149,22 +154,21 @@ def _changed(path: Path) -> UnusableTable:
     )
 
 
-def _digest(rows: Rows) -> str:
+def _digest(rows: Rows, origin: Origin) -> str:
     """SHA-256 of all that the cache would trust: spec, keys, vectors, tokens, prompts; the other columns may change."""
-    origin = rows.origin
     names = (origin.spec, origin.source, list(origin.image_keys), list(origin.text_keys))
     counts = (list(map(int, origin.text_tokens)), list(map(int, origin.text_cut)))
     prompts = [asdict(prompt) for prompt in origin.prompts]
     digest = hashlib.sha256(json.dumps([*names, *counts, *prompts], sort_keys=True).encode())
     for side in (rows.image, rows.text):
         digest.update(f"{side.shape}".encode())
-        digest.update(np.ascontiguousarray(side))
+        digest.update(np.ascontiguousarray(side).data)
     return digest.hexdigest()
 
 
 def _npz(arrays: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
-    np.savez(buffer, **{name: np.asarray(values) for name, values in arrays.items()})
+    np.savez(buffer, allow_pickle=False, **{name: np.asarray(values) for name, values in arrays.items()})
     return buffer.getvalue()
 
 

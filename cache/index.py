@@ -153,9 +153,10 @@ def read_index(path: Path) -> DatasetIndex:
         with h5py.File(io.BytesIO(data), "r") as file:
             if file.attrs["format"] != FORMAT:
                 raise UnusableIndex(f"{path}: format {file.attrs['format']}, expected {FORMAT}; run `make embed` again")
-            columns = {name: _numbers(file, name) if name in _NUMBERS else _texts(file, name) for name in _COLUMNS}
-            described = {name: json.loads(file.attrs[name]) for name in _DESCRIPTIONS}
-            return DatasetIndex(**columns, **described)
+            held: dict[str, Any] = {name: json.loads(file.attrs[name]) for name in _DESCRIPTIONS}
+            for name in _COLUMNS:
+                held[name] = _numbers(file, name) if name in _NUMBERS else _texts(file, name)
+            return DatasetIndex(**held)
     except UnusableIndex:
         raise
     except (OSError, KeyError, ValueError) as error:

@@ -43,6 +43,8 @@ class VectorStore:
     absent, so that the embedding job makes them again, and `forget_damaged` clears the names.
     """
 
+    damaged: list[str]
+
     def __init__(self, root: Path, spec: Spec) -> None:
         """Open or prepare `root`/<spec id>; nothing is written before the first `add`.
 
@@ -155,7 +157,7 @@ class VectorStore:
         return [(path.name, *_stamp(path)) for path in (*segment_files(self.folder), manifest_path(self.folder))]
 
     def _scan(self) -> None:
-        self.damaged: list[str] = []
+        self.damaged = []
         self._rows: dict[str, dict[str, tuple[int, int]]] = {kind: {} for kind in KINDS}  # key -> segment, row
         self._failures: dict[str, dict[str, str]] = {kind: {} for kind in KINDS}
         self._tokens: dict[str, int] = {}

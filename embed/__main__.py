@@ -1,5 +1,6 @@
 """`python -m embed --data FOLDER --model NAME --pretrained TAG_OR_FILE`: fill the cache, write the dataset index.
 `python -m embed audit FOLDER`: what is odd about the data, before anything is spent on them.
+`python -m embed data [FOLDER]`: where the published data sets are, or whether the folder is one of them.
 
 Notes and progress go to stderr, the summary to stdout. Exit 0: done; 2: bad input, said in a sentence;
 130: interrupted, and everything finished is kept.
@@ -17,6 +18,7 @@ from typing import Any
 from cache import FEATURES, LONG_TEXTS, spec_id
 from embed.job import EmbedSettings, Summary, embed_dataset
 from embed.profile import DEVICES, PRECISIONS, Profile
+from embed.published_data import main as data
 from embed.readings import Reading
 
 # A screenful; a data set whose pictures are elsewhere would print thousands.
@@ -30,6 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
         from embed.audit import main as audit  # scipy and Jinja2, which a run with nothing to do must not wait for
 
         return audit(words[1:])
+    if words[:1] == ["data"]:
+        return data(words[1:])
     options = vars(_parser().parse_args(words))
     as_json = options.pop("json")
     profile = Profile(**{name: options.pop(name) for name in ("features", "precision", "long_text")})

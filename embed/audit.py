@@ -119,7 +119,11 @@ def _look(path: Path) -> Look:
 
 def _is_clipped(picture: Image.Image) -> bool:
     """Whether open_clip's conversion to RGB would cut values above 255 off, as Pillow does."""
-    return picture.mode[0] in "IF" and picture.getextrema()[1] > 255
+    if picture.mode[0] not in "IF":
+        return False
+    highest = picture.getextrema()[1]
+    assert not isinstance(highest, tuple)  # these modes have one band
+    return highest > 255
 
 
 def _text_lengths(memes: list[Meme], model: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ It knows keys, tensors and failures; not files, texts, or which model encodes.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -98,7 +98,7 @@ def fill(
 
 def _batches_on_cpu(
     todo: dict[str, Any], prepare: Callable[[str, Any], Prepared], encode: Encode, size: int
-) -> Iterator[_Batch]:
+) -> Generator[_Batch, None, None]:
     def work(batch: list[tuple[str, Any]]) -> _Batch:
         started = time.monotonic()
         items = [prepare(key, item) for key, item in batch]
@@ -117,7 +117,7 @@ def _batches_on_cpu(
 
 def _batches_on_gpu(
     todo: dict[str, Any], prepare: Callable[[str, Any], Prepared], encode: Encode, size: int
-) -> Iterator[_Batch]:
+) -> Generator[_Batch, None, None]:
     prepared = run_ahead(lambda item: prepare(*item), todo.items(), 2 * size)
     under_way: tuple[list[Prepared], Tensor | None, float] | None = None
     while True:

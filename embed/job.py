@@ -132,7 +132,8 @@ def _hints(index: Path) -> dict[str, tuple[str, str]]:
         last = read_index(index)
     except UnusableIndex:
         return {}
-    return {image: hint for image, *hint in zip(last.images, last.image_stamps, last.image_keys) if hint[0]}
+    hints = zip(last.images, last.image_stamps, last.image_keys)
+    return {image: (stamp, key) for image, stamp, key in hints if stamp}
 
 
 def _plan(
@@ -245,8 +246,9 @@ def _embed(
         ordered = dict(sorted(todo.items(), key=lambda item: len(item[1]), reverse=True))
         filled = fill(store, kind, ordered, text, encoder.text_features, encoder.device, encoder.batch_size(kind))
     summary.seconds += time.monotonic() - started
-    summary.spent["decode" if kind == "image" else "tokenise"] += filled.preparing
-    summary.spent["model"] += filled.encoding
+    # typeshed has counters count whole things; they add seconds up as well
+    summary.spent["decode" if kind == "image" else "tokenise"] += filled.preparing  # type: ignore[assignment]
+    summary.spent["model"] += filled.encoding  # type: ignore[assignment]
     summary.device = str(encoder.device)
     return filled.passing
 

@@ -17,8 +17,9 @@ _LOCAL_DIR = "local-dir:"
 
 def recall_spec(memory: Path, model: str, pretrained: str, profile: Profile) -> dict[str, Any] | None:
     """The spec that `remember_spec` noted for this request, or None where anything it depends on has changed."""
-    noted = _read(memory).get(_request(model, pretrained, profile))
+    request = _request(model, pretrained, profile)
     try:
+        noted = _read(memory)[request]
         unchanged = all(_stamp(Path(path)) == stamp for path, stamp in noted["files"].items())
         return noted["spec"] if unchanged else None
     except (TypeError, KeyError, AttributeError):  # never noted, or by another version of this code

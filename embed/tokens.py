@@ -6,6 +6,7 @@ It knows nothing of models or of vectors; `load_tokenizer` reads a model's name 
 import json
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import open_clip
@@ -58,6 +59,11 @@ class Tokenizer:
         spaces = [match.start() for match in re.finditer(r"\s", text)]
         middle = min(spaces, key=lambda place: abs(place - len(text) / 2), default=len(text) // 2)
         return self.pieces(text[:middle]) + self.pieces(text[middle:])
+
+    def save(self, folder: Path) -> None:
+        """Write what `local-dir:` loading wants of it into an encoder's folder; nothing where open_clip brings it."""
+        if not isinstance(self.wrapped, open_clip.SimpleTokenizer):
+            self.wrapped.save_pretrained(folder)
 
     def spec(self) -> dict[str, Any]:
         """What of it changes a vector."""

@@ -9,10 +9,15 @@ In half precision the residual stream, the layer norms and the embeddings stay i
 """
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
-from open_clip.model import CLIP
+from open_clip.coca_model import CoCa
+from open_clip.hf_model import HFTextEncoder
+from open_clip.model import CLIP, CustomTextCLIP
+from open_clip.modified_resnet import ModifiedResNet
+from open_clip.timm_model import TimmModel
 from open_clip.transformer import ResidualAttentionBlock, TextTransformer, Transformer, VisionTransformer
 from torch import Tensor, nn
 
@@ -28,8 +33,19 @@ _FEWEST_ROWS = 4
 # The same of attention in half precision over lengths that are no multiple of this (measured: 8 is not enough).
 _LENGTH_STEP = 16
 
+# open_clip's models, and the towers that they may have.
+_Clip: TypeAlias = CLIP | CustomTextCLIP | CoCa
+_Visual: TypeAlias = VisionTransformer | TimmModel | ModifiedResNet
+_Text: TypeAlias = CLIP | TextTransformer | HFTextEncoder
 
-def image_tower(clip: nn.Module, features: str, dtype: torch.dtype) -> nn.Module:
+
+class Tower(nn.Module):
+    """A batch of pictures' pixels or of texts' tokens -> (N, D) float32; at_once: how many of them keep a core busy."""
+
+    at_once: int
+
+
+def image_tower(clip: _Clip, features: str, dtype: torch.dtype) -> Tower:
     """(N, 3, H, W) float32 -> (N, D) float32. Raises EncoderUnavailable for pooled features of a tower without them."""
     if features == "pooled":
         _drop_image_projection(clip.visual)
@@ -38,7 +54,7 @@ def image_tower(clip: nn.Module, features: str, dtype: torch.dtype) -> nn.Module
     return _StockTower(clip, lambda pixels: clip.encode_image(pixels.to(dtype), **_pooled_options(features)), dtype)
 
 
-def text_tower(clip: nn.Module, features: str, dtype: torch.dtype) -> nn.Module:
+def text_tower(clip: _Clip, features: str, dtype: torch.dtype) -> Tower:
     """(N, context_length) int64 -> (N, D) float32. Raises EncoderUnavailable as above."""
     tower = clip if isinstance(clip, CLIP) else clip.text
     if features == "pooled":
@@ -48,7 +64,7 @@ def text_tower(clip: nn.Module, features: str, dtype: torch.dtype) -> nn.Module:
     return _StockTower(clip, lambda tokens: clip.encode_text(tokens, **_pooled_options(features)), dtype)
 
 
-class _StockTower(nn.Module):
+class _StockTower(Tower):
     """open_clip's own way."""
 
     at_once = 2
@@ -65,8 +81,13 @@ class _StockTower(nn.Module):
         return self._encode(rows)[: len(batch)].float()
 
 
-class _VisionTower(nn.Module):
-    """A plain vision transformer that pools its class token; at_once: how many pictures keep a core busy."""
+class _VisionTower(Tower):
+    """A plain vision transformer that pools its class token."""
+
+    ln_pre: nn.LayerNorm | nn.Identity
+    ln_post: nn.LayerNorm | nn.Identity
+    class_embedding: Tensor  # (width,)
+    positions: Tensor  # (1 + P, width)
 
     def __init__(self, visual: VisionTransformer) -> None:
         super().__init__()
@@ -77,17 +98,18 @@ class _VisionTower(nn.Module):
         self.register_buffer("class_embedding", visual.class_embedding.detach().float())
         self.register_buffer("positions", visual.positional_embedding.detach().float())
         self.at_once = max(2, _BUSY_ROWS // len(self.positions))
-        self.blocks = nn.ModuleList(_Block(block) for block in visual.transformer.resblocks)
+        *blocks, self.last = (_Block(block) for block in visual.transformer.resblocks)
+        self.blocks = nn.ModuleList(blocks)
         self.projection = _projection(visual.proj)
 
     def forward(self, pixels: Tensor) -> Tensor:
         patches = self.embed(self._patches(pixels.to(self.embed.dtype))).float()  # (N, P, width)
         first = self.class_embedding.expand(len(patches), 1, -1)
         x = _norm(self.ln_pre, torch.cat([first, patches], dim=1) + self.positions)
-        for block in self.blocks[:-1]:
+        for block in self.blocks:
             x = block(x, causal=False)
         at = torch.zeros(len(x), dtype=torch.long, device=x.device)
-        return self.projection(_norm(self.ln_post, self.blocks[-1].pooled(x, at, causal=False)))
+        return self.projection(_norm(self.ln_post, self.last.pooled(x, at, causal=False)))
 
     def _patches(self, pixels: Tensor) -> Tensor:
         """(N, 3, H, W) -> (N, P, patch * patch * 3), rows of patches first."""
@@ -96,16 +118,19 @@ class _VisionTower(nn.Module):
         return rows.unflatten(1, (-1, self.patch)).transpose(2, 3).flatten(3).flatten(1, 2)
 
 
-class _TextTower(nn.Module):
-    """A text transformer under a causal mask that pools its end token; at_once: how many texts keep a core busy."""
+class _TextTower(Tower):
+    """A text transformer under a causal mask that pools its end token."""
 
     at_once = 4  # of some fifty tokens each
+    ln_final: nn.LayerNorm | nn.Identity
+    positions: Tensor  # (context_length, width)
 
     def __init__(self, tower: CLIP | TextTransformer) -> None:
         super().__init__()
         self.token_embedding, self.ln_final = tower.token_embedding, tower.ln_final
         self.register_buffer("positions", tower.positional_embedding.detach().float())
-        self.blocks = nn.ModuleList(_Block(block) for block in tower.transformer.resblocks)
+        *blocks, self.last = (_Block(block) for block in tower.transformer.resblocks)
+        self.blocks = nn.ModuleList(blocks)
         self.projection = _projection(tower.text_projection)
         self._end = tower.text_eos_id if isinstance(tower, CLIP) else tower.eos_id
         self._by_id = _text_pool(tower) == "eos"
@@ -115,13 +140,16 @@ class _TextTower(nn.Module):
         at = ((tokens == self._end).int() if self._by_id else tokens).argmax(dim=-1)  # (N,)
         longest = int(at.max()) + 1
         x = self.token_embedding(tokens[:, :longest]).float() + self.positions[:longest]
-        for block in self.blocks[:-1]:
+        for block in self.blocks:
             x = block(x, causal=True)
-        return self.projection(_norm(self.ln_final, self.blocks[-1].pooled(x, at, causal=True)))
+        return self.projection(_norm(self.ln_final, self.last.pooled(x, at, causal=True)))
 
 
 class _Block(nn.Module):
     """A pre-norm transformer block with the weights of open_clip's."""
+
+    ln_1: nn.LayerNorm | nn.Identity
+    ln_2: nn.LayerNorm | nn.Identity
 
     def __init__(self, block: ResidualAttentionBlock) -> None:
         super().__init__()
@@ -164,11 +192,13 @@ class _Block(nn.Module):
     def _feed_forward(self, x: Tensor) -> Tensor:
         return x + self.ls_2(self.narrow(self.widen(self._cast(_norm(self.ln_2, x)))))
 
-    def _split(self, query: Tensor, key_value: Tensor) -> tuple[Tensor, ...]:
+    def _split(self, query: Tensor, key_value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(N, Q, width) and (N, L, 2 width) -> query, key and value, (N, heads, Q or L, width / heads)."""
-        return tuple(
-            part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (query, *key_value.chunk(2, dim=-1))
-        )
+        key, value = key_value.chunk(2, dim=-1)
+        return self._by_head(query), self._by_head(key), self._by_head(value)
+
+    def _by_head(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
     def _cast(self, x: Tensor) -> Tensor:
         return x.to(self.query.dtype)
@@ -176,6 +206,9 @@ class _Block(nn.Module):
 
 class _Linear(nn.Module):
     """`nn.Linear`, with the activation that follows it; on a CPU through oneDNN, the weights laid out once."""
+
+    weight: Tensor
+    bias: Tensor | None
 
     def __init__(self, weight: Tensor, bias: Tensor | None, activation: nn.Module | None = None) -> None:
         super().__init__()
@@ -211,7 +244,7 @@ def _in_steps(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float32 else F.pad(x, (0, 0, 0, -x.shape[1] % _LENGTH_STEP))
 
 
-def _norm(layer: nn.Module, x: Tensor) -> Tensor:
+def _norm(layer: nn.LayerNorm | nn.Identity, x: Tensor) -> Tensor:
     """The layer norm of float32 in float32, whatever dtype its weights have."""
     if isinstance(layer, nn.Identity):
         return x
@@ -222,12 +255,12 @@ def _projection(weight: Tensor | nn.Linear | None) -> nn.Module:
     """The way to the joint space, in float32: it is small, and it is the last thing that rounds."""
     if weight is None:
         return nn.Identity()
-    linear = weight if isinstance(weight, nn.Linear) else None
-    matrix = (linear.weight if linear else weight.T).detach().float()
-    return _Linear(matrix, linear.bias.float() if linear and linear.bias is not None else None)
+    if isinstance(weight, Tensor):
+        return _Linear(weight.T.detach().float(), None)
+    return _Linear(weight.weight.detach().float(), None if weight.bias is None else weight.bias.float())
 
 
-def _is_plain_vision(visual: nn.Module) -> bool:
+def _is_plain_vision(visual: _Visual) -> bool:
     return (
         type(visual) is VisionTransformer
         and visual.attn_pool is None
@@ -239,7 +272,7 @@ def _is_plain_vision(visual: nn.Module) -> bool:
     )
 
 
-def _is_causal_text(tower: nn.Module) -> bool:
+def _is_causal_text(tower: _Text) -> bool:
     return (
         type(tower) in (CLIP, TextTransformer)
         and getattr(tower, "attn_mask", None) is not None
@@ -251,11 +284,11 @@ def _is_causal_text(tower: nn.Module) -> bool:
     )
 
 
-def _text_pool(tower: nn.Module) -> str:
+def _text_pool(tower: _Text) -> str:
     return tower.text_pool_type if isinstance(tower, CLIP) else tower.pool_type
 
 
-def _is_plain(transformer: nn.Module) -> bool:
+def _is_plain(transformer: Transformer) -> bool:
     return type(transformer) is Transformer and all(
         type(block) is ResidualAttentionBlock
         and block.attn.in_proj_weight is not None
@@ -266,7 +299,7 @@ def _is_plain(transformer: nn.Module) -> bool:
     )
 
 
-def _drop_image_projection(visual: nn.Module) -> None:
+def _drop_image_projection(visual: _Visual) -> None:
     if isinstance(getattr(visual, "proj", None), nn.Parameter):
         visual.proj = None
     elif hasattr(visual, "trunk") and set(dict(visual.head.named_children())) in ({"drop", "proj"}, {"mlp"}):
@@ -275,7 +308,7 @@ def _drop_image_projection(visual: nn.Module) -> None:
         raise EncoderUnavailable(_no_pooled("image", visual))
 
 
-def _drop_text_projection(tower: nn.Module) -> None:
+def _drop_text_projection(tower: _Text) -> None:
     if getattr(tower, "text_projection", None) is not None:
         tower.text_projection = None
     elif isinstance(getattr(tower, "proj", None), (nn.Linear, nn.Sequential)):

@@ -129,7 +129,11 @@ def _tune(options: argparse.Namespace) -> None:
         index_file, index, features, digest, config, tuned, SHIP[options.ship], options.review
     )
     folder = options.artifacts / "bundles" / index_file.stem
-    ensembles = {name: judged.method.ensemble for name, judged in tuned.methods.items() if name in _KEPT}
+    ensembles = {
+        name: ensemble
+        for name, judged in tuned.methods.items()
+        if name in _KEPT and (ensemble := judged.method.ensemble) is not None
+    }
     save_bundle(folder, ensembles, settings, predictions)
     _point_latest(folder)
     _print_results(settings)

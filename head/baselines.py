@@ -21,7 +21,7 @@ from head.data import Features
 from head.ensemble import HeadEnsemble
 from head.fusion import FusionHead, HeadConfig
 from head.methods import Method
-from head.metrics import auroc
+from head.metrics import aurocs
 from head.scaling import Scaling
 from head.workers import Members
 
@@ -95,16 +95,16 @@ class _Share:
             _, _, self._axes = torch.linalg.svd(self._rows, full_matrices=False)
             self._rows, self._held_rows = self._rows @ self._axes.T, self._held_rows @ self._axes.T
 
-    def sweep(self, generator: np.random.Generator) -> list[float]:
-        """AUROC on the memes held out for each of the penalties."""
+    def sweep(self, generator: np.random.Generator) -> np.ndarray:
+        """(P,) AUROC on the memes held out for each of the penalties."""
         chosen = generator.permutation(len(self._train))[:_MOST_MEMES]
         rows, label = self._rows.numpy()[chosen], self._label[self._train][chosen]
         held, wanted = self._held_rows.numpy(), self._label[self._held]
-        model, values = _model(_PENALTIES[0]), []
+        model, scores = _model(_PENALTIES[0]), []
         for penalty in _PENALTIES:
             _fit(model.set_params(C=penalty), rows, label)
-            values.append(auroc(wanted, model.decision_function(held)))
-        return values
+            scores.append(model.decision_function(held))
+        return aurocs(wanted, np.stack(scores))
 
     def fit_into(self, head: FusionHead, member: int, penalty: float) -> None:
         """Make one member of a linear head what the regression with this penalty is."""
@@ -114,11 +114,12 @@ class _Share:
             weight = weight @ self._axes
         parts = iter(weight.split([len(self._scaling[side].mean[0, 0]) for side in self._sides]))
         for side, scaling in self._scaling.items():
-            head.scaling[side].mean[member], head.scaling[side].std[member] = scaling.mean[0], scaling.std[0]
+            for name in ("mean", "std"):
+                head.scaling[side].get_buffer(name)[member] = scaling.get_buffer(name)[0]
         widths = [len(scaling.mean[0, 0]) for scaling in self._scaling.values()]
-        for side, place in zip(self._scaling, head.output.weight[member].split(widths)):
+        for side, place in zip(self._scaling, head.output.get_parameter("weight")[member].split(widths)):
             place[:, 0] = next(parts) if side in self._sides else 0.0
-        head.output.bias[member] = float(model.intercept_[0])
+        head.output.get_parameter("bias")[member] = float(model.intercept_[0])
 
 
 def _model(penalty: float) -> LogisticRegression:
@@ -140,9 +141,7 @@ def _neighbours(features: Features, members: Members, seed: int) -> Method:
         chosen = np.random.default_rng(seed).permutation(train)[:_MOST_MEMES]
         votes.append(_Vote(features, chosen))
     held = [vote.score(features.at(rows), _VOTERS) for vote, (_, rows) in zip(votes, members)]  # (H, K) each
-    means = np.mean(
-        [[auroc(features.label[rows], score) for score in scores.T] for scores, (_, rows) in zip(held, members)], axis=0
-    )
+    means = np.mean([aurocs(features.label[rows], scores.T) for scores, (_, rows) in zip(held, members)], axis=0)
     best = int(np.argmax(means))
     out = _mean_of(len(features), [(rows, scores[:, best]) for scores, (_, rows) in zip(held, members)])
     k = _VOTERS[best : best + 1]

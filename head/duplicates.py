@@ -112,7 +112,7 @@ class _Groups:
 def _vector_keys(vectors: np.ndarray, keys: Sequence[str]) -> list[bytes | None]:
     """The bytes of each vector that can tell copies: not those of zero vectors and of the empty text."""
     empty = text_key("")
-    tells = vectors.any(axis=1)
+    tells = np.asarray(vectors.any(axis=1))
     return [row.tobytes() if told and key != empty else None for row, told, key in zip(vectors, tells, keys)]
 
 

@@ -79,7 +79,9 @@ def evaluate_bundle(folder: Path, artifacts: Path, say: Callable[[str], None]) -
     test = everything.only("test")
     if len(test):
         say(f"looking at the {len(test)} memes of test, once")
-        scores = {name: ensemble.score for name, ensemble in bundle.ensembles.items()}
+        scores: dict[str, Callable[[Features], np.ndarray]] = {
+            name: ensemble.score for name, ensemble in bundle.ensembles.items()
+        }
         shares = members(assign_folds(tuning.label, tuning.copies, tuning.split, protocol, seed))
         prompts = prompt_vectors(index, artifacts / "vectors")
         scores |= {n: m.score for n, m in fit_baselines(tuning, shares, prompts, seed).items() if n not in scores}

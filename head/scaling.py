@@ -25,6 +25,10 @@ class Scaling(nn.Module):
     learns at the speeds that gradient descent has on the components as they are: the strong directions first.
     """
 
+    mean: Tensor  # (M, 1, D)
+    std: Tensor  # (M, 1, D)
+    projection: Tensor | None  # (M, D, K)
+
     def __init__(self, members: int, dim: int, components: int, spectrum: int = 1) -> None:
         super().__init__()
         self._spectrum = spectrum

@@ -248,10 +248,10 @@ def _round(
 
 
 def _finish(drawn: FrozenTrial, settings: Settings, outcome: Outcome) -> FrozenTrial:
-    complete = outcome.auroc is not None
+    value = None if outcome.auroc is None else float(outcome.auroc.mean())
     return create_trial(
-        state=TrialState.COMPLETE if complete else TrialState.PRUNED,
-        value=float(outcome.auroc.mean()) if complete else None,
+        state=TrialState.PRUNED if value is None else TrialState.COMPLETE,
+        value=value,
         params=drawn.params,
         distributions=drawn.distributions,
         intermediate_values=drawn.intermediate_values,
@@ -260,11 +260,12 @@ def _finish(drawn: FrozenTrial, settings: Settings, outcome: Outcome) -> FrozenT
 
 
 def _read(trial: FrozenTrial) -> Trial:
-    complete = trial.state == TrialState.COMPLETE
+    complete, last = trial.state == TrialState.COMPLETE, trial.last_step
+    seen = None if last is None else trial.intermediate_values[last]
     return Trial(
         trial.number,
         complete,
-        trial.value if complete else trial.intermediate_values.get(trial.last_step),
+        trial.value if complete else seen,
         HeadConfig(**trial.user_attrs["head"]),
         TrainConfig.from_dict(trial.user_attrs["train"]),
         trial.params,
@@ -277,7 +278,8 @@ def _finished(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def _best_so_far(study: optuna.Study) -> str:
-    values = [trial.value for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))]
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    values = [trial.value for trial in complete if trial.value is not None]
     return f"{max(values):.3f}" if values else "none"
 
 

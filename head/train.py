@@ -126,7 +126,7 @@ def train_head(
     global random state is as it was afterwards. Raises Diverged, and whatever `on_epoch` raises.
     """
     # Initial weights and dropout draw from the global generators and take no other: they are lent and given back.
-    with torch.random.fork_rng(), one_thread():
+    with torch.random.fork_rng(), _one_thread():
         torch.manual_seed(train_config.seed)
         head = FusionHead(head_config, data.members)
         scaled = {}
@@ -283,17 +283,17 @@ def _rectangle(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def _optimizer(flat: Tensor, config: TrainConfig) -> torch.optim.Optimizer:
-    settings = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    rate, decay = config.learning_rate, config.weight_decay
     if config.optimizer == "rmsprop":
-        return torch.optim.RMSprop([flat], **settings)
+        return torch.optim.RMSprop([flat], lr=rate, weight_decay=decay)
     if config.optimizer == "sgd":
-        return torch.optim.SGD([flat], **settings, momentum=_MOMENTUM, fused=True)
+        return torch.optim.SGD([flat], lr=rate, weight_decay=decay, momentum=_MOMENTUM, fused=True)
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
-    return kind([flat], **settings, fused=True)
+    return kind([flat], lr=rate, weight_decay=decay, fused=True)
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
+def _one_thread() -> Iterator[None]:
     """One thread for small matrices: on two busy cores, threads that wait for each other were 5 to 25 times slower,
     and the sums, hence the weights, no longer depend on the number of cores. Several cores train several trials."""
     threads = torch.get_num_threads()

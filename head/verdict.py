@@ -45,8 +45,10 @@ def _tuning_memes(config: dict[str, Any]) -> str:
 
 
 def _against(ours: Estimate, peer: Estimate, p: float | None) -> str:
-    figure = f"difference {ours.point - peer.point:+.3f}, p {p:.3f}" if p is not None else "no p"
-    if p is None or p >= _SIGNIFICANT:
+    if ours.point is None or peer.point is None or p is None:
+        return "not distinguishable from logistic regression (no p)"
+    figure = f"difference {ours.point - peer.point:+.3f}, p {p:.3f}"
+    if p >= _SIGNIFICANT:
         return f"not distinguishable from logistic regression ({figure})"
     if ours.point > peer.point:
         return f"better than logistic regression ({figure})"

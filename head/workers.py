@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
@@ -72,7 +73,7 @@ class _Inline:
 
     def train(self, settings: Sequence[Settings], keep: bool, go_on: GoOn) -> Iterator[tuple[int, Outcome]]:
         for number, one in enumerate(settings):
-            outcome = _train(one, self._data, keep, lambda epoch, value, n=number: go_on(n, epoch, value))
+            outcome = _train(one, self._data, keep, partial(go_on, number))
             # a head of its own on the CPU, as from a worker: the trained one shares its scalings with the next
             yield number, _unpacked(one, _packed(outcome))
 
@@ -90,7 +91,7 @@ class _Processes:
             busy[worker.pipe] = worker, worker.begin(waiting.pop(), keep)
         while busy:
             for pipe in wait(list(busy)):
-                worker, number = busy[pipe]  # type: ignore[index]
+                worker, number = busy[pipe]  # type: ignore[index]  # the stub of `wait` forgets of what kind they were
                 kind, value = worker.hear()
                 if kind == "epoch":
                     worker.say(go_on(number, *value))

@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.typing import RcKeyType
 
 from report.curves import precision_recall, reliability, roc, threshold_figures
 
@@ -27,7 +28,7 @@ _DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 3)), (0, (1, 3
 _QUIET = "#999999"
 _PALE = "#cccccc"
 # Names come from a file: a `$` in one is no formula. A salt of our own, or every run would name its paths anew.
-_SETTINGS = {"svg.hashsalt": "report", "text.parse_math": False, "font.size": 10}
+_SETTINGS: dict[RcKeyType, Any] = {"svg.hashsalt": "report", "text.parse_math": False, "font.size": 10}
 # A parameter was searched on a logarithmic scale, or might have been, if its largest value is more than so many times
 # its smallest and its median: of equally spread ones the median is half the largest.
 _WIDE_SPAN, _FAR_FROM_MIDDLE = 50, 4

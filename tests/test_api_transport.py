@@ -203,6 +203,7 @@ def test_what_is_not_http_is_refused_in_our_form_with_one_line_in_the_log(
         assert headers["content-type"] == "application/problem+json"
         assert headers["x-content-type-options"] == "nosniff"
         assert headers["cache-control"] == "no-store"
+        assert headers["referrer-policy"] == "no-referrer"
         assert headers["connection"] == "close"
         assert is_closed(client)
         assert served.application.bodies == []
