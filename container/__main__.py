@@ -78,10 +78,12 @@ def _lint() -> None:
 
 
 def _try_server(image: Image) -> None:
-    print(f"serve: {_gigabytes(image.root)} GB, as user {image.user}: {' '.join(image.command)}")
+    print(
+        f"serve: {_gigabytes(image.root)} GB, as user {image.user}: {' '.join(image.entrypoint)} {' '.join(image.arguments)}"
+    )
     began = time.monotonic()
     log = _WORKSHOP / "serve.log"
-    with running(image, image.command, {}, _TMP, log) as server:
+    with running(image, image.arguments, _TMP, log) as server:
         _wait_until_ready(server, log)
         print(f"ready after {time.monotonic() - began:.1f} s, by its health check")
         for row, words in zip(_pair(), (True, False)):
@@ -126,10 +128,10 @@ def _pair() -> list[dict[str, str]]:
 
 
 def _try_batch(image: Image) -> None:
-    print(f"batch: {_gigabytes(image.root)} GB, as user {image.user}: {' '.join(image.command)} embed")
+    print(f"batch: {_gigabytes(image.root)} GB, as user {image.user}: {' '.join(image.entrypoint)} embed")
     log = _WORKSHOP / "batch.log"
     writable = {**_TMP, "/app/artifacts": "mode=1777"}
-    with running(image, [image.command[0], "embed"], {}, writable, log) as job:
+    with running(image, ["embed"], writable, log) as job:
         code = job.process.wait()
     print(_tail(log))
     if code:

@@ -32,7 +32,8 @@ class Image:
 
     root: Path
     environment: dict[str, str]
-    command: list[str]
+    entrypoint: list[str]
+    arguments: list[str]
     health: list[str]
     user: str
     folder: str
@@ -74,7 +75,8 @@ class Workshop:
         return Image(
             root=Path(root),
             environment=dict(word.split("=", 1) for word in config["Env"]),
-            command=[*(config.get("Entrypoint") or []), *(config.get("Cmd") or [])],
+            entrypoint=config["Entrypoint"],
+            arguments=config["Cmd"],
             health=_exec_form(config.get("Healthcheck")),
             user=config["User"],
             folder=config["WorkingDir"],

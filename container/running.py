@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from container.build import Image
+from container.build import CommandFailed, Image
 
 _DEVICES = ("null", "zero", "full", "random", "urandom")
 _START_SECONDS = 10.0
@@ -25,27 +25,24 @@ class Running:
     """A container. process: what `unshare` is here, which ends with the container's exit code."""
 
     image: Image
-    environment: Mapping[str, str]
     process: "subprocess.Popen[bytes]"
 
     def execute(self, command: Sequence[str], sent: bytes = b"") -> "subprocess.CompletedProcess[bytes]":
-        """A command inside, as `docker exec` runs one."""
+        """A command inside, as `docker exec` runs one. Raises CommandFailed where nothing runs."""
         inside = [
             "nsenter",
-            "--target",
-            str(self._first()),
+            f"--target={self._first()}",
             "--mount",
             "--net",
             "--pid",
             "--root",
             f"--wdns={self.image.folder}",
         ]
-        return subprocess.run(
-            [*inside, *_as_user(self.image, self.environment), *command], input=sent, capture_output=True, check=False
-        )
+        return subprocess.run([*inside, *_as_user(self.image), *command], input=sent, capture_output=True, check=False)
 
     def stop(self, patience: float) -> tuple[int | None, float]:
-        """SIGTERM to process 1: its exit code, None after `patience` seconds, and the seconds that it took."""
+        """SIGTERM to process 1: its exit code, None after `patience` seconds, and the seconds that it took. Raises
+        CommandFailed where nothing runs."""
         began = time.monotonic()
         os.kill(self._first(), signal.SIGTERM)
         try:
@@ -60,21 +57,18 @@ class Running:
             if self.process.poll() is None and (found := children.read_text().split()):
                 return int(found[0])
             time.sleep(0.1)
-        raise TimeoutError(f"the container did not begin, or has ended with {self.process.poll()}")
+        raise CommandFailed(f"the container did not begin, or has ended with {self.process.poll()}")
 
 
 @contextmanager
-def running(
-    image: Image, command: Sequence[str], environment: Mapping[str, str], writable: Mapping[str, str], log: Path
-) -> Iterator[Running]:
-    """Start it; killed afterwards, if it has not ended. writable: {folder inside: options of the tmpfs there}; what it
-    prints goes to `log`."""
-    environment = {**image.environment, **environment}
-    script = _script(image, [*_as_user(image, environment), *command], writable)
+def running(image: Image, arguments: Sequence[str], writable: Mapping[str, str], log: Path) -> Iterator[Running]:
+    """Start it; killed afterwards, if it has not ended. arguments: after the image's entry point; writable: {folder
+    inside: options of the tmpfs there}; what it prints goes to `log`."""
+    script = _script(image, [*_as_user(image), *image.entrypoint, *arguments], writable)
     unshare = ["unshare", "--mount", "--pid", "--net", "--ipc", "--uts", "--fork", "--kill-child=SIGKILL", "--"]
     with log.open("wb") as out, subprocess.Popen([*unshare, "sh", "-euc", script], stdout=out, stderr=out) as process:
         try:
-            yield Running(image, environment, process)
+            yield Running(image, process)
         finally:
             process.kill()
 
@@ -96,11 +90,11 @@ def _script(image: Image, command: Sequence[str], writable: Mapping[str, str]) -
     return "\n".join(lines)
 
 
-def _as_user(image: Image, environment: Mapping[str, str]) -> list[str]:
+def _as_user(image: Image) -> list[str]:
     """setpriv and env, before a command inside."""
     user, group = image.user.split(":")
     return [
         *("setpriv", f"--reuid={user}", f"--regid={group}", "--clear-groups"),
         *("--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"),
-        *("env", "-i", *(f"{name}={value}" for name, value in environment.items())),
+        *("env", "-i", *(f"{name}={value}" for name, value in image.environment.items())),
     ]

@@ -12,7 +12,7 @@ def modules(room: str) -> set[str]:
     return {path.name for path in (ROOT / room).glob("*.py")} - {"__init__.py"}
 
 
-@pytest.mark.parametrize("room", ["cache", "embed", "api", "report"])
+@pytest.mark.parametrize("room", ["cache", "embed", "api", "report", "container"])
 def test_the_readme_lists_a_rooms_files(room: str) -> None:
     text = (ROOT / "README.md").read_text("utf-8")
     assert set(re.findall(rf"^{room}/(\w+\.py) ", text, re.MULTILINE)) == modules(room) - {"__main__.py"}
