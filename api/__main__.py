@@ -1,5 +1,6 @@
 """`python -m api serve` answers over HTTP; `python -m api predict IMAGE [--text ...]` prints the same JSON once;
-`python -m api predict-folder SOURCE [--out FILE.csv]` writes a CSV row for each meme of a folder or a table.
+`python -m api predict-folder SOURCE [--out FILE.csv]` writes a CSV row for each meme of a folder or a table;
+`python -m api export [--out DIR]` writes the bundle again with its encoder, to be served without a network.
 
 Exit 0: done or stopped; 2: bad input, said in a sentence on stderr, or no meme could be judged; 130: interrupted.
 """
@@ -10,6 +11,7 @@ import os
 import sys
 import uuid
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -17,6 +19,7 @@ import msgspec
 if __name__ == "__main__":
     gc.disable()  # until `load` has loaded: a quarter of the start would go into looking for garbage that is not there
 
+from api.export import export_bundle
 from api.folder import predict_folder
 from api.metrics import Metrics
 from api.prediction import Meme
@@ -44,6 +47,7 @@ _HELP = {
     "port": "port to listen on; 0 for any free one",
 }
 _PREDICT_FIELDS = ("bundle", "artifacts", "model", "pretrained", "device", "ocr")
+_EXPORT_FIELDS = ("bundle", "artifacts", "model", "pretrained")
 _FOLDER_FIELDS = (*_PREDICT_FIELDS, "batch")
 
 
@@ -52,12 +56,15 @@ def main(arguments: list[str] | None = None) -> int:
     options = vars(_parser().parse_args(arguments))
     command = options.pop("command")
     asked = {name: options.pop(name) for name in ("image", "text", "explain", "source", "out") if name in options}
+    say = partial(print, file=sys.stderr)
     try:
         settings = ServeSettings(**options)
         if command == "predict":
             print(_predict(settings, **asked))
         elif command == "predict-folder":
-            return predict_folder(**asked, settings=settings, say=lambda note: print(note, file=sys.stderr))
+            return predict_folder(**asked, settings=settings, say=say)
+        elif command == "export":
+            print(export_bundle(settings, **asked, say=say))
         else:
             serve(settings, say=lambda note: print(note, flush=True))
     except (ValueError, OSError) as error:
@@ -90,7 +97,11 @@ def _parser() -> argparse.ArgumentParser:
     judging = commands.add_parser("predict-folder", help="classify a folder or a table of pictures into a CSV")
     judging.add_argument("source", type=Path, help="folder with pictures, or a .csv or .jsonl that names them")
     judging.add_argument("--out", type=Path, help="CSV to write, or to go on with; without it, standard output")
-    takers = ((serving, None), (predicting, _PREDICT_FIELDS), (judging, _FOLDER_FIELDS))
+    exporting = commands.add_parser("export", help="write the bundle with its encoder, to be served without a network")
+    exporting.add_argument(
+        "--out", type=Path, help="folder to write; default: exports/<the bundle's name> in --artifacts"
+    )
+    takers = ((serving, None), (predicting, _PREDICT_FIELDS), (judging, _FOLDER_FIELDS), (exporting, _EXPORT_FIELDS))
     for setting in fields(ServeSettings):
         for command in (command for command, names in takers if names is None or setting.name in names):
             variable = f"API_{setting.name.upper()}"

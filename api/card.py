@@ -19,7 +19,7 @@ _LIMITS = [
     "It knows what the training memes' labellers called offensive, and shares their view and their blind spots.",
     (
         "Every figure holds for memes like those it was judged on; others, other years and other languages need labels "
-        "of their own, and `make report` on them."
+        "of their own, and a model tuned and judged on them."
     ),
     "Words that it did not get, or that were read wrongly off the picture, are words that it did not judge.",
     "It must not be the only reason to punish, publish or profile a person.",

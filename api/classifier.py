@@ -4,19 +4,24 @@
     pixels, tokens = classifier.prepare_image(image_bytes), classifier.prepare_text("the text on it")
     classifier([pixels], [tokens])   # -> tensor([0.87])
 
-It goes through the same decoding, transform and tokenizer as the embedding job; it knows nothing of HTTP.
+A bundle that `python -m api export` wrote has its encoder in itself, and is rebuilt without a network. It goes through the same decoding, transform and tokenizer as the embedding job; it knows nothing of HTTP.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from cache import require_same_spec
 from embed.encoder import ClipEncoder, load_encoder
+from embed.portable import load_portable
 from embed.profile import Profile
 from head.bundle import Bundle, UnusableBundle, load_bundle
+
+# Where an exported bundle has its encoder.
+ENCODER = "encoder"
 
 
 class MemeClassifier(nn.Module):
@@ -49,8 +54,8 @@ class MemeClassifier(nn.Module):
         pretrained: str | None = None,
         loaded: ClipEncoder | None = None,
     ) -> "MemeClassifier":
-        """Rebuild from a bundle; `model` and `pretrained` say where its encoder is now, if it has moved; `loaded`: an
-        encoder that is used where it is the bundle's own.
+        """Rebuild from a bundle; `model` and `pretrained` say where its encoder is now, if it has moved and is not in
+        the bundle; `loaded`: an encoder that is used where it is the bundle's own.
 
         Raises UnusableBundle, EncoderUnavailable or SpecMismatch, each naming what to do.
         """
@@ -62,14 +67,11 @@ class MemeClassifier(nn.Module):
             )
         if loaded is not None and loaded.spec == bundle.config["spec"]:
             return cls(loaded, bundle)
-        source = bundle.config["encoder"]
-        encoder = load_encoder(
-            source["model"] if model is None else model,
-            source["pretrained"] if pretrained is None else pretrained,
-            device,
-            Profile.of_spec(bundle.config["spec"]),
-        )
-        return cls(encoder, bundle)
+        profile = Profile.of_spec(bundle.config["spec"])
+        model, pretrained = find_encoder(folder, bundle.config, model, pretrained)
+        if model == f"local-dir:{folder / ENCODER}":
+            return cls(load_portable(folder / ENCODER, device, profile), bundle)
+        return cls(load_encoder(model, pretrained, device, profile), bundle)
 
     @property
     def encoder(self) -> ClipEncoder:
@@ -110,3 +112,13 @@ class MemeClassifier(nn.Module):
         blank, silent = torch.zeros(height, width, 3, dtype=torch.uint8), self.prepare_text("")
         for count in {1, most}:
             self([blank] * count, [silent] * count)
+
+
+def find_encoder(
+    folder: Path, config: dict[str, Any], model: str | None = None, pretrained: str | None = None
+) -> tuple[str, str]:
+    """Model and pretrained of a bundle's encoder: in the bundle itself, where nothing else is said and it is there."""
+    if model is None and pretrained is None and (folder / ENCODER).exists():
+        return f"local-dir:{folder / ENCODER}", ""
+    source = config["encoder"]
+    return source["model"] if model is None else model, source["pretrained"] if pretrained is None else pretrained

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from msgspec import UNSET
 from torch import Tensor
 
 from api.classifier import MemeClassifier
@@ -30,6 +31,9 @@ NEIGHBOURS = 5
 _SAMPLE = 128
 # 100,000 memes are read in less. Whoever waits holds one of the server's places.
 _PATIENCE_SECONDS = 10.0
+
+# Where an exported bundle has the memes that it was tuned on, laid out as the folder of results is.
+TRAINING = "training"
 
 _READING = "The training memes are still being read; ask again in a minute."
 _FAILED = "The explanation failed; the server's log says more."
@@ -91,14 +95,13 @@ class Explainer:
         if isinstance(known, str):
             return Explanation(None, None, both, [], known)
         try:
-            alone = call(lambda: known.alone(self._classifier, image, text)).result()
+            alone: tuple[float, float] = call(lambda: known.alone(self._classifier, image, text)).result()
             # here, not in the lane: it takes memory's time, and other memes can be judged meanwhile
             near = known.nearest(image, text)
         except Exception:  # noqa: BLE001 - a model that fails, or lanes that are closed because a new bundle has come
             _log.exception("an explanation failed")
             return Explanation(None, None, both, [], _FAILED)
-        note = {"note": known.note} if known.note else {}
-        return Explanation(*alone, both, near, **note)
+        return Explanation(*alone, both, near, known.note or UNSET)
 
     def _loading(self) -> "Future[_Known | str]":
         with self._lock:
@@ -145,6 +148,12 @@ class _Known:
             )
             for place, row in enumerate(near.rows)
         ]
+
+
+def training_memes(bundle: Path, artifacts: Path) -> Path:
+    """The folder with the training index and its vectors: in the bundle, where it has been exported, or `artifacts`."""
+    exported = bundle / TRAINING
+    return exported if exported.is_dir() else artifacts
 
 
 def _tuned_on(config: dict[str, Any], artifacts: Path) -> _Memes:

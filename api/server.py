@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from threading import Thread
 from types import FrameType
@@ -18,6 +19,7 @@ from pythonjsonlogger.json import JsonFormatter
 from api.app import create_app
 from api.card import model_card
 from api.classifier import MemeClassifier
+from api.explanation import training_memes
 from api.memory import keep_flat, settle
 from api.metrics import Metrics
 from api.prediction import Predictor, Reader
@@ -40,17 +42,22 @@ def load(
     Raises UnusableBundle, EncoderUnavailable, SpecMismatch.
     """
     folder = settings.bundle.resolve()  # `latest` may point elsewhere in the middle of this
-    moved = {name: value for name in ("model", "pretrained") if (value := getattr(settings, name))}
     encoder = old.classifier.encoder if old else None
-    make = partial(MemeClassifier.from_bundle, folder, choose_device(settings.device), **moved, loaded=encoder)
+    make = partial(MemeClassifier.from_bundle, folder, choose_device(settings.device), *moved(settings), loaded=encoder)
     # in a thread that ends: torch's workers for loading end with it, and do not crowd those of the model (see batching)
     with ThreadPoolExecutor(1, "load") as loader:
         classifier = loader.submit(make).result()
     remembered = old.remembered if old and classifier.encoder is encoder else None
     card = model_card(folder, classifier, reader.engine if reader else None)
+    settings = replace(settings, artifacts=training_memes(folder, settings.artifacts))
     predictor = Predictor(classifier, settings, metrics, reader, remembered)
     settle()
     return Loaded(predictor, card)
+
+
+def moved(settings: ServeSettings) -> tuple[str | None, str | None]:
+    """Model and pretrained, as `MemeClassifier.from_bundle` takes them: None for where the bundle's encoder was."""
+    return settings.model or None, settings.pretrained or None
 
 
 def serve(settings: ServeSettings, say: Callable[[str], None]) -> None:

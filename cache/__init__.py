@@ -3,7 +3,8 @@
 Knows nothing of pictures, CLIP, labels' meaning or heads; the other rooms talk to disk through it.
 """
 
-from cache.files import write_bytes_atomically, write_text_atomically
+from cache.cores import cores
+from cache.files import folder_replaced, write_bytes_atomically, write_text_atomically
 from cache.index import (
     FEATURES,
     LONG_TEXTS,
@@ -37,10 +38,12 @@ __all__ = [
     "VectorStore",
     "absolute_if_file",
     "content_key",
+    "cores",
     "data_name",
     "differences",
     "file_digest",
     "find_index",
+    "folder_replaced",
     "group_name",
     "index_path",
     "read_index",

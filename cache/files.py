@@ -1,7 +1,11 @@
-"""Writing a file so that a kill at any moment leaves the old one or the new one, never half of either."""
+"""Writing a file or a folder so that a kill at any moment leaves the old one or the new one, never half of either."""
 
 import os
+import shutil
 import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -32,6 +36,25 @@ def write_text_atomically(path: Path, text: str) -> None:
     write_bytes_atomically(path, text.encode("utf-8"))
 
 
+@contextmanager
+def folder_replaced(folder: Path) -> Iterator[Path]:
+    """An empty folder beside `folder` to write into; when the block ends well, it is forced to disk and renamed to
+    `folder`, in the place of an older one.
+
+    A kill between the two last renames leaves the older one beside it, under a name that ends in `.old`. Raises OSError.
+    """
+    staging = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
+    staging.mkdir(parents=True)
+    try:
+        yield staging
+        for path in (*staging.rglob("*"), staging):
+            sync(path)
+        _replace(staging, folder)
+        sync(folder.parent)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
 def sync(path: Path) -> None:
     """Force a file's bytes, or a folder's list of names, to disk."""
     handle = os.open(path, os.O_RDONLY)
@@ -39,6 +62,21 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _replace(staging: Path, folder: Path) -> None:
+    """A folder cannot be renamed over another that holds files, so the old one steps aside first."""
+    retired = staging.with_suffix(".old")
+    if not folder.exists():
+        staging.rename(folder)
+        return
+    folder.rename(retired)
+    try:
+        staging.rename(folder)
+    except BaseException:  # Ctrl-C too
+        retired.rename(folder)
+        raise
+    shutil.rmtree(retired)
 
 
 def _umask() -> int:

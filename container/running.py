@@ -50,6 +50,12 @@ class Running:
         except subprocess.TimeoutExpired:
             return None, time.monotonic() - began
 
+    def kill(self) -> None:
+        """End it at once, if it has not ended: without process 1 the kernel ends all others in there. (`unshare
+        --kill-child` does not reach a process that has changed its user.)"""
+        if self.process.poll() is None:
+            os.kill(self._first(), signal.SIGKILL)
+
     def _first(self) -> int:
         """Process 1, by its number here."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
@@ -65,12 +71,13 @@ def running(image: Image, arguments: Sequence[str], writable: Mapping[str, str],
     """Start it; killed afterwards, if it has not ended. arguments: after the image's entry point; writable: {folder
     inside: options of the tmpfs there}; what it prints goes to `log`."""
     script = _script(image, [*_as_user(image), *image.entrypoint, *arguments], writable)
-    unshare = ["unshare", "--mount", "--pid", "--net", "--ipc", "--uts", "--fork", "--kill-child=SIGKILL", "--"]
+    unshare = ["unshare", "--mount", "--pid", "--net", "--ipc", "--uts", "--fork", "--"]
     with log.open("wb") as out, subprocess.Popen([*unshare, "sh", "-euc", script], stdout=out, stderr=out) as process:
+        container = Running(image, process)
         try:
-            yield Running(image, process)
+            yield container
         finally:
-            process.kill()
+            container.kill()
 
 
 def _script(image: Image, command: Sequence[str], writable: Mapping[str, str]) -> str:

@@ -17,11 +17,11 @@ import torch
 from open_clip.factory import LOCAL_DIR_PREFIX
 from torch import Tensor, nn
 
-from cache import file_digest
+from cache import cores, file_digest
 from embed.pictures import UnreadableImage, decode_picture
 from embed.profile import Profile, library_versions
 from embed.tokens import Tokenizer, load_tokenizer, missing_package
-from embed.towers import image_tower, text_tower
+from embed.towers import Tower, image_tower, text_tower
 from embed.weights import EncoderUnavailable, find_weights, first_line
 
 # More than keeps any GPU busy on pictures of 224 pixels; the job halves it until it fits.
@@ -41,8 +41,8 @@ class ClipEncoder:
     model's size; mean, std: (3, 1, 1), of the model's pixels; spec: see `cache.spec`; weights: the file they came from.
     """
 
-    image_tower: nn.Module
-    text_tower: nn.Module
+    image_tower: Tower
+    text_tower: Tower
     resize: Any
     mean: Tensor
     std: Tensor
@@ -124,7 +124,7 @@ def choose_precision(wanted: str, device: torch.device) -> str:
         # Before Ampere a GPU only emulates bfloat16, and has float16.
         return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
     # older torch does not tell
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return "bf16" if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else "fp32"
 
 
@@ -134,17 +134,22 @@ def resize_only(transform: Any) -> Any:
     return type(transform)(geometry)
 
 
-def load_encoder(model: str, pretrained: str, device: torch.device, profile: Profile) -> ClipEncoder:
+def load_encoder(
+    model: str, pretrained: str, device: torch.device, profile: Profile, original: dict[str, Any] | None = None
+) -> ClipEncoder:
     """Load `model` with the weights `pretrained` (a tag or a file; "" for local-dir: and hf-hub: models).
 
-    Raises EncoderUnavailable with what to type instead.
+    original: `model` and `weights_sha256` in the spec of what it is a checked copy of (see `embed.portable`). Raises
+    EncoderUnavailable with what to type instead.
     """
+    # torch knows nothing of a container's limit
+    torch.set_num_threads(min(torch.get_num_threads(), cores()))
     # TF32, torch's default for convolutions on a GPU, changes vectors by 1e-3; the spec promises float32.
     torch.backends.cudnn.allow_tf32 = False
     precision = choose_precision(profile.precision, device)
     config, weights = find_weights(model, pretrained)
     tokenizer = load_tokenizer(model, profile.long_text)
-    clip, transform = _load_clip(model, pretrained, device, precision, config, weights)
+    clip, transform = load_clip(model, pretrained, device, precision, config, weights)
     preprocess = open_clip.get_model_preprocess_cfg(clip)
     dtype = _DTYPES[precision]
     image = image_tower(clip, profile.features, dtype).eval()
@@ -152,9 +157,9 @@ def load_encoder(model: str, pretrained: str, device: torch.device, profile: Pro
     if precision != "fp32" and not _runs(image, text, preprocess["size"], tokenizer, device):
         if profile.precision != "auto":
             raise EncoderUnavailable(f"open_clip cannot run {model} in {precision}; use --precision fp32")
-        return load_encoder(model, pretrained, device, replace(profile, precision="fp32"))
+        return load_encoder(model, pretrained, device, replace(profile, precision="fp32"), original)
     spec = {
-        **_spec(model, config, weights),
+        **_spec(config, original or _identity(model, weights)),
         "preprocess": preprocess,
         "tokenizer": {**tokenizer.spec(), "ftfy": library_versions()["ftfy"]},
         "feature": profile.features,
@@ -187,10 +192,10 @@ def _runs(
     return True
 
 
-def _load_clip(
+def load_clip(
     model: str, pretrained: str, device: torch.device, precision: str, config: dict[str, Any], weights: Path
 ) -> tuple[nn.Module, Any]:
-    """The model in eval mode and open_clip's transform for it."""
+    """The model in eval mode and open_clip's transform for it. Raises EncoderUnavailable."""
     try:
         clip, _, transform = open_clip.create_model_and_transforms(
             model,
@@ -209,14 +214,18 @@ def _load_clip(
     return clip.eval().requires_grad_(False), transform
 
 
-def _spec(model: str, config: dict[str, Any], weights: Path) -> dict[str, Any]:
+def _identity(model: str, weights: Path) -> dict[str, Any]:
+    # a folder's place on disk does not change a vector; its config and weights do
+    named = "local-dir" if model.startswith(LOCAL_DIR_PREFIX) else model
+    return {"model": named, "weights_sha256": file_digest(weights)}
+
+
+def _spec(config: dict[str, Any], identity: dict[str, Any]) -> dict[str, Any]:
     versions = library_versions()
     return {
         "format": 1,
         "open_clip": versions["open_clip_torch"],
-        # a folder's place on disk does not change a vector; its config and weights do
-        "model": "local-dir" if model.startswith(LOCAL_DIR_PREFIX) else model,
+        **identity,
         "model_config": config,
-        "weights_sha256": file_digest(weights),
         "decoder": {"name": "Pillow", "version": versions["pillow"], "frame": "first", "exif_rotation": False},
     }

@@ -5,7 +5,8 @@ It asks the hub at most once, and says what to type when something cannot be had
 
 import difflib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,16 @@ def go_offline_unless_reachable() -> None:
     # Whatever the HTTP library raises (it has changed between versions): no answer is no answer.
     except Exception:  # noqa: BLE001
         hub_constants.HF_HUB_OFFLINE = True
+
+
+@contextmanager
+def offline() -> Iterator[None]:
+    """Ask the hub for nothing in here."""
+    before, hub_constants.HF_HUB_OFFLINE = hub_constants.HF_HUB_OFFLINE, True
+    try:
+        yield
+    finally:
+        hub_constants.HF_HUB_OFFLINE = before
 
 
 def first_line(error: BaseException) -> str:

@@ -12,8 +12,6 @@ import hashlib
 import json
 import math
 import platform
-import shutil
-import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -25,7 +23,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from cache import write_bytes_atomically
+from cache import folder_replaced, write_bytes_atomically
 from head.calibration import Calibration
 from head.ensemble import HeadEnsemble
 from head.fusion import FusionHead, HeadConfig
@@ -80,16 +78,12 @@ def save_bundle(
     config["versions"] = _versions()
     files = {
         "head.safetensors": weights,
-        "predictions.json": as_json(predictions),
-        "config.json": as_json(config),
+        "predictions.json": _as_json(predictions),
+        "config.json": _as_json(config),
     }
-    staging = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
-    try:
+    with folder_replaced(folder) as staging:
         for name, data in files.items():
-            write_bytes_atomically(staging / name, data)
-        _replace(staging, folder)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+            (staging / name).write_bytes(data)
     return Bundle(ensembles, config)
 
 
@@ -137,10 +131,10 @@ def read_part(folder: Path, name: str) -> dict[str, Any] | None:
 
 def write_part(folder: Path, name: str, value: dict[str, Any]) -> None:
     """Write one of a bundle's JSON files. Raises OSError, and ValueError for a number that JSON does not have."""
-    write_bytes_atomically(folder / name, as_json(value))
+    write_bytes_atomically(folder / name, _as_json(value))
 
 
-def as_json(value: dict[str, Any]) -> bytes:
+def _as_json(value: dict[str, Any]) -> bytes:
     """As the bundle's files hold it."""
     return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "surrogateescape")
 
@@ -164,10 +158,11 @@ def _state(ensembles: dict[str, HeadEnsemble]) -> tuple[dict[str, torch.Tensor],
 
 
 def _parts(ensemble: HeadEnsemble) -> list[dict[str, Any]]:
-    return [
-        {"head": asdict(head.config), "members": head.members, "weight": weight}
-        for head, weight in zip(ensemble.heads, ensemble.weights)
-    ]
+    parts = []
+    for head, weight in zip(ensemble.heads, ensemble.weights):
+        assert isinstance(head, FusionHead)  # a ModuleList does not say what it holds
+        parts.append({"head": asdict(head.config), "members": head.members, "weight": weight})
+    return parts
 
 
 def _empty(parts: Sequence[dict[str, Any]]) -> HeadEnsemble:
@@ -223,21 +218,6 @@ def _load_weights(ensembles: dict[str, HeadEnsemble], path: Path, config: dict[s
         ) from error
     if not all(value.dtype == torch.float32 and torch.isfinite(value).all() for value in state.values()):
         raise UnusableBundle(f"{path}: the weights hold NaN, infinite or no float32 numbers; run `make tune` again")
-
-
-def _replace(staging: Path, folder: Path) -> None:
-    """A folder cannot be renamed over another that holds files, so the old one steps aside first."""
-    retired = staging.with_suffix(".old")
-    if not folder.exists():
-        staging.rename(folder)
-        return
-    folder.rename(retired)
-    try:
-        staging.rename(folder)
-    except BaseException:  # Ctrl-C too
-        retired.rename(folder)
-        raise
-    shutil.rmtree(retired)
 
 
 def _version(config: dict[str, Any]) -> str:

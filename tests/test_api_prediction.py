@@ -163,7 +163,7 @@ def test_a_server_that_does_not_read_says_none(make: Make) -> None:
 def test_a_picture_is_read_once(make: Make, text: str) -> None:
     words = Words(text)
     predictor = make(words)
-    answers = [predictor.predict(Meme(picture(), blank), "id") for blank in (None, "", " ")]
+    answers = [predictor.predict(Meme(picture(), blank), "id") for blank in (None, "", " ", "\u200b \u200e\n\ufeff")]
     assert words.calls == 1
     assert {(answer.text.value, answer.text.source) for answer in answers} == {(text, "ocr")}
     predictor.predict(Meme(picture(1), None), "id")
