@@ -62,7 +62,8 @@ ENV API_BUNDLE=/model \
     API_PORT=8080
 USER 10001:10001
 EXPOSE 8080
-HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD ["python3", "-c", "import http.client, os, sys; \
+# Failures do not count while it starts, which takes minutes where weights are fetched; the first success ends that.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=900s CMD ["python3", "-c", "import http.client, os, sys; \
 server = http.client.HTTPConnection('127.0.0.1', int(os.environ['API_PORT']), timeout=4); \
 server.request('GET', '/readyz'); sys.exit(server.getresponse().status != 200)"]
 ENTRYPOINT ["python3", "-m", "api"]

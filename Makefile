@@ -94,7 +94,7 @@ push: named image ## build and push it: make push IMAGE=user/name:tag, after doc
 	docker push "$(IMAGE)"
 
 up: bundled image ## start it on port 8080 of this machine, with the demo's bundle or BUNDLE=<made by make export>
-	$(COMPOSE) up --detach --no-build --wait serve
+	$(COMPOSE) up --detach --no-build --wait --wait-timeout 900 serve
 	@echo "http://$(or $(PUBLISH),127.0.0.1:8080) answers; 'docker compose logs -f serve' shows its requests, 'make down' stops it"
 
 down: engine ## stop it; what it has received is answered first

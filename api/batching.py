@@ -24,7 +24,7 @@ from torch import Tensor
 from api.classifier import MemeClassifier
 from api.metrics import Metrics
 from api.vectors import Remembered
-from embed.ahead import cores
+from cache import cores
 
 _log = logging.getLogger(__name__)
 

@@ -4,7 +4,8 @@
     pixels, tokens = classifier.prepare_image(image_bytes), classifier.prepare_text("the text on it")
     classifier([pixels], [tokens])   # -> tensor([0.87])
 
-A bundle that `python -m api export` wrote has its encoder in itself, and is rebuilt without a network. It goes through the same decoding, transform and tokenizer as the embedding job; it knows nothing of HTTP.
+A bundle that `python -m api export` wrote has its encoder in itself, and is rebuilt without a network. It goes through
+the same decoding, transform and tokenizer as the embedding job; it knows nothing of HTTP.
 """
 
 from collections.abc import Sequence
@@ -54,8 +55,8 @@ class MemeClassifier(nn.Module):
         pretrained: str | None = None,
         loaded: ClipEncoder | None = None,
     ) -> "MemeClassifier":
-        """Rebuild from a bundle; `model` and `pretrained` say where its encoder is now, if it has moved and is not in
-        the bundle; `loaded`: an encoder that is used where it is the bundle's own.
+        """Rebuild from a bundle; `model` and `pretrained` say where its encoder is now, if neither in the bundle nor
+        where it was; `loaded`: an encoder that is used where it is the bundle's own.
 
         Raises UnusableBundle, EncoderUnavailable or SpecMismatch, each naming what to do.
         """
@@ -68,10 +69,10 @@ class MemeClassifier(nn.Module):
         if loaded is not None and loaded.spec == bundle.config["spec"]:
             return cls(loaded, bundle)
         profile = Profile.of_spec(bundle.config["spec"])
-        model, pretrained = find_encoder(folder, bundle.config, model, pretrained)
-        if model == f"local-dir:{folder / ENCODER}":
-            return cls(load_portable(folder / ENCODER, device, profile), bundle)
-        return cls(load_encoder(model, pretrained, device, profile), bundle)
+        inside = encoder_inside(folder, model, pretrained)
+        if inside:
+            return cls(load_portable(inside, device, profile), bundle)
+        return cls(load_encoder(*encoder_named(bundle.config, model, pretrained), device, profile), bundle)
 
     @property
     def encoder(self) -> ClipEncoder:
@@ -114,11 +115,13 @@ class MemeClassifier(nn.Module):
             self([blank] * count, [silent] * count)
 
 
-def find_encoder(
-    folder: Path, config: dict[str, Any], model: str | None = None, pretrained: str | None = None
-) -> tuple[str, str]:
-    """Model and pretrained of a bundle's encoder: in the bundle itself, where nothing else is said and it is there."""
-    if model is None and pretrained is None and (folder / ENCODER).exists():
-        return f"local-dir:{folder / ENCODER}", ""
+def encoder_inside(folder: Path, model: str | None, pretrained: str | None) -> Path | None:
+    """The encoder that an exported bundle has in itself; None where it has none, or where another is asked for."""
+    inside = folder / ENCODER
+    return inside if model is None and pretrained is None and inside.is_dir() else None
+
+
+def encoder_named(config: dict[str, Any], model: str | None, pretrained: str | None) -> tuple[str, str]:
+    """Model and pretrained as they are asked for, else as the bundle's config has them."""
     source = config["encoder"]
     return source["model"] if model is None else model, source["pretrained"] if pretrained is None else pretrained

@@ -21,7 +21,7 @@ from api.classifier import MemeClassifier
 from api.schema import Explanation, Neighbour
 from cache import DatasetIndex, SpecMismatch, UnusableIndex, VectorStore, read_index, require_same_spec
 from head.bundle import LABELS
-from head.data import fingerprint, load_tuning, usable_rows
+from head.data import fingerprint, load_everything, usable_rows
 from head.similar import Similar
 
 _log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class _Memes:
     note: str = ""
 
 
-class _Untold(ValueError):
+class UntoldMemes(ValueError):
     """Which memes were tuned on cannot be told."""
 
 
@@ -112,9 +112,7 @@ class Explainer:
 
     def _load(self, known: "Future[_Known | str]") -> None:
         try:
-            known.set_result(
-                _Known(_tuned_on(self._classifier.config, self._artifacts), self._classifier.config["seed"])
-            )
+            known.set_result(_Known(_read(self._classifier.config, self._artifacts), self._classifier.config["seed"]))
         except Exception as error:  # noqa: BLE001 - whatever it is, nobody may wait for it again and again
             _log.warning("no explanations until the next reload: %s: %r", self._artifacts, error)
             known.set_result(_note(error))
@@ -156,29 +154,32 @@ def training_memes(bundle: Path, artifacts: Path) -> Path:
     return exported if exported.is_dir() else artifacts
 
 
-def _tuned_on(config: dict[str, Any], artifacts: Path) -> _Memes:
-    """Raises UnusableIndex, SpecMismatch, MissingVectors, DamagedSegment, _Untold; KeyError for a config without data."""
+def tuned_on(config: dict[str, Any], artifacts: Path) -> tuple[DatasetIndex, np.ndarray]:
+    """The training index, and (N,) its rows that the bundle was tuned on, in their order.
+
+    Raises UnusableIndex, SpecMismatch, MissingVectors, DamagedSegment, UntoldMemes; KeyError for a config without data.
+    """
     path = artifacts / "datasets" / config["data"]["index"]
     index = read_index(path)
     require_same_spec(config["spec"], index.spec, f"the bundle and the index {path}")
+    rows = usable_rows(index)
     if {"validation", "test"} & set(index.splits):
-        return _split_by_column(config, index, artifacts / "vectors")
+        return index, rows[np.array(index.splits)[rows] != "test"]
     # What was set aside as test depends on which memes are copies of which. To find that takes seconds for 10,000 memes
     # and a minute or two for 100,000, and shows whether they are still the memes that were tuned on.
-    memes = load_tuning(index, artifacts / "vectors", config["protocol"]["name"] == "official", config["seed"])
-    if fingerprint(memes, index.spec) != config["data"]["fingerprint"]:
-        raise _Untold(f"{path}: not the memes that the bundle was tuned on; run `make tune` again")
-    return _Memes(memes.ids, memes.label, memes.image, memes.text)
+    memes = load_everything(index, artifacts / "vectors", config["protocol"]["name"] == "official", config["seed"])
+    if fingerprint(memes.only("train", "validation"), index.spec) != config["data"]["fingerprint"]:
+        raise UntoldMemes(f"{path}: not the memes that the bundle was tuned on; run `make tune` again")
+    return index, rows[memes.split != "test"]
 
 
-def _split_by_column(config: dict[str, Any], index: DatasetIndex, vectors: Path) -> _Memes:
-    """As `load_tuning` does where the data say what is test, without its search for copies."""
-    rows = usable_rows(index)
-    rows = rows[np.array(index.splits)[rows] != "test"]
+def _read(config: dict[str, Any], artifacts: Path) -> _Memes:
+    """Raises what `tuned_on` raises."""
+    index, rows = tuned_on(config, artifacts)
     if not len(rows):
         raise ValueError("the index holds no meme that could have been tuned on")
     label = np.array(index.labels, np.int64)[rows]
-    store = VectorStore(vectors, index.spec)
+    store = VectorStore(artifacts / "vectors", index.spec)
     image, text = (
         store.read(side, [keys[row] for row in rows])
         for side, keys in (("image", index.image_keys), ("text", index.text_keys))
@@ -190,6 +191,6 @@ def _split_by_column(config: dict[str, Any], index: DatasetIndex, vectors: Path)
 
 
 def _note(error: Exception) -> str:
-    if isinstance(error, _Untold):
+    if isinstance(error, UntoldMemes):
         return _UNTOLD
     return next((note for kind, note in _NOTES.items() if isinstance(error, kind)), _UNREADABLE)

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from api.classifier import ENCODER, MemeClassifier, find_encoder
-from api.explanation import TRAINING, training_memes
+from api.classifier import ENCODER, MemeClassifier, encoder_inside, encoder_named
+from api.explanation import TRAINING, UntoldMemes, training_memes, tuned_on
 from api.server import moved
 from api.settings import ServeSettings
 from cache import (
@@ -33,13 +33,10 @@ from cache import (
     UnusableIndex,
     VectorStore,
     folder_replaced,
-    read_index,
-    require_same_spec,
     write_index,
 )
-from embed.portable import WEIGHTS, probe, save_encoder
+from embed.portable import SOURCE, WEIGHTS, copy_encoder, probe, save_encoder
 from head.bundle import UnusableBundle, read_config, write_part
-from head.data import usable_rows
 
 _CPU = torch.device("cpu")
 # Predictions, gallery and report have memes' pictures, words and test labels in them.
@@ -49,10 +46,11 @@ Value = TypeVar("Value")
 
 
 def export_bundle(settings: ServeSettings, out: Path | None, say: Callable[[str], None]) -> str:
-    """Write the bundle with its encoder to `out`, whole or not at all; return what was written, in words.
+    """Write the bundle with its encoder to `out`, whole or not at all, and in the place of an older export; return what
+    was written, in words.
 
-    say: told what had to be left out. Raises UnusableBundle, EncoderUnavailable, SpecMismatch, OSError; ValueError for an
-    `out` that must not be replaced.
+    out: None for one under the folder of results; say: told what had to be left out. Raises UnusableBundle,
+    EncoderUnavailable, SpecMismatch, OSError; ValueError for an `out` that must not be replaced.
     """
     folder = settings.bundle.resolve()
     config = read_config(folder)
@@ -75,7 +73,7 @@ def export_bundle(settings: ServeSettings, out: Path | None, say: Callable[[str]
                     shutil.copyfile(folder / name, staging / name)
             write_part(staging, "config.json", _public(config))
             begin("writing the encoder")
-            save_encoder(staging / ENCODER, *find_encoder(folder, config, *moved(settings)), config["spec"])
+            _write_encoder(staging / ENCODER, folder, config, *moved(settings))
             begin("writing the training memes")
             memes = _copy_training(config, training_memes(folder, settings.artifacts), staging / TRAINING)
             begin("loading what was written")
@@ -89,16 +87,24 @@ def export_bundle(settings: ServeSettings, out: Path | None, say: Callable[[str]
 def _require_free(out: Path, bundle: Path) -> None:
     if out.resolve() in (bundle, *bundle.parents):
         raise ValueError(f"--out {out}: the bundle itself, or a folder that holds it; give another folder")
-    if out.exists():
-        try:
-            read_config(out)
-        except UnusableBundle as error:
-            raise ValueError(f"--out {out}: there already, and no bundle; give another folder") from error
+    # a bundle without its encoder may be the only one, with its one look at test
+    if out.exists() and not (out / ENCODER / SOURCE).is_file():
+        raise ValueError(f"--out {out}: there already, and not an export that could be replaced; give another folder")
+
+
+def _write_encoder(
+    target: Path, bundle: Path, config: dict[str, Any], model: str | None, pretrained: str | None
+) -> None:
+    inside = encoder_inside(bundle, model, pretrained)
+    if inside:  # whole, or it had not been loaded
+        copy_encoder(inside, target)
+    else:
+        save_encoder(target, *encoder_named(config, model, pretrained), config["spec"])
 
 
 def _public(config: dict[str, Any]) -> dict[str, Any]:
     """The config, less the places of files on this machine. The bundle keeps its version: its answers are the same."""
-    encoder = {name: _last_part(config["encoder"][name]) for name in ("model", "pretrained")}
+    encoder = {name: _last_part(value) for name, value in config["encoder"].items()}
     return {**config, "encoder": encoder, "data": {**config["data"], "source": Path(config["data"]["source"]).name}}
 
 
@@ -112,22 +118,18 @@ def _last_part(name: str) -> str:
 
 def _copy_training(config: dict[str, Any], source: Path, target: Path) -> int | str:
     """Copy of the training index what explanations read, and its vectors; the number of memes, or why there are none."""
-    path = source / "datasets" / config["data"]["index"]
     try:
-        index = read_index(path)
-        require_same_spec(config["spec"], index.spec, f"the bundle and the index {path}")
-        rows = usable_rows(index)
-        rows = rows[np.array(index.splits)[rows] != "test"]
+        index, rows = tuned_on(config, source)
         store = VectorStore(source / "vectors", index.spec)
         segments = {
             kind: _segment(store, kind, [getattr(index, f"{kind}_keys")[row] for row in rows]) for kind in KINDS
         }
-    except (UnusableIndex, SpecMismatch, MissingVectors, DamagedSegment) as error:
+    except (UnusableIndex, UntoldMemes, SpecMismatch, MissingVectors, DamagedSegment) as error:
         return str(error)
     copied = VectorStore(target / "vectors", index.spec)
     for kind, segment in segments.items():
         copied.add(kind, segment)
-    write_index(target / "datasets" / path.name, _bare(index, set(rows.tolist())))
+    write_index(target / "datasets" / Path(config["data"]["index"]).name, _bare(index, set(rows.tolist())))
     return len(rows)
 
 
@@ -138,7 +140,8 @@ def _segment(store: VectorStore, kind: str, keys: Sequence[str]) -> Segment:
 
 
 def _bare(index: DatasetIndex, rows: set[int]) -> DatasetIndex:
-    """The index without pictures' places, texts and prompts, and of all but `rows` with the splits alone."""
+    """The index without pictures' places, texts and prompts, and without anything of the memes that are not in `rows`,
+    which become test: that is how explanations know whom to leave out, also where the data do not say it."""
 
     def only(values: Sequence[Value], blank: Value) -> list[Value]:
         return [value if row in rows else blank for row, value in enumerate(values)]
@@ -147,6 +150,7 @@ def _bare(index: DatasetIndex, rows: set[int]) -> DatasetIndex:
     return replace(
         index,
         ids=only(index.ids, ""),
+        splits=only(index.splits, "test"),
         labels=only(index.labels, -1),
         image_keys=only(index.image_keys, ""),
         text_keys=only(index.text_keys, ""),

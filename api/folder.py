@@ -26,8 +26,8 @@ from api.prediction import Meme, Predictor
 from api.schema import MAX_TEXT_CHARS, Prediction
 from api.server import load, reader_of
 from api.settings import ServeSettings
-from cache import write_text_atomically
-from embed.ahead import cores, run_ahead
+from cache import cores, write_text_atomically
+from embed.ahead import run_ahead
 from embed.hashing import UnusableFile, read_picture
 from embed.locate import PictureFinder
 from embed.pictures import UnreadableImage

@@ -22,8 +22,7 @@ from api.metrics import Metrics
 from api.schema import MAX_TEXT_CHARS, Explanation, Label, Model, Prediction, Probabilities, ReadText, Review
 from api.settings import ServeSettings
 from api.vectors import Remembered
-from cache import content_key, text_key
-from embed.ahead import cores
+from cache import content_key, cores, text_key
 from embed.ocr import OcrFailed, OcrUnavailable
 from embed.text import clean_text
 

@@ -5,7 +5,7 @@ it takes two seconds, which no start should wait for.
 import logging
 from threading import Lock, Thread
 
-from embed.ahead import cores
+from cache import cores
 from embed.ocr import OcrUnavailable, TextReader, engine_name
 
 # More hardly helps a single picture, and the model needs cores too.

@@ -21,7 +21,7 @@ from bench.environment import NoPeer
 from bench.figures import DEFAULT, FP32, FP32_LIMIT, LIMIT, PEER, PLAIN, Measured, result, table
 from bench.machine import describe, print_json, python, run, say
 from bench.weights import MODEL, weights_file
-from embed.ahead import cores
+from cache import cores
 
 
 def main() -> int:

@@ -15,7 +15,7 @@ from starlette.formparsers import MultiPartParser
 from torch import Tensor
 
 from api.classifier import MemeClassifier
-from embed.ahead import cores
+from cache import cores
 from embed.text import clean_text
 
 MAX_BATCH, BATCH_TIMEOUT_S = 8, 0.01

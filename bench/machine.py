@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from embed.ahead import cores
+from cache import cores
 
 ROOT = Path(__file__).resolve().parent.parent
 # In git's ignored folder: weights and a peer's virtual environment are made once and kept.

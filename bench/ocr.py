@@ -27,7 +27,7 @@ import numpy as np
 from PIL import Image
 
 from bench.machine import describe, print_json, say
-from embed.ahead import cores
+from cache import cores
 from embed.dataset import Meme, read_dataset
 from embed.ocr import TextReader
 from embed.pictures import decode_picture, on_white

@@ -21,7 +21,7 @@ from torch import Tensor
 from api.classifier import MemeClassifier
 from bench.client import Meme, read_memes
 from bench.machine import print_json
-from embed.ahead import cores
+from cache import cores
 from embed.text import clean_text
 
 # Memes whose probabilities every contender is compared by, and that warm it up.

@@ -18,7 +18,7 @@ from bench import environment
 from bench.cases import Case, read_rows
 from bench.machine import ROOT, WORKSHOP, CommandFailed, run
 from bench.weights import MODEL
-from embed.ahead import cores
+from cache import cores
 
 VERSION = "2.45.0"
 _BATCH = 32

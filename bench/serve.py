@@ -25,7 +25,7 @@ from bench.machine import CommandFailed, describe, print_json, python, run, say,
 from bench.peers import FIRST
 from bench.servers import LITSERVE, Server, install_litserve, make_bundle, serving
 from bench.weights import MODEL
-from embed.ahead import cores
+from cache import cores
 
 _CLIENTS = (1, 8, 32)
 # Six decimals are served; what batches change is below them.

@@ -26,7 +26,7 @@ from threadpoolctl import threadpool_limits
 from bench.loop import Settings, perceptron_folds, plain_folds
 from bench.machine import describe, print_json, say, verdict
 from bench.planted import planted
-from embed.ahead import cores
+from cache import cores
 from head.data import Features
 from head.folds import Protocol, assign_folds, members
 from head.fusion import HeadConfig

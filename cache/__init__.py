@@ -3,7 +3,7 @@
 Knows nothing of pictures, CLIP, labels' meaning or heads; the other rooms talk to disk through it.
 """
 
-from cache.cores import cores
+from cache.cores import cores, limit_threads
 from cache.files import folder_replaced, write_bytes_atomically, write_text_atomically
 from cache.index import (
     FEATURES,
@@ -46,6 +46,7 @@ __all__ = [
     "folder_replaced",
     "group_name",
     "index_path",
+    "limit_threads",
     "read_index",
     "require_same_spec",
     "spec_id",

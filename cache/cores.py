@@ -45,7 +45,9 @@ def _granted(groups: Path, mounts: Path) -> Iterator[int]:
     for folder in _folders(groups, mounts):
         for names in _FILES:
             # else "max", or -1
-            if limit := re.fullmatch(r"([1-9][0-9]*)\s([1-9][0-9]*)\s", "".join(_text(folder / name) for name in names)):
+            if limit := re.fullmatch(
+                r"([1-9][0-9]*)\s([1-9][0-9]*)\s", "".join(_text(folder / name) for name in names)
+            ):
                 quota, period = map(int, limit.groups())  # microseconds
                 yield math.ceil(quota / period)
 
@@ -58,7 +60,7 @@ def _folders(groups: Path, mounts: Path) -> Iterator[Path]:
             if not controllers:
                 yield from (mounts / name, mounts / "unified" / name)
             elif "cpu" in controllers.split(","):
-                yield from (mounts / controllers / name, mounts / "cpu" / name)
+                yield from (mounts / mount / name for mount in {controllers, "cpu"})
 
 
 def _text(path: Path) -> str:

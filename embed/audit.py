@@ -16,7 +16,7 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from cache import content_key
+from cache import content_key, limit_threads
 from embed.ahead import run_ahead
 from embed.audit_page import page_path, write_page
 from embed.dataset import Meme, scan_dataset
@@ -60,6 +60,7 @@ def main(arguments: list[str]) -> int:
     """Look through the data set that the arguments name; return the exit code."""
     options = _parser().parse_args(arguments)
     page = page_path(options.artifacts, options.data)
+    limit_threads()
     try:
         audit = _audit(options.data, options.model)
         write_page(page, audit.root, _heading(audit), audit.findings)

@@ -17,7 +17,7 @@ import torch
 from open_clip.factory import LOCAL_DIR_PREFIX
 from torch import Tensor, nn
 
-from cache import cores, file_digest
+from cache import file_digest, limit_threads
 from embed.pictures import UnreadableImage, decode_picture
 from embed.profile import Profile, library_versions
 from embed.tokens import Tokenizer, load_tokenizer, missing_package
@@ -134,16 +134,12 @@ def resize_only(transform: Any) -> Any:
     return type(transform)(geometry)
 
 
-def load_encoder(
-    model: str, pretrained: str, device: torch.device, profile: Profile, original: dict[str, Any] | None = None
-) -> ClipEncoder:
+def load_encoder(model: str, pretrained: str, device: torch.device, profile: Profile) -> ClipEncoder:
     """Load `model` with the weights `pretrained` (a tag or a file; "" for local-dir: and hf-hub: models).
 
-    original: `model` and `weights_sha256` in the spec of what it is a checked copy of (see `embed.portable`). Raises
-    EncoderUnavailable with what to type instead.
+    Raises EncoderUnavailable with what to type instead.
     """
-    # torch knows nothing of a container's limit
-    torch.set_num_threads(min(torch.get_num_threads(), cores()))
+    limit_threads()
     # TF32, torch's default for convolutions on a GPU, changes vectors by 1e-3; the spec promises float32.
     torch.backends.cudnn.allow_tf32 = False
     precision = choose_precision(profile.precision, device)
@@ -157,9 +153,9 @@ def load_encoder(
     if precision != "fp32" and not _runs(image, text, preprocess["size"], tokenizer, device):
         if profile.precision != "auto":
             raise EncoderUnavailable(f"open_clip cannot run {model} in {precision}; use --precision fp32")
-        return load_encoder(model, pretrained, device, replace(profile, precision="fp32"), original)
+        return load_encoder(model, pretrained, device, replace(profile, precision="fp32"))
     spec = {
-        **_spec(config, original or _identity(model, weights)),
+        **_spec(model, config, weights),
         "preprocess": preprocess,
         "tokenizer": {**tokenizer.spec(), "ftfy": library_versions()["ftfy"]},
         "feature": profile.features,
@@ -208,24 +204,25 @@ def load_clip(
         raise EncoderUnavailable(missing_package(model, error)) from error
     # A file that is not this model's weights leads open_clip into anything from AssertionError to KeyError.
     except Exception as error:
-        # torch's own words for a foreign pickle tell the user to load it unsafely
-        reason = "not a file of weights" if isinstance(error, pickle.UnpicklingError) else first_line(error)
-        raise EncoderUnavailable(f"{weights} could not be loaded as weights of {model}: {reason}") from error
+        raise EncoderUnavailable(f"{weights} could not be loaded as weights of {model}: {_reason(error)}") from error
     return clip.eval().requires_grad_(False), transform
 
 
-def _identity(model: str, weights: Path) -> dict[str, Any]:
-    # a folder's place on disk does not change a vector; its config and weights do
-    named = "local-dir" if model.startswith(LOCAL_DIR_PREFIX) else model
-    return {"model": named, "weights_sha256": file_digest(weights)}
+def _reason(error: Exception) -> str:
+    """torch's own words for a foreign pickle, and for a program, tell the user to load it unsafely."""
+    if "TorchScript" in str(error):
+        return "a TorchScript program, as OpenAI's own .pt files are; PRETRAINED=openai fetches the same weights alone"
+    return "not a file of weights" if isinstance(error, pickle.UnpicklingError) else first_line(error)
 
 
-def _spec(config: dict[str, Any], identity: dict[str, Any]) -> dict[str, Any]:
+def _spec(model: str, config: dict[str, Any], weights: Path) -> dict[str, Any]:
     versions = library_versions()
     return {
         "format": 1,
         "open_clip": versions["open_clip_torch"],
-        **identity,
+        # a folder's place on disk does not change a vector; its config and weights do
+        "model": "local-dir" if model.startswith(LOCAL_DIR_PREFIX) else model,
         "model_config": config,
+        "weights_sha256": file_digest(weights),
         "decoder": {"name": "Pillow", "version": versions["pillow"], "frame": "first", "exif_rotation": False},
     }

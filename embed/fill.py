@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from cache import Segment, VectorStore
-from embed.ahead import cores, run_ahead
+from cache import Segment, VectorStore, cores
+from embed.ahead import run_ahead
 
 # A segment is closed after this many rows or seconds: little work is lost to a kill, and files stay few.
 _SEGMENT_ROWS = 4096

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from embed.ahead import cores
+from cache import cores
 from embed.pictures import decode_picture, on_white
 from embed.text import clean_text
 

@@ -10,6 +10,7 @@ It knows nothing of heads or of who asks. `python -m api export` writes one into
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,15 @@ def load_portable(folder: Path, device: torch.device, profile: Profile) -> ClipE
     """
     original = _checked(folder)
     with offline():
-        return load_encoder(f"{LOCAL_DIR_PREFIX}{folder}", "", device, profile, original)
+        encoder = load_encoder(f"{LOCAL_DIR_PREFIX}{folder}", "", device, profile)
+    return replace(encoder, spec={**encoder.spec, **original})
+
+
+def copy_encoder(folder: Path, target: Path) -> None:
+    """Write what `save_encoder` wrote to `folder` again, into a folder that it makes. Raises OSError."""
+    target.mkdir(parents=True)
+    for path in folder.iterdir():
+        shutil.copyfile(path, target / path.name)
 
 
 def probe(encoder: ClipEncoder) -> Tensor:

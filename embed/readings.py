@@ -16,8 +16,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from cache import content_key
-from embed.ahead import cores, run_ahead
+from cache import content_key, cores
+from embed.ahead import run_ahead
 from embed.dataset import Meme
 from embed.hashing import UnusableFile, read_picture
 from embed.ocr import OcrFailed, TextReader, engine_name

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cache import FEATURES, LONG_TEXTS, DatasetIndex, find_index, read_index
+from cache import FEATURES, LONG_TEXTS, DatasetIndex, cores, find_index, limit_threads, read_index
 from head.baselines import BOTH
 from head.bundle import LABELS, save_bundle, write_part
 from head.data import SPLITS, Features, fingerprint, load_tuning, prompt_vectors
@@ -42,6 +42,7 @@ _SHOWN = {"accuracy": "accuracy", "f1_offensive": "F1 offensive", "macro_f1": "m
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return the exit code."""
     options = _parser().parse_args(arguments)
+    limit_threads()
     try:
         options.run(options)
     except (ValueError, OSError) as error:
@@ -172,7 +173,7 @@ def _config(options: argparse.Namespace, index_file: Path, digest: str) -> TuneC
     if study is None:
         study = f"{index_file.stem}-{study_digest(digest, protocol, options.seed)[:8]}"
     storage = options.storage or f"sqlite:///{(options.artifacts / 'studies.sqlite3').resolve()}"
-    jobs = options.jobs or min(ROUND, os.cpu_count() or 1)
+    jobs = options.jobs or min(ROUND, cores())
     study_config = StudyConfig(storage, study, options.trials, options.seed)
     return TuneConfig(study_config, protocol, _aim(options), jobs, _device(options.device))
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from jinja2 import UndefinedError
 
-from cache import write_bytes_atomically
+from cache import limit_threads, write_bytes_atomically
 from head.bundle import UnusableBundle, read_part
 from head.evaluate import evaluate_bundle
 from head.verdict import verdict
@@ -33,6 +33,7 @@ _DAMAGED = (KeyError, IndexError, TypeError, AttributeError, UndefinedError)
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return the exit code."""
     given = sys.argv[1:] if arguments is None else arguments
+    limit_threads()
     try:
         if given[:1] == ["compare"]:
             _compare(_compare_parser().parse_args(given[1:]))

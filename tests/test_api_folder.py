@@ -14,7 +14,7 @@ from api import folder
 from api.prediction import Meme, Predictor
 from api.schema import MAX_TEXT_CHARS
 from api.service import Loaded
-from embed.ahead import cores
+from cache import cores
 
 
 @pytest.fixture

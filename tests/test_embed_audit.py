@@ -213,6 +213,12 @@ def test_exit_codes(
     assert (complaint or "") in error and "Traceback" not in error
 
 
+def test_libraries_keep_to_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[bool] = []
+    monkeypatch.setattr(embed.audit, "limit_threads", lambda: called.append(True))
+    assert main([str(tmp_path / "nowhere")]) == 2 and called
+
+
 def test_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_multioff(tmp_path / "data", memes(3))
 

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import shutil
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -273,6 +274,16 @@ def test_a_file_that_is_no_checkpoint(tmp_path: Path, content: bytes, suffix: st
     path.write_bytes(content)
     with pytest.raises(EncoderUnavailable, match="could not be loaded as weights of RN50"):
         load_encoder("RN50", str(path), CPU, FP32)
+
+
+def test_a_program_is_not_loaded_as_weights(tmp_path: Path) -> None:
+    """As OpenAI publishes its models; torch would say how to run it."""
+    path = tmp_path / "weights.pt"
+    with warnings.catch_warnings(action="ignore"):  # this way of saving is deprecated
+        torch.jit.save(torch.jit.script(torch.nn.Identity()), path)
+    with pytest.raises(EncoderUnavailable, match="RN50: a TorchScript program.*PRETRAINED=openai") as caught:
+        load_encoder("RN50", str(path), CPU, FP32)
+    assert "weights_only" not in str(caught.value)
 
 
 def test_an_unreachable_hub_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -152,6 +152,16 @@ def test_no_more_pictures_at_a_time_than_cores(reader: TextReader, monkeypatch: 
     assert most == 2
 
 
+@pytest.mark.parametrize(("cores", "threads", "most"), [(1, 1, 1), (1, 2, 1), (2, 2, 1), (8, 1, 8), (8, 2, 4)])
+def test_there_are_seats_for_as_many_pictures_as_cores_have_threads_for(
+    cores: int, threads: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embed.ocr, "cores", lambda: cores)
+    monkeypatch.setattr(embed.ocr, "_load", lambda _threads: None)
+    seats = TextReader(threads)._seats
+    assert [seats.acquire(blocking=False) for _ in range(most + 1)] == [True] * most + [False]
+
+
 def test_a_space_shows_only_where_the_frame_would_be_blank() -> None:
     blank, letter, space = 0, 1, 2
     scores = np.array([[[0.9, 0.0, 0.1], [0.1, 0.7, 0.2], [0.99, 0.0, 0.01], [0.2, 0.1, 0.7]]], np.float32)

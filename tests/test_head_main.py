@@ -214,10 +214,16 @@ def test_one_training_at_a_time_for_each_core_but_no_more_than_a_round(tmp_path,
     monkeypatch.setattr(command, "tune", lambda *given: seen.append(given[3].jobs) or pytest.skip("seen"))
     fill(tmp_path)
     for cores, asked in ((1, 0), (2, 0), (64, 0), (64, 3)):
-        monkeypatch.setattr(command.os, "cpu_count", lambda cores=cores: cores)
+        monkeypatch.setattr(command, "cores", lambda cores=cores: cores)
         with pytest.raises(pytest.skip.Exception):
             run(tmp_path, f"--jobs={asked}")
     assert seen == [1, 2, 8, 3]
+
+
+def test_libraries_keep_to_the_cores(tmp_path, monkeypatch):
+    called = []
+    monkeypatch.setattr(command, "limit_threads", lambda: called.append(True))
+    assert run(tmp_path) == 2 and called
 
 
 def test_eight_memes_are_refused_with_what_to_do(tmp_path, capsys):

@@ -138,6 +138,12 @@ def test_words_that_are_no_command_are_refused(words: list[str], capsys: pytest.
     assert stopped.value.code == 2 and "usage: " in capsys.readouterr().err
 
 
+def test_libraries_keep_to_the_cores(tmp_path: Path, values: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[bool] = []
+    monkeypatch.setattr(command, "limit_threads", lambda: called.append(True))
+    assert command.main([str(write_bundle(tmp_path, values))]) == 0 and called
+
+
 def test_ctrl_c_is_said_and_answered_with_130(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
