@@ -129,6 +129,16 @@ def read_part(folder: Path, name: str) -> dict[str, Any] | None:
     return value
 
 
+def read_predictions(folder: Path) -> dict[str, Any]:
+    """predictions.json. Raises UnusableBundle, also where it was left out."""
+    predictions = read_part(folder, "predictions.json")
+    if predictions is None:
+        raise UnusableBundle(
+            f"{folder / 'predictions.json'}: not there; an export leaves it out, so give the bundle that it was made from"
+        )
+    return predictions
+
+
 def write_part(folder: Path, name: str, value: dict[str, Any]) -> None:
     """Write one of a bundle's JSON files. Raises OSError, and ValueError for a number that JSON does not have."""
     write_bytes_atomically(folder / name, _as_json(value))

@@ -12,7 +12,7 @@ import numpy as np
 
 from cache import DatasetIndex, read_index
 from head.baselines import BOTH, fit_baselines
-from head.bundle import UnusableBundle, load_bundle, read_part, write_part
+from head.bundle import UnusableBundle, load_bundle, read_part, read_predictions, write_part
 from head.calibration import Calibration
 from head.data import Features, fingerprint, load_everything, load_tuning, prompt_vectors, usable_rows
 from head.folds import Protocol, assign_folds, members
@@ -66,12 +66,12 @@ def evaluate_bundle(folder: Path, artifacts: Path, say: Callable[[str], None]) -
     bundle = load_bundle(folder)
     if read_part(folder, "metrics.json") is not None:
         return
-    config, predictions = bundle.config, read_part(folder, "predictions.json")
+    config, predictions = bundle.config, read_predictions(folder)
     index = read_index(artifacts / "datasets" / config["data"]["index"])
     protocol, seed = Protocol(**config["protocol"]), config["seed"]
     official = protocol.name == "official"
     tuning = load_tuning(index, artifacts / "vectors", official, seed)
-    if predictions is None or fingerprint(tuning, index.spec) != config["data"]["fingerprint"]:
+    if fingerprint(tuning, index.spec) != config["data"]["fingerprint"]:
         raise UnusableBundle(
             f"{folder}: the memes, splits or vectors have changed since it was tuned; run `make tune` again"
         )

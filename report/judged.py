@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from head.bundle import UnusableBundle, load_bundle, read_part
+from head.bundle import UnusableBundle, load_bundle, read_part, read_predictions
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,7 @@ class Judged:
 def read_judged(folder: Path) -> Judged:
     """Read a bundle and its figures. Raises UnusableBundle, also where the figures were never made."""
     config = load_bundle(folder).config
-    return Judged(config, _required(folder, "metrics.json"), _required(folder, "predictions.json"))
-
-
-def _required(folder: Path, name: str) -> dict[str, Any]:
-    value = read_part(folder, name)
-    if value is None:
-        raise UnusableBundle(f"{folder / name}: not there; run `python -m report {folder}` first")
-    return value
+    metrics = read_part(folder, "metrics.json")
+    if metrics is None:
+        raise UnusableBundle(f"{folder / 'metrics.json'}: not there; run `python -m report {folder}` first")
+    return Judged(config, metrics, read_predictions(folder))

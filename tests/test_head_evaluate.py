@@ -191,13 +191,20 @@ def _flip_a_label(artifacts: Path, row: int) -> None:
         lambda artifacts: _flip_a_label(artifacts, 0),
         lambda artifacts: edit_index(artifacts, splits=["train", "test"] * 100),
         lambda artifacts: edit_index(artifacts, skipped=["cannot be decoded"] + [""] * 199),
-        lambda artifacts: (artifacts / "bundles" / "latest" / "predictions.json").unlink(),
     ],
 )
 def test_a_bundle_of_other_data_is_not_evaluated(artifacts, change):
     change(artifacts)
     folder = artifacts / "bundles" / "latest"
     with pytest.raises(UnusableBundle, match="have changed since it was tuned; run `make tune` again"):
+        evaluate_bundle(folder, artifacts, lambda line: pytest.fail("looked at test"))
+    assert not (folder / "metrics.json").exists()
+
+
+def test_an_export_is_not_evaluated(artifacts):
+    folder = artifacts / "bundles" / "latest"
+    (folder / "predictions.json").unlink()
+    with pytest.raises(UnusableBundle, match="an export leaves it out, so give the bundle that it was made from"):
         evaluate_bundle(folder, artifacts, lambda line: pytest.fail("looked at test"))
     assert not (folder / "metrics.json").exists()
 
