@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     finally:
         workshop.close()
-    print(f"all of it held; what was built is kept for the next time in {_WORKSHOP}")
+    print(f"all of it held; what was built is kept for the next time in {_WORKSHOP} (some 20 GB)")
     return 0
 
 

@@ -83,8 +83,9 @@ class Workshop:
         )
 
     def close(self) -> None:
-        """Take the images' roots down; what was built stays."""
+        """Take the images' roots down; the images stay, and what the next build can go on from."""
         self._run("rm", "--all")
+        self._run("rmi", "--prune")
 
     def _run(self, *words: str, show: bool = False) -> str:
         return _command([*self._buildah, *words], show)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fakes import interrupted, picture
+from fakes import picture
 from huggingface_hub import constants
 from test_api_classifier import as_features, fitted, settings_of, write_bundle
 
@@ -94,12 +94,13 @@ def make(tmp_path_factory: pytest.TempPathFactory, precision: str, split: bool) 
         str(data), f"local-dir:{ENCODER}", artifacts=root / "artifacts", device="cpu", profile=Profile(precision)
     )
     embed_dataset(asked, say=lambda _: None)
-    tuned = tune(root / "bundle", asked)
-    to = root / "export"
-    assert (
-        main(["export", "--bundle", str(root / "bundle"), "--artifacts", str(asked.artifacts), "--out", str(to)]) == 0
-    )
-    return Made(root / "bundle", asked.artifacts, data, to, tuned)
+    made = Made(root / "bundle", asked.artifacts, data, root / "export", tune(root / "bundle", asked))
+    before = os.umask(0o022)
+    try:
+        assert exported(made, made.export) == 0
+    finally:
+        os.umask(before)
+    return made
 
 
 def tune(bundle: Path, asked: EmbedSettings) -> frozenset[str]:
@@ -247,27 +248,10 @@ def test_the_card_is_that_of_the_bundle(one: Made) -> None:
         assert other.card == plain.card
 
 
-def test_others_may_read_all_of_it_as_the_umask_says(one: Made, tmp_path: Path) -> None:
-    before = os.umask(0o022)
-    try:
-        assert exported(one, tmp_path / "out") == 0
-    finally:
-        os.umask(before)
-    paths = [tmp_path / "out", *(tmp_path / "out").rglob("*")]
+def test_others_may_read_all_of_it(one: Made) -> None:
+    paths = [one.export, *one.export.rglob("*")]
     assert {stat.S_IMODE(path.stat().st_mode) for path in paths if path.is_dir()} == {0o755}
     assert {stat.S_IMODE(path.stat().st_mode) for path in paths if path.is_file()} == {0o644}
-
-
-def test_without_the_training_memes_it_says_so_and_exports_the_rest(
-    one: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    arguments = ["export", "--bundle", str(one.bundle), "--artifacts", str(tmp_path), "--out", str(tmp_path / "out")]
-    assert main(arguments) == 0
-    printed = capsys.readouterr()
-    assert "without the training memes, so explain=true will find nothing" in printed.err and ".h5" in printed.err
-    assert "training  none (0.0 MB)" in printed.out and not (tmp_path / "out" / "training").exists()
-    (said, *_) = explained(one, tmp_path / "out", tmp_path)
-    assert "not at hand" in said.note and said.both is not None
 
 
 @pytest.mark.parametrize(
@@ -383,30 +367,40 @@ def test_an_export_of_an_export_is_the_same_files(
     assert "without" not in capsys.readouterr().err and not asked_of_network
 
 
-@pytest.mark.parametrize("older", [True, False])
-@pytest.mark.parametrize(("step", "at"), [("save_encoder", 1), ("write_part", 1), ("write_index", 1), ("probe", 2)])
-def test_ctrl_c_in_the_middle_leaves_the_older_export_or_nothing(
-    one: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, at: int, older: bool
+@pytest.mark.parametrize(
+    ("step", "at", "older", "error"),
+    [
+        ("save_encoder", 1, True, KeyboardInterrupt()),
+        ("write_part", 1, False, KeyboardInterrupt()),
+        ("write_index", 1, False, OSError(28, "No space left on device")),
+        ("probe", 2, True, KeyboardInterrupt()),
+    ],
+)
+def test_ctrl_c_or_a_full_disk_in_the_middle_leaves_the_older_export_or_nothing(
+    one: Made,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    step: str,
+    at: int,
+    older: bool,
+    error: BaseException,
 ) -> None:
-    out = tmp_path / "out"
+    out, function, calls = tmp_path / "out", getattr(export, step), []
     if older:
         shutil.copytree(one.export, out)
-    function, calls = interrupted(getattr(export, step), at)
-    monkeypatch.setattr(export, step, function)
-    assert exported(one, out) == 130
+
+    def failing(*arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == at:
+            raise error
+        return function(*arguments)
+
+    monkeypatch.setattr(export, step, failing)
+    assert exported(one, out) == (130 if isinstance(error, KeyboardInterrupt) else 2)
     assert len(calls) == at and os.listdir(tmp_path) == (["out"] if older else [])
     assert not older or files_of(out) == files_of(one.export)
-
-
-def test_a_full_disk_is_a_sentence_and_leaves_nothing(
-    one: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def full(*_: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(export, "write_index", full)
-    assert exported(one, tmp_path / "out") == 2
-    assert "No space left on device" in capsys.readouterr().err and not list(tmp_path.iterdir())
+    assert isinstance(error, KeyboardInterrupt) or "error: [Errno 28] No space left" in capsys.readouterr().err
 
 
 def test_another_encoder_that_is_asked_for_goes_before_the_one_inside(one: Made, tmp_path: Path) -> None:
@@ -427,12 +421,9 @@ def test_without_its_encoder_an_export_is_a_plain_bundle(
 ) -> None:
     """Of a published encoder, which the hub has."""
     published = {"model": "ViT-L-14", "pretrained": "openai"}
-    bundle = edit(shutil.copytree(one.bundle, tmp_path / "b"), lambda config: config.update(encoder=published))
     out = tmp_path / "out"
-    assert exported(one, out, "--model", f"local-dir:{ENCODER}", "--pretrained", "", bundle=bundle) == 2
-    config = edit(bundle, lambda config: config.update(encoder=published | {"pretrained": ""}))
-    assert exported(one, out, "--model", f"local-dir:{ENCODER}", bundle=config) == 0
-    edit(out, lambda config: config["encoder"].update(pretrained="openai"))
+    shutil.copytree(one.export, out)
+    edit(out, lambda config: config.update(encoder=published))
     shutil.rmtree(out / "encoder")
     asked: list[Any] = []
 
@@ -481,13 +472,19 @@ def test_a_report_of_an_export_is_refused_in_a_sentence(
     assert files_of(one.export) == before
 
 
-def test_the_name_of_the_bundle_is_that_of_the_folder_and_never_a_way_out_of_it(
+def test_without_the_training_memes_it_says_so_and_exports_the_rest(
     one: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Into a folder that has the bundle's name, which is never a way out of the folder of results."""
     bundle = edit(shutil.copytree(one.bundle, tmp_path / "b"), lambda config: config.update(name="../a b"))
     assert main(["export", "--bundle", str(bundle), "--artifacts", str(tmp_path / "artifacts")]) == 0
     (out,) = (tmp_path / "artifacts" / "exports").iterdir()
-    assert out.name == "__a_b"
-    first, *_, last = capsys.readouterr().out.splitlines()
+    assert out.name == "__a_b" and not (out / "training").exists()
+    printed = capsys.readouterr()
+    assert "without the training memes, so explain=true will find nothing" in printed.err and ".h5" in printed.err
+    first, *_, training, last = printed.out.splitlines()
     total = sum(len(data) for data in files_of(out).values())
     assert first == f"export    {out} ({total / 1e6:.1f} MB)" and last == f"next      make serve BUNDLE={out}"
+    assert training == "training  none (0.0 MB)"
+    (said, *_) = explained(one, out, tmp_path)
+    assert "not at hand" in said.note and said.both is not None
