@@ -23,9 +23,10 @@ COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))
 LISTS = {"serve": ["serve.txt"], "batch": ["serve.txt", "batch.txt"]}
 # Run with the names of the distributions that an image holds: whatever comes from another is not there.
 BLOCK = """
-import sys
+import ast, sys
 from importlib.machinery import PathFinder
 from importlib.metadata import packages_distributions
+from importlib.util import find_spec
 
 held, commands = sys.argv[1].split(","), sys.argv[2].split(",")
 foreign = {
@@ -42,6 +43,15 @@ class Held(PathFinder):
 sys.meta_path[sys.meta_path.index(PathFinder)] = Held
 for command in commands:
     __import__(command)
+# what their functions import, as they are called
+ours = ("api", "cache", "embed", "head", "report")
+for name, module in list(sys.modules.items()):
+    if name.split(".")[0] in ours and getattr(module, "__file__", None):
+        for node in ast.walk(ast.parse(open(module.__file__, encoding="utf-8").read())):
+            wanted = [node.module] if isinstance(node, ast.ImportFrom) else []
+            wanted += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for top in {name.split(".")[0] for name in wanted}:
+                assert top in sys.modules or find_spec(top), f"{name} imports {top}"
 """
 
 
