@@ -20,7 +20,7 @@ ENV PATH=/opt/venv/bin:$PATH \
 WORKDIR /app
 
 FROM base AS serve-packages
-# Where torch comes from: its builds for CPUs (200 MB), or, when empty, the package index's own, for CUDA (5 GB).
+# Where torch comes from: PyTorch's builds for CPUs or, when empty, the package index's own, for CUDA and gigabytes larger.
 ARG TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
 COPY requirements.txt container/serve.txt /tmp/
 RUN python3 -m venv /opt/venv \
