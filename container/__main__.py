@@ -10,7 +10,6 @@ Wants root, and names the tools that are missing. Exit 0: all of it held; 1: som
 
 import argparse
 import base64
-import csv
 import json
 import os
 import shutil
@@ -19,12 +18,12 @@ import sys
 import time
 from pathlib import Path
 
-from container.build import CommandFailed, Image, Workshop
+from container.build import CommandFailed, Image, Workshop, run
 from container.running import Running, running
+from demo.examples import Example, pair
 
 _TOOLS = {"buildah": "buildah", "mmdebstrap": "mmdebstrap", "ip": "iproute2", "nsenter": "util-linux"}
 _WORKSHOP = Path("artifacts/container")
-_MEMES = Path("demo/memes")
 _TMP = {"/tmp": "size=1g,mode=1777"}
 _READY_SECONDS = 60
 # What `docker stop` grants before it kills.
@@ -76,9 +75,7 @@ def _lint() -> None:
     if compose:
         commands.append([*compose, "--profile", "gpu", "config", "--quiet"])
     for command in commands:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise CommandFailed(f"{' '.join(command)}:\n{done.stdout}{done.stderr}")
+        run(command)
     by = " ".join(compose) if compose else "its schema alone, for want of Docker Compose 2"
     print(f"Dockerfile and docker-compose.yml: nothing to complain of (the latter by {by})")
 
@@ -102,8 +99,8 @@ def _try_server(image: Image) -> None:
     with running(image, image.arguments, _TMP, log) as server:
         _wait_until_ready(server, log)
         print(f"ready after {time.monotonic() - began:.1f} s, by its health check")
-        for row, words in zip(_pair(), (True, False)):
-            _ask(server, row, words)
+        for meme, words in zip(pair(), (True, False)):
+            _ask(server, meme, words)
         code, seconds = server.stop(_STOP_SECONDS)
     if code != 0:
         raise CommandFailed(f"after SIGTERM: {f'exit {code}' if code is not None else 'still there'}\n{_tail(log)}")
@@ -120,27 +117,16 @@ def _wait_until_ready(server: Running, log: Path) -> None:
     raise CommandFailed(f"the server did not become ready\n{_tail(log)}")
 
 
-def _ask(server: Running, row: dict[str, str], words: bool) -> None:
-    picture = (_MEMES / "Labelled Images" / row["image_name"]).read_bytes()
-    body = {
-        "image": base64.b64encode(picture).decode(),
-        "explain": True,
-        **({"text": row["sentence"]} if words else {}),
-    }
+def _ask(server: Running, meme: Example, words: bool) -> None:
+    picture = base64.b64encode(meme.picture.read_bytes()).decode()
+    body = {"image": picture, "explain": True, **({"text": meme.text} if words else {})}
     done = server.execute(["python3", "-c", _ASK], json.dumps(body).encode())
-    print(f"POST /predict {row['image_name']} (labelled {row['label']})\n{done.stdout.decode()}", end="")
+    print(f"POST /predict {meme.picture.name} (labelled {meme.label})\n{done.stdout.decode()}", end="")
     if done.returncode:
         raise CommandFailed(f"no prediction: {done.stderr.decode()}")
     answer = json.loads(done.stdout)
     if answer["text"]["source"] != ("request" if words else "ocr") or not answer["explanation"]["neighbours"]:
         raise CommandFailed("the text is not from where it should be, or there is no explanation")
-
-
-def _pair() -> list[dict[str, str]]:
-    """The first offensive and the first harmless test meme of the demo."""
-    with (_MEMES / "Split Dataset" / "Testing_meme_dataset.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    return [next(row for row in rows if (row["label"] == "offensive") is wanted) for wanted in (True, False)]
 
 
 def _try_batch(image: Image) -> None:
@@ -155,8 +141,7 @@ def _try_batch(image: Image) -> None:
 
 
 def _gigabytes(root: Path) -> str:
-    used = subprocess.run(["du", "-sxk", str(root)], capture_output=True, text=True, check=True).stdout.split()[0]
-    return f"{int(used) / 1e6:.1f}"
+    return f"{int(run(['du', '-sxk', str(root)]).split()[0]) / 1e6:.1f}"
 
 
 def _tail(log: Path) -> str:

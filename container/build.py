@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -63,7 +64,7 @@ class Workshop:
 
     def _make_base(self) -> None:
         archive = self._folder / "base.tar"
-        _command(["mmdebstrap", "--variant=minbase", f"--include={_BASE_PACKAGES}", _SUITE, str(archive)], show=True)
+        run(["mmdebstrap", "--variant=minbase", f"--include={_BASE_PACKAGES}", _SUITE, str(archive)], show=True)
         made = self._run("from", "scratch").strip()
         self._run("add", "-q", made, str(archive), "/")
         self._run("commit", "-q", "--format", "docker", "--rm", made, _BASE)
@@ -88,7 +89,7 @@ class Workshop:
         self._run("rmi", "--prune")
 
     def _run(self, *words: str, show: bool = False) -> str:
-        return _command([*self._buildah, *words], show)
+        return run([*self._buildah, *words], show)
 
 
 def _exec_form(health: dict[str, Any] | None) -> list[str]:
@@ -100,9 +101,8 @@ def _exec_form(health: dict[str, Any] | None) -> list[str]:
 def _pip_settings(scratch: Path) -> list[tuple[str, str]]:
     """(here, in the build) of what pip is told on this machine, so that it installs from the same places there: its
     settings in one file, and the certificates and folders that they name."""
-    listed = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True)
     settings: dict[str, str] = {}
-    for line in listed.stdout.splitlines():
+    for line in run([sys.executable, "-m", "pip", "config", "list"]).splitlines():
         name, value = line.split("=", 1)
         section, option = name.split(".", 1)
         if section in ("global", "install", ":env:"):
@@ -118,8 +118,8 @@ def _pip_settings(scratch: Path) -> list[tuple[str, str]]:
     return [(str(scratch / "pip.conf"), "/etc/pip.conf"), *((place, place) for place in sorted(places))]
 
 
-def _command(words: list[str], show: bool = False) -> str:
-    """What it printed; show: on stderr as it comes, instead."""
+def run(words: Sequence[str], show: bool = False) -> str:
+    """What a command printed; show: on stderr as it comes, instead. Raises CommandFailed with what it said."""
     done = subprocess.run(
         words,
         env=os.environ | _ENVIRONMENT,
@@ -129,5 +129,6 @@ def _command(words: list[str], show: bool = False) -> str:
         check=False,
     )
     if done.returncode:
-        raise CommandFailed(f"{' '.join(words[:8])} ... ended with {done.returncode}\n{done.stderr or ''}")
+        said = f"{done.stdout or ''}{done.stderr or ''}"
+        raise CommandFailed(f"{' '.join(words[:8])} ... ended with {done.returncode}\n{said}")
     return done.stdout or ""

@@ -5,7 +5,6 @@ It drives the rooms as a person would, by their commands, and knows nothing of t
 """
 
 import base64
-import csv
 import json
 import subprocess
 import sys
@@ -15,8 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_MEMES = Path("demo/memes")
-_TEST = _MEMES / "Split Dataset" / "Testing_meme_dataset.csv"
+from demo.examples import Example, pair
+
 # Enough for these easy memes; the default, meant for real ones, takes several times as long.
 _TRIALS = "40"
 _STOP_SECONDS = 20
@@ -45,8 +44,8 @@ def main() -> int:
             return code
     _say("serve: CLIP and head together over HTTP")
     with _server() as url:
-        for row in _pair():
-            _predict(url, row)
+        for meme in pair():
+            _predict(url, meme)
     _say(f"done in {time.monotonic() - started:.0f} s")
     print(_NEXT_STEPS)
     return 0
@@ -75,20 +74,12 @@ def _server() -> Iterator[str]:
     print(f"server stopped (exit {code})")
 
 
-def _pair() -> list[dict[str, str]]:
-    """The first offensive and the first harmless meme of the test split."""
-    with _TEST.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    return [next(row for row in rows if (row["label"] == "offensive") is wanted) for wanted in (True, False)]
-
-
-def _predict(url: str, row: dict[str, str]) -> None:
-    image = _MEMES / "Labelled Images" / row["image_name"]
-    body = {"image": base64.b64encode(image.read_bytes()).decode(), "text": row["sentence"]}
+def _predict(url: str, meme: Example) -> None:
+    body = {"image": base64.b64encode(meme.picture.read_bytes()).decode(), "text": meme.text}
     request = urllib.request.Request(f"{url}/predict", json.dumps(body).encode(), {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=60) as response:
         answer = json.load(response)
-    print(f"\nPOST /predict  {image}  (labelled {row['label']})")
+    print(f"\nPOST /predict  {meme.picture}  (labelled {meme.label})")
     print(json.dumps(answer, indent=2, ensure_ascii=False))
 
 

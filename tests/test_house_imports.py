@@ -14,7 +14,7 @@ MAY_IMPORT = {
     "report": {"cache", "embed", "head"},
     "demo": set(),
     "bench": {"api", "cache", "embed", "head"},
-    "container": set(),
+    "container": {"demo"},
 }
 ONLY_IN = {
     "h5py": {"cache", "bench"},
