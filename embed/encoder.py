@@ -1,7 +1,8 @@
 """A frozen CLIP: pictures and texts in, vectors out, and the spec that says what made them.
 
 It knows nothing of data sets, labels, HTTP or where vectors are kept. Loading goes through open_clip's own factory:
-a model name with a pretrained tag or a local checkpoint file, `local-dir:<folder>`, or `hf-hub:<org/repo>`.
+a model name with a pretrained tag or a local checkpoint file, `local-dir:<folder>`, or `hf-hub:<org/repo>`. What
+fine-tuning changed of it is added as it is loaded (see `embed.delta`).
 """
 
 import json
@@ -11,14 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import open_clip
 import torch
 from open_clip.factory import LOCAL_DIR_PREFIX
 from torch import Tensor, nn
 
 from cache import file_digest, limit_threads
-from embed.pictures import UnreadableImage, decode_picture
+from embed.delta import apply_delta
+from embed.inputs import Inputs, resize_only
 from embed.profile import Profile, library_versions
 from embed.tokens import Tokenizer, load_tokenizer, missing_package
 from embed.towers import Tower, image_tower, text_tower
@@ -30,42 +31,25 @@ _GPU_BATCH = 512
 _GPU_TEXTS = 128
 # Texts that are sorted by length together, in groups that keep a core busy.
 _GROUPS = 8
+_CPU = torch.device("cpu")
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
-class ClipEncoder:
+class ClipEncoder(Inputs):
     """A loaded model with its own preprocessing and tokenizer; its vectors are not normalised unless the model does.
 
-    image_tower: (N, 3, H, W) -> (N, D); text_tower: (N, L) -> (N, D); resize: a picture -> an RGB picture of the
-    model's size; mean, std: (3, 1, 1), of the model's pixels; spec: see `cache.spec`; weights: the file they came from.
+    image_tower: (N, 3, H, W) -> (N, D); text_tower: (N, L) -> (N, D); mean, std: (3, 1, 1), of the model's pixels;
+    spec: see `cache.spec`; weights: the file they came from.
     """
 
     image_tower: Tower
     text_tower: Tower
-    resize: Any
     mean: Tensor
     std: Tensor
-    tokenizer: Tokenizer
     device: torch.device
     spec: dict[str, Any]
     weights: Path
-
-    def pixels(self, data: bytes) -> Tensor:
-        """Image bytes -> (H, W, 3) uint8, scaled and cropped by open_clip's own transform. Raises UnreadableImage."""
-        picture = decode_picture(data)
-        try:
-            return torch.from_numpy(np.array(self.resize(picture)))
-        except (ValueError, OSError) as error:
-            raise UnreadableImage(f"a picture of mode {picture.mode} that cannot be resized ({error})") from error
-
-    def tokens(self, text: str) -> Tensor:
-        """A text -> (P, L) int64: one row, or one for each of its pieces."""
-        return self.tokenizer.rows(text)
-
-    def token_count(self, text: str) -> int:
-        """Tokens of a text before it is cut, start and end included."""
-        return self.tokenizer.count(text)
 
     def batch_size(self, kind: str) -> int:
         """How many items the batch job should hand over at a time, of "image" or "text"."""
@@ -128,16 +112,13 @@ def choose_precision(wanted: str, device: torch.device) -> str:
     return "bf16" if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else "fp32"
 
 
-def resize_only(transform: Any) -> Any:
-    """An open_clip transform without its last two steps: to numbers, and to the model's mean and deviation."""
-    *geometry, _, _ = transform.transforms
-    return type(transform)(geometry)
-
-
-def load_encoder(model: str, pretrained: str, device: torch.device, profile: Profile) -> ClipEncoder:
+def load_encoder(
+    model: str, pretrained: str, device: torch.device, profile: Profile, delta: Path | None = None
+) -> ClipEncoder:
     """Load `model` with the weights `pretrained` (a tag or a file; "" for local-dir: and hf-hub: models).
 
-    Raises EncoderUnavailable with what to type instead.
+    delta: what fine-tuning changed of the weights, a file of `embed.delta`; the spec then has its SHA-256. Raises
+    EncoderUnavailable with what to type instead.
     """
     limit_threads()
     # TF32, torch's default for convolutions on a GPU, changes vectors by 1e-3; the spec promises float32.
@@ -146,6 +127,13 @@ def load_encoder(model: str, pretrained: str, device: torch.device, profile: Pro
     config, weights = find_weights(model, pretrained)
     tokenizer = load_tokenizer(model, profile.long_text)
     clip, transform = load_clip(model, pretrained, device, precision, config, weights)
+    tuned = {}
+    if delta is not None:
+        # A change of less than half a step of a rounded weight would be lost, so it is added first and rounded once.
+        whole = clip if precision == "fp32" else load_clip(model, pretrained, _CPU, "fp32", config, weights)[0]
+        tuned["delta_sha256"] = apply_delta(whole, delta)
+        if whole is not clip:
+            clip.load_state_dict(whole.state_dict())
     preprocess = open_clip.get_model_preprocess_cfg(clip)
     dtype = _DTYPES[precision]
     image = image_tower(clip, profile.features, dtype).eval()
@@ -153,9 +141,10 @@ def load_encoder(model: str, pretrained: str, device: torch.device, profile: Pro
     if precision != "fp32" and not _runs(image, text, preprocess["size"], tokenizer, device):
         if profile.precision != "auto":
             raise EncoderUnavailable(f"open_clip cannot run {model} in {precision}; use --precision fp32")
-        return load_encoder(model, pretrained, device, replace(profile, precision="fp32"))
+        return load_encoder(model, pretrained, device, replace(profile, precision="fp32"), delta)
     spec = {
         **_spec(model, config, weights),
+        **tuned,
         "preprocess": preprocess,
         "tokenizer": {**tokenizer.spec(), "ftfy": library_versions()["ftfy"]},
         "feature": profile.features,

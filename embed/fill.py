@@ -18,26 +18,12 @@ from tqdm import tqdm
 
 from cache import Segment, VectorStore, cores
 from embed.ahead import run_ahead
+from embed.prepare import Prepared
 
 # A segment is closed after this many rows or seconds: little work is lost to a kill, and files stay few.
 _SEGMENT_ROWS = 4096
 _SEGMENT_SECONDS = 2.0
 Encode = Callable[[Sequence[Tensor]], Tensor]
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """One item, ready for the encoder.
-
-    tensor: pixels (H, W, 3) or token rows (P, L), None when it failed; tokens: their number before truncation;
-    failure: why there is no tensor; lasting: whether trying again would end the same way.
-    """
-
-    key: str
-    tensor: Tensor | None
-    tokens: int = 0
-    failure: str = ""
-    lasting: bool = True
 
 
 @dataclass

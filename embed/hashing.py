@@ -5,9 +5,11 @@ distrusts; the content's hash is the truth.
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 from tqdm import tqdm
 
@@ -18,6 +20,10 @@ from embed.ahead import run_ahead
 MAX_FILE_BYTES = 100_000_000
 # Handed to a thread together: one file's worth of work is too little to hand over.
 _FILES_AT_ONCE = 64
+Part: TypeAlias = list[tuple[str, str, str]]
+"""(image, stamp, key) of some pictures, the last two as they were in an earlier run, or ""."""
+Results: TypeAlias = list[tuple[str, str, str]]
+"""(stamp, key, problem) of each."""
 
 
 class UnusableFile(ValueError):
@@ -33,19 +39,26 @@ class Hashed:
     problems: dict[str, str] = field(default_factory=dict)
 
 
-def hash_pictures(root: Path, images: Iterable[str], hints: Mapping[str, tuple[str, str]]) -> Hashed:
-    """Keys of the pictures under `root`; hints: {image: (stamp, key)} of an earlier run."""
+def in_threads(work: Callable[[Part], Results], parts: Sequence[Part]) -> Iterator[Results]:
+    """`work` of each part, on this machine's cores."""
+    return run_ahead(work, parts, len(parts) + 1)
+
+
+def hash_pictures(
+    root: Path,
+    images: Iterable[str],
+    hints: Mapping[str, tuple[str, str]],
+    spread: Callable[[Callable[[Part], Results], Sequence[Part]], Iterator[Results]] = in_threads,
+) -> Hashed:
+    """Keys of the pictures under `root`; hints: {image: (stamp, key)} of an earlier run; spread: does the work."""
     names = list(dict.fromkeys(images))
-    parts = [names[i : i + _FILES_AT_ONCE] for i in range(0, len(names), _FILES_AT_ONCE)]
+    asked = [(name, *hints.get(name, ("", ""))) for name in names]
+    parts = [asked[i : i + _FILES_AT_ONCE] for i in range(0, len(asked), _FILES_AT_ONCE)]
     hashed = Hashed()
-
-    def work(part: list[str]) -> list[tuple[str, str, str]]:
-        return [_stamp_key_problem(os.path.join(root, name), *hints.get(name, ("", ""))) for name in part]
-
     # a bar only where there is something to wait for
     with tqdm(total=len(names), desc="hashing", unit=" files", delay=1) as bar:
-        for part, results in zip(parts, run_ahead(work, parts, len(parts) + 1), strict=True):
-            for name, (stamp, key, problem) in zip(part, results, strict=True):
+        for part, results in zip(parts, spread(partial(_hash_part, root), parts), strict=True):
+            for (name, _, _), (stamp, key, problem) in zip(part, results, strict=True):
                 if problem:
                     hashed.problems[name] = problem
                 else:
@@ -63,6 +76,10 @@ def read_picture(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise UnusableFile(f"the file cannot be read ({error.strerror})") from error
+
+
+def _hash_part(root: Path, part: Part) -> Results:
+    return [_stamp_key_problem(os.path.join(root, name), stamp, key) for name, stamp, key in part]
 
 
 def _stamp_key_problem(path: str, known_stamp: str, known_key: str) -> tuple[str, str, str]:

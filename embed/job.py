@@ -12,22 +12,19 @@ are for, nor what a head is.
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from cache import DatasetIndex, UnusableIndex, VectorStore, content_key, index_path, read_index, text_key, write_index
+from cache import DatasetIndex, UnusableIndex, VectorStore, index_path, read_index, text_key, write_index
 from embed.dataset import Meme, read_dataset
-from embed.hashing import Hashed, UnusableFile, hash_pictures, read_picture
-from embed.pictures import UnreadableImage
-from embed.profile import Profile
+from embed.engine import ENGINES, Engine, LocalEngine
+from embed.hashing import Hashed, hash_pictures
+from embed.profile import EncoderRequest, Profile
 from embed.prompts import PROMPTS
 from embed.readings import Reading, fill_texts
 from embed.recall import recall_spec, remember_spec
-
-if TYPE_CHECKING:
-    from embed.encoder import ClipEncoder
 
 
 class NothingReadable(ValueError):
@@ -39,7 +36,8 @@ class EmbedSettings:
     """data: a folder or a CSV; model, pretrained: open_clip's names; device: one of `embed.profile.DEVICES`.
 
     retry_failed: try again the pictures that an earlier run could not decode; rehash: read every picture again, also
-    those whose size and times are unchanged; ocr: read the words of the memes whose text is empty off their pictures.
+    those whose size and times are unchanged; ocr: read the words of the memes whose text is empty off their pictures;
+    delta: what fine-tuning changed of the model, a file of `embed.delta`; engine: one of `embed.engine.ENGINES`.
     """
 
     data: str
@@ -51,6 +49,13 @@ class EmbedSettings:
     retry_failed: bool = False
     rehash: bool = False
     ocr: bool = False
+    delta: Path | None = None
+    engine: str = ENGINES[0]
+
+    @property
+    def encoder(self) -> EncoderRequest:
+        """Which encoder is wanted."""
+        return EncoderRequest(self.model, self.pretrained, self.profile, self.delta)
 
     @property
     def vectors(self) -> Path:
@@ -60,9 +65,10 @@ class EmbedSettings:
     @property
     def index(self) -> Path:
         """The dataset index that the job writes."""
-        return index_path(
+        path = index_path(
             self.artifacts, self.data, self.model, self.pretrained, self.profile.features, self.profile.long_text
         )
+        return path.with_name(f"{path.stem}-finetuned.h5") if self.delta else path
 
 
 @dataclass
@@ -95,25 +101,30 @@ def embed_dataset(settings: EmbedSettings, say: Callable[[str], None]) -> Summar
     Raises DatasetError, EncoderUnavailable, NothingReadable, OcrUnavailable, SpecMismatch, TooLittleMemory and, when
     the disk is full, OSError; what was finished by then stays.
     """
+    with closing(_open_engine(settings, say)) as engine:
+        return _embed_dataset(settings, engine, say)
+
+
+def _open_engine(settings: EmbedSettings, say: Callable[[str], None]) -> Engine:
+    return LocalEngine(settings.encoder, settings.device, say)
+
+
+def _embed_dataset(settings: EmbedSettings, engine: Engine, say: Callable[[str], None]) -> Summary:
     root, memes = read_dataset(Path(settings.data))
     hints = {} if settings.rehash else _hints(settings.index)
-    hashed = hash_pictures(root, [meme.image for meme in memes if not meme.problem], hints)
+    hashed = hash_pictures(root, [meme.image for meme in memes if not meme.problem], hints, engine.map)
     reading = None
     if settings.ocr:
         memes, reading = fill_texts(root, memes, hashed.keys, settings.artifacts, settings.retry_failed)
     texts = {text_key(meme.text): meme.text for meme in memes}
     prompts = {text_key(text): text for group in PROMPTS.values() for text in group}
-    wanted: dict[str, dict[str, Any]] = {
-        "image": {key: root / image for image, key in hashed.keys.items()},
-        "text": texts | prompts,
-    }
-    encoder = _LazyEncoder(settings, say)
-    store, todo = _plan(settings, encoder, wanted)
+    wanted = {"image": {key: image for image, key in hashed.keys.items()}, "text": texts | prompts}
+    store, todo = _plan(settings, engine, wanted)
     summary = Summary(memes, store, reading)
     busy = any(todo.values()) or store.damaged
     with store.locked(lambda: say("another job is filling this cache; waiting for it")) if busy else nullcontext():
         _report_damage(store, say)
-        passing = _fill(settings, store, encoder, wanted, prompts.keys() - texts.keys(), summary)
+        passing = _fill(settings, store, engine, root, wanted, prompts.keys() - texts.keys(), summary)
     failures = store.failures("image") | passing
     skipped = [_reason(meme, hashed, failures) for meme in memes]
     summary.skipped = [(meme.id, meme.where, reason) for meme, reason in zip(memes, skipped, strict=True) if reason]
@@ -137,24 +148,32 @@ def _hints(index: Path) -> dict[str, tuple[str, str]]:
 
 
 def _plan(
-    settings: EmbedSettings, encoder: "_LazyEncoder", wanted: dict[str, dict[str, Any]]
-) -> tuple[VectorStore, dict[str, dict[str, Any]]]:
+    settings: EmbedSettings, engine: Engine, wanted: dict[str, dict[str, str]]
+) -> tuple[VectorStore, dict[str, dict[str, str]]]:
     """The store of the encoder's spec, and what it lacks of each kind.
 
-    The spec that is remembered serves until something is missing; then the encoder is loaded and its own counts.
+    The spec that an earlier run has noted serves until something is missing; then an encoder is loaded, and its counts.
     """
-    store = VectorStore(settings.vectors, encoder.spec())
+    noted = recall_spec(settings.vectors / "encoders.json", settings.encoder)
+    store = VectorStore(settings.vectors, noted or _load(settings, engine))
     todo = {kind: _missing(store, kind, items, settings.retry_failed) for kind, items in wanted.items()}
-    if any(todo.values()) and encoder.load().spec != store.spec:
-        return _plan(settings, encoder, wanted)
+    if noted and any(todo.values()) and _load(settings, engine) != noted:
+        return _plan(settings, engine, wanted)
     return store, todo
+
+
+def _load(settings: EmbedSettings, engine: Engine) -> dict[str, Any]:
+    spec, weights = engine.load()
+    remember_spec(settings.vectors / "encoders.json", settings.encoder, spec, weights)
+    return spec
 
 
 def _fill(
     settings: EmbedSettings,
     store: VectorStore,
-    encoder: "_LazyEncoder",
-    wanted: dict[str, dict[str, Any]],
+    engine: Engine,
+    root: Path,
+    wanted: dict[str, dict[str, str]],
     prompts: set[str],
     summary: Summary,
 ) -> dict[str, str]:
@@ -167,41 +186,12 @@ def _fill(
         cached = store.known(kind) & items.keys()
         todo = _missing(store, kind, items, settings.retry_failed)
         if todo:
-            passing |= _embed(store, kind, todo, encoder.load(), summary)
+            passing |= _embed(store, kind, todo, engine, root, summary)
         embedded = store.known(kind) & todo.keys()
         for name, keys in (("distinct", items.keys()), ("cached", cached), ("embedded", embedded)):
             getattr(summary, name)[kind] = len(keys - prompts)
             summary.prompts[name] += len(keys & prompts)
     return passing
-
-
-class _LazyEncoder:
-    """The encoder's spec at once, where an earlier run has noted it; the encoder itself only when it is needed."""
-
-    def __init__(self, settings: EmbedSettings, say: Callable[[str], None]) -> None:
-        self._settings, self._say = settings, say
-        self._memory = settings.vectors / "encoders.json"
-        self._request = (settings.model, settings.pretrained, settings.profile)
-        self._loaded: ClipEncoder | None = None
-
-    def spec(self) -> dict[str, Any]:
-        if self._loaded is None:
-            noted = recall_spec(self._memory, *self._request)
-            if noted:
-                return noted
-        return self.load().spec
-
-    def load(self) -> "ClipEncoder":
-        if self._loaded is None:
-            # torch and open_clip take seconds to import, which a run with nothing to do must not spend
-            from embed.encoder import choose_device, load_encoder
-
-            model, pretrained, profile = self._request
-            device = choose_device(self._settings.device)
-            self._say(f"loading {model} {pretrained}".rstrip() + f" on {device}")
-            self._loaded = load_encoder(model, pretrained, device, profile)
-            remember_spec(self._memory, *self._request, self._loaded.spec, self._loaded.weights)
-        return self._loaded
 
 
 def _report_damage(store: VectorStore, say: Callable[[str], None]) -> None:
@@ -211,7 +201,7 @@ def _report_damage(store: VectorStore, say: Callable[[str], None]) -> None:
         store.forget_damaged()
 
 
-def _missing(store: VectorStore, kind: str, items: dict[str, Any], retry_failed: bool) -> dict[str, Any]:
+def _missing(store: VectorStore, kind: str, items: dict[str, str], retry_failed: bool) -> dict[str, str]:
     done = store.known(kind)
     if not retry_failed:
         done |= store.failures(kind).keys()
@@ -219,37 +209,20 @@ def _missing(store: VectorStore, kind: str, items: dict[str, Any], retry_failed:
 
 
 def _embed(
-    store: VectorStore, kind: str, todo: dict[str, Any], encoder: "ClipEncoder", summary: Summary
+    store: VectorStore, kind: str, todo: dict[str, str], engine: Engine, root: Path, summary: Summary
 ) -> dict[str, str]:
-    """Embed {key: path or text}; return {key: reason} of what may go well another time."""
-    from embed.fill import Prepared, fill  # torch, as above
-
-    def picture(key: str, path: Path) -> Prepared:
-        try:
-            data = read_picture(path)
-            if content_key(data) != key:
-                return Prepared(key, None, failure="the file changed while the job ran; run it again", lasting=False)
-            return Prepared(key, encoder.pixels(data))
-        except UnreadableImage as error:
-            return Prepared(key, None, failure=str(error))
-        except UnusableFile as error:
-            return Prepared(key, None, failure=str(error), lasting=False)
-
-    def text(key: str, value: str) -> Prepared:
-        return Prepared(key, encoder.tokens(value), encoder.token_count(value))
-
-    started = time.monotonic()
-    if kind == "image":
-        filled = fill(store, kind, todo, picture, encoder.image_features, encoder.device, encoder.batch_size(kind))
-    else:
+    """Embed {key: image or text}; return {key: reason} of what may go well another time."""
+    if kind == "text":
         # texts of like length together: a batch is as long as its longest
-        ordered = dict(sorted(todo.items(), key=lambda item: len(item[1]), reverse=True))
-        filled = fill(store, kind, ordered, text, encoder.text_features, encoder.device, encoder.batch_size(kind))
+        todo = dict(sorted(todo.items(), key=lambda item: len(item[1]), reverse=True))
+    engine.load()  # its seconds are not counted
+    started = time.monotonic()
+    filled = engine.fill(store, kind, todo, root)
     summary.seconds += time.monotonic() - started
     # typeshed has counters count whole things; they add seconds up as well
     summary.spent["decode" if kind == "image" else "tokenise"] += filled.preparing  # type: ignore[assignment]
     summary.spent["model"] += filled.encoding  # type: ignore[assignment]
-    summary.device = str(encoder.device)
+    summary.device = engine.device
     return filled.passing
 
 

@@ -62,14 +62,15 @@ def save_encoder(folder: Path, model: str, pretrained: str, spec: dict[str, Any]
     _write(folder / SOURCE, {"format": FORMAT, "sha256": digests, "spec": original})
 
 
-def load_portable(folder: Path, device: torch.device, profile: Profile) -> ClipEncoder:
+def load_portable(folder: Path, device: torch.device, profile: Profile, delta: Path | None = None) -> ClipEncoder:
     """The encoder that `save_encoder` wrote, with the spec of its original. It asks no network.
 
-    Raises EncoderUnavailable, naming the file that is damaged, and what to do.
+    delta: as of `load_encoder`; the copy is of the encoder as it was before. Raises EncoderUnavailable, naming the file
+    that is damaged, and what to do.
     """
     original = _checked(folder)
     with offline():
-        encoder = load_encoder(f"{LOCAL_DIR_PREFIX}{folder}", "", device, profile)
+        encoder = load_encoder(f"{LOCAL_DIR_PREFIX}{folder}", "", device, profile, delta)
     return replace(encoder, spec={**encoder.spec, **original})
 
 

@@ -5,6 +5,7 @@ It imports no torch, so that command lines and the job's plan can know it at onc
 
 import importlib.metadata
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from cache import FEATURES, LONG_TEXTS
@@ -30,6 +31,19 @@ class Profile:
         """The profile that made vectors of this spec, so that a server makes them alike."""
         cut = spec["tokenizer"]["truncation"] != "mean of pieces"
         return cls(spec["feature"], _PRECISION_OF[spec["dtype"]], "truncate" if cut else "chunk")
+
+
+@dataclass(frozen=True)
+class EncoderRequest:
+    """Which encoder is wanted. model, pretrained: open_clip's names; delta: what fine-tuning changed of it, as a file."""
+
+    model: str
+    pretrained: str
+    profile: Profile
+    delta: Path | None = None
+
+    def __str__(self) -> str:
+        return f"{self.model} {self.pretrained}".rstrip() + (f" with {self.delta}" if self.delta else "")
 
 
 def library_versions() -> dict[str, str]:

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from cache import absolute_if_file, write_text_atomically
-from embed.profile import Profile, library_versions
+from embed.profile import EncoderRequest, library_versions
 
 _LOCAL_DIR = "local-dir:"
 
 
-def recall_spec(memory: Path, model: str, pretrained: str, profile: Profile) -> dict[str, Any] | None:
+def recall_spec(memory: Path, wanted: EncoderRequest) -> dict[str, Any] | None:
     """The spec that `remember_spec` noted for this request, or None where anything it depends on has changed."""
-    request = _request(model, pretrained, profile)
+    request = _request(wanted)
     try:
         noted = _read(memory)[request]
         unchanged = all(_stamp(Path(path)) == stamp for path, stamp in noted["files"].items())
@@ -26,22 +26,25 @@ def recall_spec(memory: Path, model: str, pretrained: str, profile: Profile) -> 
         return None
 
 
-def remember_spec(
-    memory: Path, model: str, pretrained: str, profile: Profile, spec: dict[str, Any], weights: Path
-) -> None:
-    """Note the spec that loading `model` with `pretrained` under `profile` gave."""
-    files = [weights]
-    if model.startswith(_LOCAL_DIR):
-        files.append(Path(model.removeprefix(_LOCAL_DIR)) / "open_clip_config.json")
+def remember_spec(memory: Path, wanted: EncoderRequest, spec: dict[str, Any], weights: Path) -> None:
+    """Note the spec that loading what is wanted gave; nothing where its weights are on other machines only."""
+    if not weights.is_file():
+        return
+    files = [weights, *filter(None, [wanted.delta])]
+    if wanted.model.startswith(_LOCAL_DIR):
+        files.append(Path(wanted.model.removeprefix(_LOCAL_DIR)) / "open_clip_config.json")
     noted = {"spec": spec, "files": {str(path.resolve()): _stamp(path) for path in files}}
-    text = json.dumps(_read(memory) | {_request(model, pretrained, profile): noted}, indent=1, sort_keys=True)
+    text = json.dumps(_read(memory) | {_request(wanted): noted}, indent=1, sort_keys=True)
     write_text_atomically(memory, text)
 
 
-def _request(model: str, pretrained: str, profile: Profile) -> str:
+def _request(wanted: EncoderRequest) -> str:
+    model, delta = wanted.model, [str(wanted.delta.resolve())] if wanted.delta else []
     if model.startswith(_LOCAL_DIR):
         model = _LOCAL_DIR + str(Path(model.removeprefix(_LOCAL_DIR)).resolve())
-    return json.dumps([model, absolute_if_file(pretrained), asdict(profile), library_versions()], sort_keys=True)
+    return json.dumps(
+        [model, absolute_if_file(wanted.pretrained), asdict(wanted.profile), library_versions(), *delta], sort_keys=True
+    )
 
 
 def _stamp(path: Path) -> list[int] | None:

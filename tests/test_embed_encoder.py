@@ -19,8 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from cache import differences
-from embed.encoder import ClipEncoder, choose_device, choose_precision, load_encoder, resize_only
-from embed.profile import Profile
+from embed.encoder import ClipEncoder, choose_device, choose_precision, load_encoder
+from embed.inputs import resize_only
+from embed.profile import EncoderRequest, Profile
 from embed.recall import recall_spec, remember_spec
 from embed.weights import EncoderUnavailable, find_weights
 
@@ -323,17 +324,17 @@ def test_no_gpu_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_remembered_spec_counts_while_nothing_has_changed(tmp_path: Path) -> None:
     memory, weights = tmp_path / "encoders.json", tmp_path / "w.safetensors"
     weights.write_bytes(b"one")
-    assert recall_spec(memory, "m", str(weights), FP32) is None
-    remember_spec(memory, "m", str(weights), FP32, {"a": 1}, weights)
-    assert recall_spec(memory, "m", str(weights), FP32) == {"a": 1}
-    assert recall_spec(memory, "n", str(weights), FP32) is None
-    assert recall_spec(memory, "m", str(weights), Profile(features="pooled")) is None
+    assert recall_spec(memory, EncoderRequest("m", str(weights), FP32)) is None
+    remember_spec(memory, EncoderRequest("m", str(weights), FP32), {"a": 1}, weights)
+    assert recall_spec(memory, EncoderRequest("m", str(weights), FP32)) == {"a": 1}
+    assert recall_spec(memory, EncoderRequest("n", str(weights), FP32)) is None
+    assert recall_spec(memory, EncoderRequest("m", str(weights), Profile(features="pooled"))) is None
     weights.write_bytes(b"another")
-    assert recall_spec(memory, "m", str(weights), FP32) is None
+    assert recall_spec(memory, EncoderRequest("m", str(weights), FP32)) is None
     key = next(iter(json.loads(memory.read_text())))
     for damage in (b"{half", b"[]", b"\xff", json.dumps({key: {}}).encode(), json.dumps({key: 5}).encode()):
         memory.write_bytes(damage)
-        assert recall_spec(memory, "m", str(weights), FP32) is None
+        assert recall_spec(memory, EncoderRequest("m", str(weights), FP32)) is None
 
 
 def test_a_published_tag_comes_from_the_files_already_fetched(
