@@ -6,8 +6,10 @@ Made from the bundle's files, without anything that names a place on this machin
 from pathlib import Path
 from typing import Any
 
+from msgspec import UNSET
+
 from api.classifier import MemeClassifier
-from api.schema import Figure, Model, ModelCard, Review
+from api.schema import Figure, FineTuning, Model, ModelCard, Review
 from head.bundle import UnusableBundle, read_part
 from head.verdict import verdict
 
@@ -67,6 +69,7 @@ def _card(classifier: MemeClassifier, metrics: dict[str, Any], engine: str | Non
         text_reading=engine or "none: a meme without text is judged by its picture",
         intended_use=_INTENDED,
         limits=_LIMITS,
+        finetuned=_fine_tuning(config["finetuned"]) if "finetuned" in config else UNSET,
     )
 
 
@@ -74,6 +77,11 @@ _JUDGED_ON = {
     "test": "test memes that tuning never saw, looked at once",
     "tuning": "the memes that chose the heads, out of fold: optimistic",
 }
+
+
+def _fine_tuning(said: dict[str, Any]) -> FineTuning:
+    shown = ("towers", "blocks", "lora", "trained", "learning_rate", "epochs", "best_epoch")
+    return FineTuning(Model(said["from"]["name"], said["from"]["version"]), **{name: said[name] for name in shown})
 
 
 def _aim(aim: dict[str, Any]) -> str:

@@ -4,8 +4,10 @@
     pixels, tokens = classifier.prepare_image(image_bytes), classifier.prepare_text("the text on it")
     classifier([pixels], [tokens])   # -> tensor([0.87])
 
-A bundle that `python -m api export` wrote has its encoder in itself, and is rebuilt without a network. It goes through
-the same decoding, transform and tokenizer as the embedding job; it knows nothing of HTTP.
+A bundle that `python -m api export` wrote has its encoder in itself, and is rebuilt without a network. One that
+`python -m finetune` wrote has beside its head what was changed of the encoder (see `embed.delta`), and that is added to
+the encoder wherever it comes from. It goes through the same decoding, transform and tokenizer as the embedding job; it
+knows nothing of HTTP.
 """
 
 from collections.abc import Sequence
@@ -15,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cache import require_same_spec
+from cache import file_digest, require_same_spec
+from embed.delta import DELTA
 from embed.encoder import ClipEncoder, load_encoder
 from embed.portable import load_portable
 from embed.profile import Profile
@@ -68,11 +71,11 @@ class MemeClassifier(nn.Module):
             )
         if loaded is not None and loaded.spec == bundle.config["spec"]:
             return cls(loaded, bundle)
-        profile = Profile.of_spec(bundle.config["spec"])
+        profile, delta = Profile.of_spec(bundle.config["spec"]), delta_inside(folder, bundle.config)
         inside = encoder_inside(folder, model, pretrained)
         if inside:
-            return cls(load_portable(inside, device, profile), bundle)
-        return cls(load_encoder(*encoder_named(bundle.config, model, pretrained), device, profile), bundle)
+            return cls(load_portable(inside, device, profile, delta), bundle)
+        return cls(load_encoder(*encoder_named(bundle.config, model, pretrained), device, profile, delta), bundle)
 
     @property
     def encoder(self) -> ClipEncoder:
@@ -119,6 +122,24 @@ def encoder_inside(folder: Path, model: str | None, pretrained: str | None) -> P
     """The encoder that an exported bundle has in itself; None where it has none, or where another is asked for."""
     inside = folder / ENCODER
     return inside if model is None and pretrained is None and inside.is_dir() else None
+
+
+def delta_inside(folder: Path, config: dict[str, Any]) -> Path | None:
+    """What fine-tuning changed of the bundle's encoder; None where the bundle is of an encoder as it was found. Raises
+    UnusableBundle for a file that is missing, damaged or of another bundle."""
+    expected = config["spec"].get("delta_sha256")
+    if expected is None:
+        return None
+    path = folder / DELTA
+    try:
+        whole = file_digest(path) == expected
+    except OSError as error:
+        raise UnusableBundle(
+            f"{path}: cannot be read ({error.strerror}), and the bundle's encoder was fine-tuned; copy the bundle again, whole"
+        ) from error
+    if not whole:
+        raise UnusableBundle(f"{path}: not the fine-tuning of config.json; copy the bundle again, whole")
+    return path
 
 
 def encoder_named(config: dict[str, Any], model: str | None, pretrained: str | None) -> tuple[str, str]:

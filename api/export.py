@@ -1,7 +1,8 @@
 """A bundle with all that serving it takes, the encoder's weights too, and nothing that shows memes.
 
     config.json, head.safetensors, metrics.json    as they were, less what names places on this machine
-    encoder/     the encoder, as any open_clip loads it (see `embed.portable`)
+    encoder_delta.safetensors    what fine-tuning changed of the encoder, where it did (see `embed.delta`)
+    encoder/     the encoder as it was before, as any open_clip loads it (see `embed.portable`)
     training/    ids, labels and vectors of the memes that were tuned on, for explanations
 
 `python -m api export` writes one; `python -m api serve --bundle` serves it without a network.
@@ -35,6 +36,7 @@ from cache import (
     folder_replaced,
     write_index,
 )
+from embed.delta import DELTA
 from embed.portable import SOURCE, WEIGHTS, copy_encoder, probe, save_encoder
 from head.bundle import UnusableBundle, read_config, write_part
 
@@ -68,7 +70,7 @@ def export_bundle(settings: ServeSettings, out: Path | None, say: Callable[[str]
         config, expected = classifier.config, probe(classifier.encoder)
         del classifier  # a large encoder need not be in memory twice
         with folder_replaced(out.resolve()) as staging:
-            for name in _KEPT:
+            for name in (*_KEPT, *([DELTA] if "delta_sha256" in config["spec"] else [])):
                 if (folder / name).exists():
                     shutil.copyfile(folder / name, staging / name)
             write_part(staging, "config.json", _public(config))
@@ -168,15 +170,19 @@ def _bare(index: DatasetIndex, rows: set[int]) -> DatasetIndex:
 
 def _said(out: Path, memes: int | str) -> str:
     sizes = {path.relative_to(out): path.stat().st_size for path in out.rglob("*") if path.is_file()}
-    named = {top: sum(size for path, size in sizes.items() if path.parts[0] == top) for top in (ENCODER, TRAINING)}
+    tops = (DELTA, ENCODER, TRAINING)
+    named = {top: sum(size for path, size in sizes.items() if path.parts[0] == top) for top in tops}
     heads = sum(sizes.values()) - sum(named.values())
+    names = sorted(path.name for path in sizes if len(path.parts) == 1 and path.name != DELTA)
+    delta = [f"delta     {DELTA}, added to the encoder as it is loaded ({_megabytes(named[DELTA])})"]
     training = (
         "none" if isinstance(memes, str) else f"ids, labels and vectors of {memes:,} memes, no pictures, no texts"
     )
     return "\n".join(
         (
             f"export    {out} ({_megabytes(sum(sizes.values()))})",
-            f"heads     {', '.join(sorted(path.name for path in sizes if len(path.parts) == 1))} ({_megabytes(heads)})",
+            f"heads     {', '.join(names)} ({_megabytes(heads)})",
+            *(delta if named[DELTA] else []),
             f"encoder   {ENCODER}/{WEIGHTS} and what describes it ({_megabytes(named[ENCODER])})",
             f"training  {training} ({_megabytes(named[TRAINING])})",
             f"next      make serve BUNDLE={shlex.quote(str(out))}",

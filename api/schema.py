@@ -157,11 +157,29 @@ class Figure(Struct, frozen=True):
     interval: Annotated[list[float], Meta(min_length=2, max_length=2)] | None
 
 
+class FineTuning(Struct, frozen=True):
+    """What of the encoder was trained further, together with the head, and from which model.
+
+    towers: image, text or both; blocks: how many of a tower's last ones; lora: the rank of the changes, 0 where whole
+    weights were trained; trained: how many numbers were; best_epoch: the one that answers, by its validation loss.
+    """
+
+    source: Model = field(name="from")
+    towers: Literal["both", "image", "text"]
+    blocks: int
+    lora: int
+    trained: int
+    learning_rate: float
+    epochs: int
+    best_epoch: int
+
+
 class ModelCard(Struct, frozen=True):
     """What answers, how good it is, and what it is not for.
 
-    metrics: {method: {metric: figure}} of what answers and of the logistic regression on the same vectors; judged_on
-    says on which memes, `definition` what each metric is. encoder: what made the vectors.
+    metrics: {method: {metric: figure}} of what answers and of the logistic regression, which gets the vectors of the
+    encoder as it was before any fine-tuning; judged_on says on which memes, `definition` what each metric is. encoder:
+    what made the vectors. finetuned: only where the encoder was.
     """
 
     model: Model
@@ -182,3 +200,4 @@ class ModelCard(Struct, frozen=True):
     text_reading: str
     intended_use: list[str]
     limits: list[str]
+    finetuned: FineTuning | UnsetType = UNSET

@@ -17,6 +17,22 @@ from head.metrics import DEFINITION
 SHIPPED, REFERENCE = "fusion ensemble", "logistic regression, both"
 HERE = "/home/somebody/secret"
 
+# As `python -m finetune` writes it.
+FINETUNED = {
+    "from": {"name": "memes-1234--ViT-B-32-5678", "version": "ba9876543210"},
+    "blocks": 2,
+    "towers": "both",
+    "lora": 4,
+    "learning_rate": 1e-5,
+    "epochs": 6,
+    "best_epoch": 3,
+    "history": [{"epoch": 0, "train_loss": None, "validation_loss": 0.6, "validation_auroc": 0.7}],
+    "trained": 12_345,
+    "seconds": 61.5,
+    "memes_per_second": 12.0,
+    "frozen_index": "memes.h5",
+}
+
 
 def figure(point: float | None, low: float = 0.0, high: float = 1.0) -> dict[str, Any]:
     return {"point": point, "interval": None if point is None else [low, high], "p": 0.2}
@@ -124,6 +140,31 @@ def test_the_card_survives_the_wire(tmp_path: Path) -> None:
 
 def test_logistic_regression_that_is_shipped_stands_there_once(tmp_path: Path) -> None:
     assert list(card_of(tmp_path, config_of(shipped=REFERENCE)).metrics) == [REFERENCE]
+
+
+@pytest.mark.parametrize("rank", [4, 0])
+def test_a_fine_tuned_model_says_what_of_its_encoder_was_trained(tmp_path: Path, rank: int) -> None:
+    card = card_of(tmp_path, config_of(finetuned={**FINETUNED, "lora": rank}))
+    shown = msgspec.json.decode(msgspec.json.encode(card))["finetuned"]
+    assert shown.pop("from") == {"name": "memes-1234--ViT-B-32-5678", "version": "ba9876543210"}
+    assert shown == {"towers": "both", "blocks": 2, "lora": rank, "trained": 12_345} | {
+        "learning_rate": 1e-5, "epochs": 6, "best_epoch": 3,
+    }  # fmt: skip
+    assert msgspec.json.decode(msgspec.json.encode(card), type=ModelCard) == card
+
+
+def test_other_models_say_nothing_of_fine_tuning(tmp_path: Path) -> None:
+    assert b"finetuned" not in msgspec.json.encode(card_of(tmp_path, config_of()))
+
+
+@pytest.mark.parametrize(
+    "part", ["from", "blocks", "towers", "lora", "learning_rate", "epochs", "best_epoch", "trained"]
+)
+def test_a_fine_tuned_bundle_that_does_not_say_how_is_unusable(tmp_path: Path, part: str) -> None:
+    said = {name: value for name, value in FINETUNED.items() if name != part}
+    for damaged in (said, FINETUNED | {"from": "a name"}, None):
+        with pytest.raises(UnusableBundle, match="is missing or unfit in config.json"):
+            card_of(tmp_path, config_of(finetuned=damaged))
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,9 @@ import pytest
 import torch
 from fakes import picture
 from huggingface_hub import constants
+from test_api_card import FINETUNED
 from test_api_classifier import as_features, fitted, settings_of, write_bundle
+from test_embed_delta import mixed
 
 from api import classifier as classifier_module
 from api import export, server
@@ -28,6 +30,7 @@ from api.schema import Explanation
 from api.service import Loaded
 from cache import SpecMismatch, read_index
 from embed.dataset import read_dataset
+from embed.delta import DELTA, write_delta
 from embed.encoder import load_encoder
 from embed.job import EmbedSettings, embed_dataset
 from embed.profile import Profile
@@ -74,12 +77,21 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return make(tmp_path_factory, "bf16", split=False)
 
 
-@pytest.fixture(params=["one", "other"])
+@pytest.fixture(scope="module")
+def finetuned(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """Of an encoder that was changed, a weight of either tower whole and one by factors."""
+    return make(tmp_path_factory, "bf16", split=True, change=mixed())
+
+
+@pytest.fixture(params=["one", "other", "finetuned"])
 def made(request: pytest.FixtureRequest) -> Made:
     return request.getfixturevalue(request.param)
 
 
-def make(tmp_path_factory: pytest.TempPathFactory, precision: str, split: bool) -> Made:
+def make(
+    tmp_path_factory: pytest.TempPathFactory, precision: str, split: bool, change: dict[str, torch.Tensor] | None = None
+) -> Made:
+    """change: what fine-tuning changed of the encoder, if it did."""
     root = tmp_path_factory.mktemp("made")
     data = root / "data"
     (data / "pictures").mkdir(parents=True)
@@ -90,8 +102,16 @@ def make(tmp_path_factory: pytest.TempPathFactory, precision: str, split: bool) 
         rows.append({"id": f"id-{row}-of-it", "img": f"pictures/{row}.png", "text": text_of(row)})
         rows[-1] |= {"label": row % 2, "split": ("train", "train", "validation", "test")[row // 2 % 4 if split else 0]}
     (data / "memes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    delta = root / "delta" if change else None
+    if delta and change:
+        write_delta(delta, change)
     asked = EmbedSettings(
-        str(data), f"local-dir:{ENCODER}", artifacts=root / "artifacts", device="cpu", profile=Profile(precision)
+        str(data),
+        f"local-dir:{ENCODER}",
+        artifacts=root / "artifacts",
+        device="cpu",
+        profile=Profile(precision),
+        delta=delta,
     )
     embed_dataset(asked, say=lambda _: None)
     made = Made(root / "bundle", asked.artifacts, data, root / "export", tune(root / "bundle", asked))
@@ -117,6 +137,9 @@ def tune(bundle: Path, asked: EmbedSettings) -> frozenset[str]:
     edit(bundle, lambda config: config.update(data=data | {"fingerprint": fingerprint(memes, index.spec)}))
     for name in ("predictions.json", "gallery.json", "metrics.json", "report.html"):
         (bundle / name).write_text(json.dumps(json.loads((bundle / "config.json").read_text())["tuning_metrics"]))
+    if asked.delta:
+        shutil.copyfile(asked.delta, bundle / DELTA)
+        edit(bundle, lambda config: config.update(finetuned=FINETUNED))
     return frozenset(memes.ids.tolist())
 
 
@@ -427,7 +450,8 @@ def test_without_its_encoder_an_export_is_a_plain_bundle(
     shutil.rmtree(out / "encoder")
     asked: list[Any] = []
 
-    def load(model: str, pretrained: str, device: torch.device, profile: Profile) -> Any:
+    def load(model: str, pretrained: str, device: torch.device, profile: Profile, delta: Path | None) -> Any:
+        assert delta is None
         asked.append((model, pretrained))
         return load_encoder(f"local-dir:{ENCODER}", "", device, profile)
 

@@ -17,8 +17,10 @@ from fakes import picture
 from huggingface_hub import constants
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from test_embed_delta import mixed
 
 from embed import portable
+from embed.delta import DELTA, write_delta
 from embed.encoder import ClipEncoder, load_encoder
 from embed.portable import CONFIG, SOURCE, WEIGHTS, copy_encoder, load_portable, probe, save_encoder
 from embed.profile import Profile
@@ -114,6 +116,22 @@ def test_a_copy_makes_the_same_bits_and_has_the_spec_of_its_original(
     assert loaded.spec == original.spec and loaded.weights == tmp_path / "copy" / WEIGHTS
     # its own file is another, so it would not pass by itself
     assert load_encoder(f"local-dir:{tmp_path / 'copy'}", "", CPU, profile).spec != original.spec
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_copy_with_a_delta_is_its_original_with_it(tmp_path: Path, precision: str) -> None:
+    """And the copy is of the original, whether the spec that it is saved with is the fine-tuned one's or not."""
+    profile, path = Profile(precision=precision), tmp_path / DELTA
+    write_delta(path, mixed())
+    plain, tuned = (load_encoder(DEMO, "", CPU, profile, delta) for delta in (None, path))
+    for name, encoder in (("plain", plain), ("tuned", tuned)):
+        save_encoder(tmp_path / name, DEMO, "", encoder.spec)
+    for name in FILES:
+        assert (tmp_path / "plain" / name).read_bytes() == (tmp_path / "tuned" / name).read_bytes()
+    loaded = load_portable(tmp_path / "tuned", CPU, profile, path)
+    assert torch.equal(vectors(loaded), vectors(tuned)) and loaded.spec == tuned.spec
+    assert not torch.equal(vectors(loaded), vectors(plain)) and "delta_sha256" in loaded.spec
+    assert load_portable(tmp_path / "tuned", CPU, profile).spec == plain.spec
 
 
 def test_a_model_with_a_name_and_a_checkpoint_keeps_its_name(named: tuple[str, str], tmp_path: Path) -> None:
