@@ -4,12 +4,14 @@ VENV := .venv
 PY := $(VENV)/bin/python
 
 DATA ?= demo/memes
+IMAGES ?=
 MODEL ?= local-dir:demo/encoder
 PRETRAINED ?=
 FEATURES ?= projected
 LONG_TEXT ?= truncate
 PRECISION ?= auto
 DEVICE ?= auto
+ENGINE ?= local
 TRIALS ?= 200
 STUDY ?=
 STORAGE ?=
@@ -24,6 +26,11 @@ TARGET_PRECISION ?=
 REVIEW ?=
 SHIP ?= ensemble
 BUNDLE ?= artifacts/bundles/latest
+BLOCKS ?= 2
+TOWERS ?= both
+LORA ?= 0
+LEARNING_RATE ?=
+EPOCHS ?= 10
 OCR ?=
 HOST ?= 127.0.0.1
 PORT ?= 8080
@@ -32,6 +39,7 @@ IMAGE ?= meme-classifier:latest
 # whether a variable was given on the command line or in the environment
 given = $(filter-out undefined default file,$(origin $(1)))
 SOURCE = --data "$(DATA)" --model "$(MODEL)" --pretrained "$(PRETRAINED)" --features "$(FEATURES)" --long-text "$(LONG_TEXT)"
+PICTURES = $(if $(IMAGES),--images "$(IMAGES)")
 AIM = $(if $(TARGET_RECALL),--target-recall "$(TARGET_RECALL)",$(if $(TARGET_PRECISION),--target-precision "$(TARGET_PRECISION)",--objective "$(OBJECTIVE)"))
 SEARCH = --trials "$(TRIALS)" --folds "$(FOLDS)" --repeats "$(REPEATS)" --jobs "$(JOBS)" --device "$(DEVICE)" --seed "$(SEED)" $(AIM) \
 	$(if $(STUDY),--study "$(STUDY)") $(if $(STORAGE),--storage "$(STORAGE)")
@@ -40,8 +48,8 @@ BUILD_ARGS = $(foreach name,PYTHON_IMAGE TORCH_INDEX_URL,$(if $(call given,$(nam
 COMPOSE = IMAGE="$(IMAGE)" BUNDLE="$(if $(call given,BUNDLE),$(abspath $(BUNDLE)))" docker compose
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo data audit embed tune tune-nested report compare export serve image push up down engine named \
-	bundled image-check test lint bench-embed bench-crash bench-plan bench-memory bench-tune bench-large bench-serve \
+.PHONY: help install demo data audit embed tune tune-nested finetune report compare export serve image push up down engine named \
+	bundled image-check test test-ray lint bench-embed bench-crash bench-plan bench-memory bench-tune bench-large bench-finetune bench-serve \
 	bench-load bench-ocr
 
 help: ## list the targets
@@ -57,6 +65,11 @@ $(VENV)/installed: requirements.txt
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
+# what ENGINE=ray and pictures in an object store want besides
+$(VENV)/ray-installed: requirements-ray.txt $(VENV)/installed
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-ray.txt
+	touch $@
+
 demo: install ## everything from nothing on the data that ship with the project: embed, tune, report, serve, predict
 	$(PY) -m demo
 
@@ -64,16 +77,20 @@ data: install ## where MultiOFF and Hateful Memes are published; with DATA=<fold
 	$(PY) -m embed data $(if $(call given,DATA),"$(DATA)")
 
 audit: install ## what is odd about DATA, as a table and a page, before anything is spent on it
-	$(PY) -m embed audit "$(DATA)"
+	$(PY) -m embed audit "$(DATA)" $(PICTURES)
 
-embed: install ## embed DATA with MODEL into artifacts/vectors (DEVICE, PRECISION, FEATURES, LONG_TEXT, OCR: see README)
-	$(PY) -m embed $(SOURCE) --precision "$(PRECISION)" --device "$(DEVICE)" $(if $(OCR),--ocr)
+embed: install $(if $(filter ray,$(ENGINE)),$(VENV)/ray-installed) ## embed DATA with MODEL into artifacts/vectors (the other words: see README)
+	$(PY) -m embed $(SOURCE) $(PICTURES) --precision "$(PRECISION)" --device "$(DEVICE)" --engine "$(ENGINE)" $(if $(OCR),--ocr)
 
 tune: install ## tune fusion heads on DATA's vectors: TRIALS=200 in all, resumable (the other words: see README)
 	$(PY) -m head tune $(SOURCE) $(SEARCH) --protocol "$(PROTOCOL)" --ship "$(SHIP)" $(if $(REVIEW),--review "$(REVIEW)")
 
 tune-nested: install ## an honest estimate of what tune does, by nested cross-validation: five times its time
 	$(PY) -m head nested $(SOURCE) $(SEARCH)
+
+finetune: install ## go on from BUNDLE: its encoder's last BLOCKS learn too (TOWERS, LORA, LEARNING_RATE, EPOCHS: see README)
+	$(PY) -m finetune --bundle "$(BUNDLE)" --blocks "$(BLOCKS)" --towers "$(TOWERS)" --lora "$(LORA)" --epochs "$(EPOCHS)" \
+		--device "$(DEVICE)" --seed "$(SEED)" $(if $(LEARNING_RATE),--learning-rate "$(LEARNING_RATE)")
 
 report: install ## look at BUNDLE's test memes, once, and write its report.html
 	$(PY) -m report "$(BUNDLE)"
@@ -115,6 +132,9 @@ image-check: install ## build the images without an engine and try them: wants r
 test: install ## run the tests
 	$(PY) -m pytest
 
+test-ray: install $(VENV)/ray-installed ## the embedding job on a cluster of two nodes, and with pictures in an object store; minutes
+	$(PY) -m pytest tests/ray_cluster.py tests/ray_s3.py
+
 lint: install ## code, types, the Dockerfile, the compose file and the workflow
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
@@ -140,6 +160,9 @@ bench-tune: install ## trials a second, and what they are worth: a plain PyTorch
 
 bench-large: install ## how long, and in how much memory, 100,000 memes are tuned
 	$(PY) -m bench.large
+
+bench-finetune: install ## memes a second that learn: a plain loop over the whole model, ours
+	$(PY) -m bench.finetune
 
 bench-serve: install ## requests a second on DATA: plain Flask, LitServe, ours without and with kept vectors
 	$(PY) -m bench.serve --data "$(DATA)"

@@ -40,7 +40,7 @@ class Filled:
 
 
 @dataclass(frozen=True)
-class _Batch:
+class Batch:
     """Items, the vectors of those that did not fail, (N, D), and the seconds that either took."""
 
     items: list[Prepared]
@@ -67,14 +67,14 @@ def fill(
     On Ctrl-C, or when `encode` fails, what is encoded is written before the exception goes on.
     Raises TooLittleMemory and, when the disk is full, OSError.
     """
-    writer = _SegmentWriter(store, kind)
+    writer = SegmentWriter(store, kind)
     filled = Filled()
     batches = (_batches_on_gpu if device.type == "cuda" else _batches_on_cpu)(todo, prepare, encode, batch_size)
     with tqdm(total=len(todo), unit=f" {kind}s", desc=f"{kind}s", mininterval=0.5) as bar:
         try:
             for batch in batches:
-                _take(batch, writer, filled)
-                bar.set_postfix_str(_shares(kind, filled), refresh=False)
+                take(batch, writer, filled)
+                bar.set_postfix_str(shares(kind, filled), refresh=False)
                 bar.update(len(batch.items))
         finally:
             batches.close()
@@ -84,14 +84,14 @@ def fill(
 
 def _batches_on_cpu(
     todo: dict[str, Any], prepare: Callable[[str, Any], Prepared], encode: Encode, size: int
-) -> Generator[_Batch, None, None]:
-    def work(batch: list[tuple[str, Any]]) -> _Batch:
+) -> Generator[Batch, None, None]:
+    def work(batch: list[tuple[str, Any]]) -> Batch:
         started = time.monotonic()
         items = [prepare(key, item) for key, item in batch]
         prepared = time.monotonic()
         good = [item.tensor for item in items if item.tensor is not None]
         vectors = encode(good).numpy() if good else np.empty((0, 0), np.float32)
-        return _Batch(items, vectors, prepared - started, time.monotonic() - prepared)
+        return Batch(items, vectors, prepared - started, time.monotonic() - prepared)
 
     threads = torch.get_num_threads()
     try:
@@ -103,7 +103,7 @@ def _batches_on_cpu(
 
 def _batches_on_gpu(
     todo: dict[str, Any], prepare: Callable[[str, Any], Prepared], encode: Encode, size: int
-) -> Generator[_Batch, None, None]:
+) -> Generator[Batch, None, None]:
     prepared = run_ahead(lambda item: prepare(*item), todo.items(), 2 * size)
     under_way: tuple[list[Prepared], Tensor | None, float] | None = None
     while True:
@@ -111,7 +111,7 @@ def _batches_on_gpu(
         items = list(islice(prepared, size))
         waited = time.monotonic() - started
         good = [item.tensor for item in items if item.tensor is not None]
-        vectors, size = _encode_what_fits(encode, good, size) if good else (None, size)
+        vectors, size = encode_what_fits(encode, good, size) if good else (None, size)
         if under_way:
             yield _fetched(*under_way)
         if not items:
@@ -119,14 +119,14 @@ def _batches_on_gpu(
         under_way = (items, vectors, waited)
 
 
-def _fetched(items: list[Prepared], vectors: Tensor | None, waited: float) -> _Batch:
+def _fetched(items: list[Prepared], vectors: Tensor | None, waited: float) -> Batch:
     """Wait for the GPU: its work was only ordered until here."""
     started = time.monotonic()
     rows = np.empty((0, 0), np.float32) if vectors is None else vectors.cpu().numpy()
-    return _Batch(items, rows, waited, time.monotonic() - started)
+    return Batch(items, rows, waited, time.monotonic() - started)
 
 
-def _encode_what_fits(encode: Encode, tensors: list[Tensor], size: int) -> tuple[Tensor, int]:
+def encode_what_fits(encode: Encode, tensors: list[Tensor], size: int) -> tuple[Tensor, int]:
     """The vectors (N, D), made in batches of `size`, or of half of that, and so on; and the size that fitted."""
     while True:
         try:
@@ -144,26 +144,27 @@ def _batched(todo: dict[str, Any], size: int) -> Iterator[list[tuple[str, Any]]]
         yield batch
 
 
-def _take(batch: _Batch, writer: "_SegmentWriter", filled: Filled) -> None:
-    good = [item for item in batch.items if item.tensor is not None]
+def take(batch: Batch, writer: "SegmentWriter", filled: Filled) -> None:
+    """Hand a batch to the writer, and count it."""
+    bad = {item.key: item for item in batch.items if item.failure}
+    writer.add_failures({key: item.failure for key, item in bad.items() if item.lasting})
+    good = [item for item in batch.items if not item.failure]
     if good:
         writer.add(good, batch.vectors)
         filled.added += len(good)
-    bad = {item.key: item for item in batch.items if item.tensor is None}
-    writer.add_failures({key: item.failure for key, item in bad.items() if item.lasting})
     filled.passing |= {key: item.failure for key, item in bad.items() if not item.lasting}
     filled.preparing += batch.preparing
     filled.encoding += batch.encoding
 
 
-def _shares(kind: str, filled: Filled) -> str:
+def shares(kind: str, filled: Filled) -> str:
     """Where the time goes, for the progress bar."""
     total = filled.preparing + filled.encoding or 1.0
     first = "decode" if kind == "image" else "tokenise"
     return f"{first} {filled.preparing / total:.0%}, model {filled.encoding / total:.0%}"
 
 
-class _SegmentWriter:
+class SegmentWriter:
     """Collects rows and writes them as a segment when there are enough of them, or when it is time."""
 
     def __init__(self, store: VectorStore, kind: str) -> None:

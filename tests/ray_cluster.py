@@ -1,0 +1,191 @@
+"""The embedding job on a Ray cluster of two nodes: the local engine's keys and vectors, whatever dies in the middle.
+
+Not part of `make test`, which installs no Ray: `make test-ray` runs it.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from ray.cluster_utils import Cluster
+
+from cache import VectorStore, read_index
+from embed import ray_engine
+from embed.__main__ import main
+from embed.job import EmbedSettings, Summary, embed_dataset
+from embed.profile import Profile
+from embed.ray_engine import ClusterUnavailable
+
+DEMO = "demo/memes"
+ENCODER = "local-dir:demo/encoder"
+# Long enough for two busy cores; what hangs must not hang for ever.
+_PATIENCE = 240
+
+pytestmark = [
+    # Ray's own: sockets and files that its processes leave to the garbage collector
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """Two nodes of one processor each, beside a head that does no work."""
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    try:
+        for _ in range(2):
+            made.add_node(num_cpus=1)
+        made.wait_for_nodes()
+        monkeypatch.setenv("RAY_ADDRESS", made.address)
+        yield made
+    finally:
+        made.shutdown()
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Summary:
+    """The demo, embedded by the local engine."""
+    return embed_dataset(settings(tmp_path_factory.mktemp("local"), "local"), say=lambda note: None)
+
+
+def settings(artifacts: Path, engine: str = "ray") -> EmbedSettings:
+    return EmbedSettings(
+        DEMO, ENCODER, artifacts=artifacts, device="cpu", profile=Profile("projected", "fp32"), engine=engine
+    )
+
+
+def check_equal(ours: VectorStore, theirs: VectorStore) -> None:
+    for kind in ("image", "text"):
+        keys = sorted(theirs.known(kind))
+        assert keys and ours.known(kind) == set(keys)
+        assert ours.read(kind, keys).tobytes() == theirs.read(kind, keys).tobytes()
+        assert sum(map(len, ours.held(kind).values())) == len(keys), "a row was written twice"
+    assert not ours.damaged
+
+
+def when_segments_stand(artifacts: Path, count: int, act: Callable[[], None]) -> threading.Thread:
+    """Act in a thread as soon as so many segments of pictures are written."""
+
+    def watch() -> None:
+        deadline = time.monotonic() + _PATIENCE
+        while time.monotonic() < deadline:
+            if len(list((artifacts / "vectors").glob("*/image-*.h5"))) >= count:
+                return act()
+            time.sleep(0.01)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    return thread
+
+
+def encoder_processes() -> list[int]:
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                command = (folder / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if command.startswith(b"ray::Encoder"):
+                found.append(int(folder.name))
+    return found
+
+
+def test_the_cluster_makes_what_the_local_engine_makes(cluster: Cluster, local: Summary, tmp_path: Path) -> None:
+    summary = embed_dataset(settings(tmp_path), say=lambda note: None)
+    check_equal(summary.store, local.store)
+    assert (summary.distinct, summary.embedded, summary.prompts) == (local.distinct, local.embedded, local.prompts)
+    index, other = (read_index(settings(where).index) for where in (tmp_path, local.store.folder.parents[1]))
+    for column in ("ids", "splits", "labels", "image_keys", "text_keys", "text_tokens", "skipped", "image_stamps"):
+        assert getattr(index, column) == getattr(other, column)
+    again = embed_dataset(settings(tmp_path), say=lambda note: pytest.fail(f"nothing was to be done, but: {note}"))
+    assert again.embedded == {"image": 0, "text": 0}
+
+
+def test_a_killed_worker_costs_the_shard_in_its_hand(
+    cluster: Cluster, local: Summary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_engine, "_BATCHES_PER_SHARD", 2)
+    notes: list[str] = []
+    killed: list[int] = []
+
+    def kill() -> None:
+        killed.append(encoder_processes()[0])
+        os.kill(killed[0], signal.SIGKILL)
+
+    thread = when_segments_stand(tmp_path, 2, kill)
+    summary = embed_dataset(settings(tmp_path), say=notes.append)
+    thread.join(_PATIENCE)
+    assert killed
+    check_equal(summary.store, local.store)
+    (lost,) = [note for note in notes if "lost" in note]
+    assert "20 items" in lost
+
+
+def test_a_node_that_goes_takes_nothing_with_it(
+    cluster: Cluster, local: Summary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_engine, "_BATCHES_PER_SHARD", 2)
+    node = min(cluster.worker_nodes, key=lambda node: node.unique_id)
+    thread = when_segments_stand(tmp_path, 2, lambda: cluster.remove_node(node, allow_graceful=False))
+    summary = embed_dataset(settings(tmp_path), say=lambda note: None)
+    thread.join(_PATIENCE)
+    assert len(cluster.worker_nodes) == 1
+    check_equal(summary.store, local.store)
+
+
+def test_a_killed_job_goes_on_with_what_is_missing(cluster: Cluster, local: Summary, tmp_path: Path) -> None:
+    program = f"""
+import sys
+from pathlib import Path
+sys.path.insert(0, "tests")
+from embed import ray_engine
+from embed.job import embed_dataset
+from ray_cluster import settings
+ray_engine._BATCHES_PER_SHARD = 2
+embed_dataset(settings(Path({str(tmp_path)!r})), say=lambda note: None)
+"""
+    job = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL)
+    thread = when_segments_stand(tmp_path, 3, job.kill)
+    assert job.wait(_PATIENCE) == -signal.SIGKILL
+    thread.join(_PATIENCE)
+    summary = embed_dataset(settings(tmp_path), say=lambda note: None)
+    check_equal(summary.store, local.store)
+    assert summary.cached["image"] >= 60 and summary.embedded["image"] == 720 - summary.cached["image"]
+
+
+def test_a_picture_that_cannot_be_decoded_is_a_failure_there_too(cluster: Cluster, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for name in ("cut", "whole"):
+        whole = next(Path(DEMO, "Labelled Images").glob("*.jpg")).read_bytes()
+        (data / f"{name}.jpg").write_bytes(whole if name == "whole" else whole[: len(whole) // 2])
+    (data / "train.csv").write_text("image_name,sentence,label\ncut.jpg,a,1\nwhole.jpg,b,0\n")
+    asked = EmbedSettings(str(data), ENCODER, artifacts=tmp_path / "artifacts", engine="ray")
+    for _ in range(2):
+        summary = embed_dataset(asked, say=lambda note: None)
+        assert [name for name, _, _ in summary.skipped] == ["cut.jpg"]
+        assert "cut off" in summary.skipped[0][2]
+
+
+def test_an_encoder_that_cannot_be_had_is_said_as_ever(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--engine", "ray", "--model", "ViT-B-32", "--pretrained", "/no/such/file"]) == 2
+    assert "neither a file nor weights published" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense"])
+def test_a_cluster_that_is_not_there_is_said_at_once(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    started = time.monotonic()
+    with pytest.raises(ClusterUnavailable, match=f"no Ray cluster answers at RAY_ADDRESS={address}.*ray start --head"):
+        embed_dataset(settings(tmp_path), say=lambda note: None)
+    assert time.monotonic() - started < 30
