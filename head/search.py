@@ -3,6 +3,7 @@
 Sees the memes that are tuned on and no others. `python -m head tune --trials N` runs it.
 """
 
+import hashlib
 import logging
 import secrets
 import warnings
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy import Connection, Engine, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, ProgrammingError, SQLAlchemyError
 from tqdm import tqdm
@@ -112,16 +114,16 @@ def search(space: Space, digest: str, config: StudyConfig, trainer: Trainer) -> 
     """Run the study until it has `config.trials` finished trials; a study that has them is only read.
 
     A trial's value is the mean over its members of the AUROC on the memes that each held out. The best of many is
-    chosen on the memes that it is measured on, so its value is optimistic. digest: a fingerprint of the data; several
-    machines may work on one study at once and then overshoot the total by the trials in hand. Raises OtherData,
-    StudyUnusable, WorkerLost; ValueError when no trial converged; KeyboardInterrupt when stopped, all that was finished
-    being kept.
+    chosen on the memes that it is measured on, so its value is optimistic. digest: a fingerprint of the data; machines
+    that work on one study at once in PostgreSQL meet the total together, and what they have in hand then is dropped.
+    Raises OtherData, StudyUnusable, WorkerLost; ValueError when no trial converged; KeyboardInterrupt when stopped, all
+    that was finished being kept.
     """
-    with _opened(config) as study:
-        _require_same_data(study, digest, config)
-        _run(study, space, config, trainer)
-        trials = [_read(trial) for trial in _finished(study)]
-        found = Found(trials, _importances(study, config.seed))
+    with _opened(config) as shared:
+        _require_same_data(shared, digest, config)
+        _run(shared, space, config, trainer)
+        trials = [_read(trial) for trial in shared.finished()]
+        found = Found(trials, _importances(shared.study, config.seed))
     if not found.best(1):
         raise ValueError(f"study {config.study!r}: none of its {len(trials)} trials converged; add trials")
     return found
@@ -129,8 +131,8 @@ def search(space: Space, digest: str, config: StudyConfig, trainer: Trainer) -> 
 
 def finished_trials(config: StudyConfig) -> int:
     """How many trials of the study are kept."""
-    with _opened(config) as study:
-        return len(_finished(study))
+    with _opened(config) as shared:
+        return len(shared.finished())
 
 
 def pruner() -> optuna.pruners.BasePruner:
@@ -149,19 +151,59 @@ def sampler(seed: int, trials: int) -> optuna.samplers.BaseSampler:
         )
 
 
+@dataclass(frozen=True)
+class _Shared:
+    """A stored study that other machines may be at work on. They take turns by PostgreSQL's advisory locks, which end
+    with the connection, however a machine dies; another database has none of them, and each machine is the first."""
+
+    study: optuna.Study
+    engine: Engine
+
+    def finished(self) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+
+    def add(self, trial: FrozenTrial, total: int) -> bool:
+        """Store a trial unless there are `total` already; whether it was stored."""
+        with self.engine.begin() as connection:
+            self._lock(connection, "pg_advisory_xact_lock", "turn")
+            room = len(self.finished()) < total
+            if room:
+                self.study.add_trial(trial)
+        return room
+
+    @contextmanager
+    def first(self) -> Iterator[bool]:
+        """Whether no other machine was at work on the study when this one began."""
+        connection = self.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        try:
+            yield self._lock(connection, "pg_try_advisory_lock", "first")
+        finally:
+            connection.invalidate()  # which, unlike close(), says nothing to a server that is gone
+            connection.close()
+
+    def _lock(self, connection: Connection, function: str, purpose: str) -> bool:
+        if self.engine.dialect.name != "postgresql":
+            return True
+        digest = hashlib.sha256(f"{purpose} {self.study.study_name}".encode()).digest()
+        key = int.from_bytes(digest[:8], signed=True)  # such a lock has a number for a name
+        return connection.scalar(text(f"SELECT {function}(:key)"), {"key": key}) is not False  # void: it has waited
+
+
 @contextmanager
-def _opened(config: StudyConfig) -> Iterator[optuna.Study]:
+def _opened(config: StudyConfig) -> Iterator[_Shared]:
     """The study, made if it is new; Optuna's log, which would break the progress bar, is silent meanwhile."""
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(logging.CRITICAL)
     storage = None
     try:
         storage = _storage(config)
-        yield optuna.create_study(
+        study = optuna.create_study(
             storage=storage, study_name=config.study, direction="maximize", load_if_exists=True, sampler=None
         )
+        yield _Shared(study, storage.engine)
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError, ImportError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        cause = error.__cause__ or error  # Optuna's own words guess at it, and wrongly
+        reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
         raise StudyUnusable(
             f"{config.place}: the study's storage cannot be reached, read or written ({reason}); see that the server "
             "runs and lets you in, or for a file, free the disk, mend its permissions, or move a damaged one away"
@@ -175,76 +217,92 @@ def _opened(config: StudyConfig) -> Iterator[optuna.Study]:
 
 def _storage(config: StudyConfig) -> optuna.storages.RDBStorage:
     limited = make_url(config.storage).get_driver_name() in ("psycopg", "psycopg2")
-    settings = {"connect_args": {"connect_timeout": _CONNECT_SECONDS}} if limited else {}
+    settings = {"pool_pre_ping": True, "connect_args": {"connect_timeout": _CONNECT_SECONDS}} if limited else {}
     for _ in range(_OPENINGS - 1):
         with suppress(ProgrammingError, IntegrityError):
             return optuna.storages.RDBStorage(config.storage, settings)
     return optuna.storages.RDBStorage(config.storage, settings)
 
 
-def _require_same_data(study: optuna.Study, digest: str, config: StudyConfig) -> None:
-    if _FINGERPRINT not in study.user_attrs and not _finished(study):
+def _require_same_data(shared: _Shared, digest: str, config: StudyConfig) -> None:
+    study = shared.study
+    if _FINGERPRINT not in study.user_attrs and not shared.finished():
         study.set_user_attr(_FINGERPRINT, digest)
     stored = study.user_attrs.get(_FINGERPRINT, "unknown")  # another machine may have been first
     if stored != digest:
         raise OtherData(
-            f"study {config.study!r} in {config.place} was made with other memes, splits, vectors or folds "
+            f"study {config.study!r} in {config.place} was made with other memes, splits, vectors, folds or seed "
             f"(data {stored[:12]}, now {digest[:12]}); give this one another name with --study"
         )
 
 
-def _run(study: optuna.Study, space: Space, config: StudyConfig, trainer: Trainer) -> None:
+def _run(shared: _Shared, space: Space, config: StudyConfig, trainer: Trainer) -> None:
     """Rounds of trials. They are drawn and judged in memory and written when they are finished: a suggestion that goes
-    through a database costs more than an epoch of training."""
+    through a database costs more than an epoch of training. So machines do not see what others have in hand, and only
+    the first at work draws the recipes, and from the study's own seed; the others draw from seeds of their own."""
     memory = optuna.create_study(direction="maximize", pruner=pruner())
-    known, seed = _take_in(study, memory, set()), config.seed
-    with tqdm(total=max(config.trials, len(known)), initial=len(known), desc="tuning", unit="trial") as bar:
+    known = _take_in(shared, memory, set())
+    with (
+        shared.first() as first,
+        tqdm(total=max(config.trials, len(known)), initial=len(known), desc="tuning", unit="trial") as bar,
+    ):
+        seed = config.seed if first else secrets.randbits(32)
         while len(known) < config.trials:
             memory.sampler = sampler(seed, len(known))
-            for recipe in space.recipes()[len(known) : config.trials][:ROUND]:  # the first trials of a study
+            wanted = min(ROUND, config.trials - len(known))
+            for recipe in _missing(space.recipes(), memory)[: wanted if first else 0]:
                 memory.enqueue_trial(recipe)
-            trials = [memory.ask() for _ in range(min(ROUND, config.trials - len(known)))]
-            added = _round(study, memory, trials, [space.suggest(trial, config.seed) for trial in trials], trainer)
-            before, known = len(known), _take_in(study, memory, known)
+            trials = [memory.ask() for _ in range(wanted)]
+            settings = [space.suggest(trial, config.seed) for trial in trials]
+            added = _round(shared, memory, trials, settings, trainer, config.trials)
+            before, known = len(known), _take_in(shared, memory, known)
             if len(known) > before + added and seed == config.seed:
-                # Another machine is at work: from the same seed and number of trials, both would draw the same.
+                # Another process is at work: from the same seed and number of trials, both would draw the same.
                 seed = secrets.randbits(32)
             bar.set_postfix(best=_best_so_far(memory), refresh=False)
             bar.update(len(known) - bar.n)
 
 
-def _take_in(study: optuna.Study, memory: optuna.Study, known: set[int]) -> set[int]:
+def _missing(recipes: list[dict[str, Any]], study: optuna.Study) -> list[dict[str, Any]]:
+    tried = [trial.params for trial in study.get_trials(deepcopy=False)]
+    return [recipe for recipe in recipes if recipe not in tried]
+
+
+def _take_in(shared: _Shared, memory: optuna.Study, known: set[int]) -> set[int]:
     """Show the finished trials that the storage has gained to the study in memory; the numbers of all there are."""
-    finished = {trial.number: trial for trial in _finished(study)}
+    finished = {trial.number: trial for trial in shared.finished()}
     memory.add_trials(finished[number] for number in sorted(finished.keys() - known))
     return known | finished.keys()
 
 
 def _round(
-    study: optuna.Study,
+    shared: _Shared,
     memory: optuna.Study,
     trials: list[optuna.Trial],
     settings: list[Settings],
     trainer: Trainer,
+    total: int,
 ) -> int:
-    """Train what was drawn and store it in the order in which it was drawn; where the round is interrupted, what had
-    ended by then. Returns how many were stored."""
+    """Train what was drawn and store it, up to `total` trials of all machines, in the order in which it was drawn; where
+    the round is interrupted, all that had ended by then. Returns how many were stored."""
     ended: dict[int, FrozenTrial] = {}
+    stored: list[bool] = []
 
     def go_on(number: int, epoch: int, value: float) -> bool:
         trials[number].report(value, epoch)
-        return not trials[number].should_prune()
+        return all(stored) and not trials[number].should_prune()
 
     try:
         for number, outcome in trainer.train(settings, False, go_on):
             drawn = memory.get_trials(deepcopy=False)[trials[number].number]
             ended[number] = _finish(drawn, settings[number], outcome)
+            while len(stored) in ended:
+                stored.append(shared.add(ended.pop(len(stored)), total))
     finally:
         for trial in trials:  # their stored twins are what the study in memory learns from
             memory.tell(trial, state=TrialState.FAIL)
-        for number in sorted(ended):
-            study.add_trial(ended[number])
-    return len(ended)
+        stored += [shared.add(ended[number], total) for number in sorted(ended)]
+    return sum(stored)
 
 
 def _finish(drawn: FrozenTrial, settings: Settings, outcome: Outcome) -> FrozenTrial:
@@ -271,10 +329,6 @@ def _read(trial: FrozenTrial) -> Trial:
         trial.params,
         trial.user_attrs["seconds"],
     )
-
-
-def _finished(study: optuna.Study) -> list[FrozenTrial]:
-    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
 
 
 def _best_so_far(study: optuna.Study) -> str:

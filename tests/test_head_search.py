@@ -12,15 +12,16 @@ from typing import Any
 import numpy as np
 import optuna
 import postgresql
+import psycopg
 import pytest
 from fakes import interrupted, planted_features, write_features
-from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from head import search as searching
 from head import space as spaces
 from head import workers
 from head.folds import Protocol, assign_folds, members
-from head.search import ROUND, Found, OtherData, StudyConfig, StudyUnusable, finished_trials, search
+from head.search import Found, OtherData, StudyConfig, StudyUnusable, finished_trials, search
 from head.space import Space
 from head.workers import GoOn, Outcome, Settings, open_trainer
 
@@ -88,6 +89,25 @@ def test_the_published_recipes_come_first(config):
     assert found.trials[6].params not in recipes and len(trainer.trained) == 8
     # fewer trials than recipes are the first recipes
     assert [trial.params for trial in search(SPACE, DIGEST, replace(config, study="b"), trainer).trials] == recipes[:3]
+
+
+@dataclass
+class Disordered(Rehearsal):
+    """Its third training ends before its first, and then it is stopped."""
+
+    def train(self, settings: Sequence[Settings], keep: bool, go_on: GoOn) -> Iterator[tuple[int, Outcome]]:
+        outcomes = list(super().train(settings, keep, go_on))
+        yield from (outcomes[2], outcomes[0])
+        raise KeyboardInterrupt
+
+
+def test_each_recipe_is_tried_once_even_if_a_stopped_run_tried_them_out_of_order(config):
+    recipes = SPACE.recipes()
+    with pytest.raises(KeyboardInterrupt):
+        search(SPACE, DIGEST, replace(config, trials=9), Disordered())
+    assert [trial.params for trial in stored(config)] == [recipes[0], recipes[2]]
+    tried = [trial.params for trial in search(SPACE, DIGEST, replace(config, trials=9), Rehearsal()).trials]
+    assert [tried.count(recipe) for recipe in recipes] == [1] * len(recipes) and len(tried) == 9
 
 
 def test_a_trial_is_kept_with_all_that_makes_its_head_again(config):
@@ -338,6 +358,61 @@ def test_who_sees_that_it_is_not_alone_draws_with_a_seed_of_its_own(config, monk
     assert [trial.number for trial in found.trials] == list(range(14))
 
 
+def test_a_total_that_others_reach_meanwhile_ends_the_round_and_is_not_exceeded(config):
+    config, epochs = replace(config, trials=10), []
+
+    def in_company(settings: Settings, epoch: int) -> float:
+        if len(alone.trained) == 4 and epoch == 5:
+            search(SPACE, DIGEST, config, Rehearsal())
+        epochs.append((len(alone.trained), epoch))
+        return 0.6
+
+    alone = Rehearsal(in_company)
+    found = search(SPACE, DIGEST, config, alone)
+    assert [trial.number for trial in found.trials] == list(range(10)) == [trial.number for trial in stored(config)]
+    assert [count for count, _ in epochs] == [1] * 12 + [2] * 12 + [3] * 12 + [4] * 12 + [5, 6, 7, 8]
+
+
+def test_in_postgresql_who_joins_others_leaves_them_the_recipes_and_draws_its_own(server, config):
+    shared = replace(config, storage=postgresql.new_database(server, "joined"), trials=12)
+    joining: list[Found] = []
+
+    def first(settings: Settings, epoch: int) -> float:
+        if not joining:
+            joining.append(search(SPACE, DIGEST, replace(shared, trials=3), Rehearsal()))
+        return 0.6
+
+    found = search(SPACE, DIGEST, shared, Rehearsal(first))
+    tried = [trial.params for trial in found.trials]
+    recipes = SPACE.recipes()
+    assert not any(trial.params in recipes for trial in joining[0].trials) and len(joining[0].trials) == 3
+    assert tried[3:9] == recipes and len({str(params) for params in tried}) == len(tried) == 12
+
+
+def test_a_server_that_starts_anew_between_two_trials_is_reached_again(server, config):
+    shared = replace(config, storage=postgresql.new_database(server, "restarted"), trials=9)
+
+    def cut_off(settings: Settings, epoch: int) -> float:
+        if len(trainer.trained) in (2, 9) and epoch == 0:
+            with psycopg.connect(shared.storage, autocommit=True) as connection:
+                others = "pid <> pg_backend_pid() AND datname = current_database()"
+                assert connection.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}")
+        return 0.6
+
+    trainer = Rehearsal(cut_off)
+    assert len(search(SPACE, DIGEST, shared, trainer).trials) == 9 and len(trainer.trained) == 9
+
+
+def test_the_reason_is_the_databases_own_where_optuna_has_words_for_it(config, monkeypatch):
+    def full(*_: Any) -> None:
+        wrong = OperationalError("SELECT", {}, Exception("sorry, too many clients already"))
+        raise optuna.exceptions.StorageInternalError("This typically happens due to invalid data") from wrong
+
+    monkeypatch.setattr(searching._Shared, "add", full)
+    with pytest.raises(StudyUnusable, match="too many clients already"):
+        search(SPACE, DIGEST, config, Rehearsal())
+
+
 _NARROW_TUNE = (
     "import sys; from head import __main__, space; space._WIDTHS = (8,); sys.exit(__main__.main(sys.argv[1:]))"
 )
@@ -367,12 +442,12 @@ def test_two_machines_tune_one_study_at_once(server, tmp_path):
             process.kill()
     assert [process.returncode for process in processes] == [0, 0], said
     trials = stored(StudyConfig(storage, "shared"))
-    assert [trial.number for trial in trials] == list(range(len(trials)))
-    assert total <= len(trials) <= total + ROUND  # at most what the other had in hand
-    # the one that comes second draws as the other does until it has seen that it is not alone
-    assert len({str(trial.params) for trial in trials}) >= len(trials) - ROUND
-    for name in ("a", "b"):
-        (config,) = (tmp_path / name / "bundles").glob("latest/config.json")
-        history = json.loads(config.read_text())["study"]["history"]
-        assert len(history) >= total
-        assert [row["params"] for row in history] == [trial.params for trial in trials[: len(history)]]
+    assert [trial.number for trial in trials] == list(range(total))
+    assert len({str(trial.params) for trial in trials}) == total
+    settings = [json.loads((tmp_path / name / "bundles/latest/config.json").read_text()) for name in ("a", "b")]
+    assert [row["params"] for row in settings[0]["study"]["history"]] == [trial.params for trial in trials]
+    for one in settings:
+        del one["created"]
+    assert settings[0] == settings[1]
+    heads = [(tmp_path / name / "bundles/latest/head.safetensors").read_bytes() for name in ("a", "b")]
+    assert heads[0] == heads[1]
