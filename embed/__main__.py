@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cache import FEATURES, LONG_TEXTS, spec_id
+from embed.engine import ENGINES
 from embed.job import EmbedSettings, Summary, embed_dataset
 from embed.profile import DEVICES, PRECISIONS, Profile
 from embed.published_data import main as data
@@ -57,7 +58,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m embed", description="Embed a folder of memes with CLIP, once.")
-    parser.add_argument("--data", default="demo/memes", help="folder of memes, or one CSV (default: %(default)s)")
+    parser.add_argument("--data", default="demo/memes", help="folder of memes, or one table (default: %(default)s)")
+    parser.add_argument("--images", default="", help="folder or URL of the pictures, such as s3://bucket/memes")
     parser.add_argument("--model", default="local-dir:demo/encoder", help="open_clip model (default: %(default)s)")
     parser.add_argument("--pretrained", default="", help="open_clip tag of the weights, or a local checkpoint file")
     parser.add_argument("--artifacts", type=Path, default=Path("artifacts"), help="where results go")
@@ -72,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--ocr", action="store_true", help="read empty texts off the pictures, with RapidOCR; slow, once"
     )
+    parser.add_argument("--engine", choices=ENGINES, default=ENGINES[0], help="ray: on the Ray cluster of RAY_ADDRESS")
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON object")
     return parser
 

@@ -62,8 +62,8 @@ def main(arguments: list[str]) -> int:
     page = page_path(options.artifacts, options.data)
     limit_threads()
     try:
-        audit = _audit(options.data, options.model)
-        write_page(page, audit.root, _heading(audit), audit.findings)
+        audit = _audit(options.data, options.images, options.model)
+        write_page(page, Path(audit.data).resolve().name, audit.root, _heading(audit), audit.findings)
     except KeyboardInterrupt:
         print("interrupted; nothing was written", file=sys.stderr)
         return 130
@@ -79,7 +79,8 @@ def main(arguments: list[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m embed audit", description="Say what is odd about a data set.")
-    parser.add_argument("data", metavar="DATA", help="folder of memes, or one CSV")
+    parser.add_argument("data", metavar="DATA", help="folder of memes, or one table")
+    parser.add_argument("--images", default="", help="folder or URL of the pictures, such as s3://bucket/memes")
     parser.add_argument("--artifacts", type=Path, default=Path("artifacts"), help="where the page goes")
     parser.add_argument(
         "--model", default="local-dir:demo/encoder", help="whose tokenizer counts the texts (default: %(default)s)"
@@ -88,8 +89,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _audit(data: str, model: str) -> Audit:
-    root, scanned = scan_dataset(Path(data))
+def _audit(data: str, images: str, model: str) -> Audit:
+    root, scanned = scan_dataset(Path(data), images)
     rows = list(scanned)
     if not rows:
         raise DatasetError(f"{data}: its tables hold no rows")

@@ -33,8 +33,8 @@ def page_path(artifacts: Path, data: str) -> Path:
     return artifacts / "audit" / f"{data_name(data)[-_NAME:]}.html"
 
 
-def write_page(path: Path, root: Path, heading: list[str], findings: list[Finding]) -> None:
-    """Write the page. heading: lines, the first word or words of each a name; root: the folder of the pictures.
+def write_page(path: Path, name: str, root: Path, heading: list[str], findings: list[Finding]) -> None:
+    """Write the page. name: of the data; heading: lines, the first word or words of each a name; root: of the pictures.
 
     Raises OSError when it cannot be written.
     """
@@ -43,7 +43,7 @@ def write_page(path: Path, root: Path, heading: list[str], findings: list[Findin
     thumbnails = _thumbnails(root, memes)
     sections = [_section(finding, shown[finding.name], thumbnails) for finding in findings if len(finding)]
     page = Template(_TEMPLATE.read_text("utf-8")).substitute(
-        title=escape(f"What is odd about {root.resolve().name}"),
+        title=escape(f"What is odd about {name}"),
         facts="".join(_fact(line) for line in heading),
         counts="".join(_count(finding) for finding in findings),
         sections="\n".join(sections) or "<p>Nothing odd was found.</p>",

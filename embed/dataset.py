@@ -4,7 +4,9 @@ It opens the tables, not the pictures, and knows nothing of CLIP or of vectors.
 
     MultiOFF        Split Dataset/{Training,Validation,Testing}_*.csv and Labelled Images/
     Hateful Memes   train.jsonl, dev_seen.jsonl, test_seen.jsonl and img/
-    plain CSV       any .csv in the folder (or the .csv itself), with named columns and perhaps a `split` column
+    one table       any .csv or .parquet in the folder (or the file itself), with named columns, perhaps a `split`
+
+Pictures stand in the folder of the tables, or where IMAGES says: another folder, or a URL.
 """
 
 import itertools
@@ -16,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from cache import SPLITS, group_name
-from embed.locate import PictureFinder
+from embed.locate import Finder, open_pictures
 from embed.tables import Complaint, DatasetError, Row, find_tables, read_table
-from embed.text import clean_text
+from embed.text import clean_text, hide_secrets
 
 _LABELS = {
     **dict.fromkeys(("offensive", "offensiv", "hateful", "true", "1", "1.0"), 1),
@@ -40,7 +42,7 @@ _NO_GROUP = "pc_empty"
 class Meme:
     """One row of a data set.
 
-    image: path inside the data folder, as POSIX; text: cleaned, may be empty; label: 1 offensive, 0 not,
+    image: path inside the pictures' root, as POSIX; text: cleaned, may be empty; label: 1 offensive, 0 not,
     -1 unlabelled; split: "train" | "validation" | "test"; where: file and row; problem: "" or why it is skipped;
     group: whom the meme is about, as the data say it, or "".
     """
@@ -55,13 +57,14 @@ class Meme:
     group: str = ""
 
 
-def read_dataset(data: Path) -> tuple[Path, list[Meme]]:
-    """Read every row that the folder (or the one CSV) names: the pictures' root, and the rows, in file order.
+def read_dataset(data: Path, images: str = "") -> tuple[Path, list[Meme]]:
+    """Read every row that the folder (or the one table) names: the pictures' root, and the rows, in file order.
 
-    Raises DatasetError for no such folder, no table, a missing column, an unknown label or split. A row that cannot
-    be used on its own account (no such file, its id came before) is kept, with its `problem`.
+    images: the folder or URL that pictures are read from, "" for the folder of the tables. Raises DatasetError for no
+    such folder, no table, a missing column, an unknown label or split, and what `open_pictures` refuses. A row that
+    cannot be used on its own account (no such file, its id came before) is kept, with its `problem`.
     """
-    root, rows = scan_dataset(data)
+    root, rows = scan_dataset(data, images)
     memes = []
     for row in rows:
         if isinstance(row, Complaint):
@@ -72,15 +75,15 @@ def read_dataset(data: Path) -> tuple[Path, list[Meme]]:
     return root, _mark_repeats(memes)
 
 
-def scan_dataset(data: Path) -> tuple[Path, Iterator[Meme | Complaint]]:
+def scan_dataset(data: Path, images: str = "") -> tuple[Path, Iterator[Meme | Complaint]]:
     """The pictures' root, and every row in file order with its id as written, or each thing that is wrong with it.
 
-    Raises DatasetError, also while it is read, for no such folder, no table, a missing column.
+    Raises DatasetError, also while it is read, for no such folder, no table, a missing column, and what
+    `open_pictures` refuses.
     """
     # train, validation, test, whatever the alphabet says: of a meme that is listed twice, the first row stays
     tables = sorted(find_tables(data), key=lambda table: SPLITS.index(_split_in(table.stem) or "train"))
-    root = data if data.is_dir() else data.parent
-    finder = PictureFinder(root)
+    root, finder = open_pictures({"data": str(data), "images": images})
     return root, (row for table in tables for row in _scan_table(table, finder, alone=len(tables) == 1))
 
 
@@ -100,7 +103,7 @@ def _split_in(name: str) -> str | None:
     return next((_SPLITS[word] for word in words if word in _SPLITS), None)
 
 
-def _scan_table(table: Path, finder: PictureFinder, alone: bool) -> Iterator[Meme | Complaint]:
+def _scan_table(table: Path, finder: Finder, alone: bool) -> Iterator[Meme | Complaint]:
     # One table may be all there is to train on; among several, each has to say which it is.
     default = _split_in(table.stem) or ("train" if alone else None)
     for row in read_table(table):
@@ -110,7 +113,7 @@ def _scan_table(table: Path, finder: PictureFinder, alone: bool) -> Iterator[Mem
             yield from _read_row(row, default, finder)
 
 
-def _read_row(row: Row, default_split: str | None, finder: PictureFinder) -> Iterator[Meme | Complaint]:
+def _read_row(row: Row, default_split: str | None, finder: Finder) -> Iterator[Meme | Complaint]:
     where, fields = row
     parts: dict[str, Any] = {}
     for part, read in (("name", _name), ("split", lambda fields: _split(fields, default_split)), ("label", _label)):
@@ -122,13 +125,15 @@ def _read_row(row: Row, default_split: str | None, finder: PictureFinder) -> Ite
         name = parts["name"]
         image, problem = finder.find(name)
         written = fields.get("id")
-        id = name if written in (None, "") else clean_text(str(written))
+        # one id, however a manifest spells the place that all its pictures are in
+        unwritten = image if name.startswith("/") or "://" in name else name
+        id = unwritten if written in (None, "") else hide_secrets(clean_text(str(written)))
         text = clean_text(str(fields["text"] or ""))
         yield Meme(id, image, text, parts["label"], parts["split"], where, problem, _group(fields))
 
 
 def _name(fields: dict[str, Any]) -> str:
-    name = clean_text(str(fields["image"] or ""))
+    name = hide_secrets(clean_text(str(fields["image"] or "")))
     if not name:
         raise ValueError("no image name; give the picture's file name or delete the row")
     return name

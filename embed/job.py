@@ -21,10 +21,15 @@ from cache import DatasetIndex, UnusableIndex, VectorStore, index_path, read_ind
 from embed.dataset import Meme, read_dataset
 from embed.engine import ENGINES, Engine, LocalEngine
 from embed.hashing import Hashed, hash_pictures
+from embed.noted import NotedHashes
 from embed.profile import EncoderRequest, Profile
 from embed.prompts import PROMPTS
 from embed.readings import Reading, fill_texts
 from embed.recall import recall_spec, remember_spec
+
+
+class EngineUnavailable(ValueError):
+    """The engine's packages are not installed."""
 
 
 class NothingReadable(ValueError):
@@ -33,7 +38,8 @@ class NothingReadable(ValueError):
 
 @dataclass(frozen=True)
 class EmbedSettings:
-    """data: a folder or a CSV; model, pretrained: open_clip's names; device: one of `embed.profile.DEVICES`.
+    """data: a folder or a table; images: the folder or URL that pictures are read from, "" for that of the data;
+    model, pretrained: open_clip's names; device: one of `embed.profile.DEVICES`.
 
     retry_failed: try again the pictures that an earlier run could not decode; rehash: read every picture again, also
     those whose size and times are unchanged; ocr: read the words of the memes whose text is empty off their pictures;
@@ -51,6 +57,7 @@ class EmbedSettings:
     ocr: bool = False
     delta: Path | None = None
     engine: str = ENGINES[0]
+    images: str = ""
 
     @property
     def encoder(self) -> EncoderRequest:
@@ -98,21 +105,31 @@ class Summary:
 def embed_dataset(settings: EmbedSettings, say: Callable[[str], None]) -> Summary:
     """Bring the cache and the index up to date with the data folder; `say` takes notes for the user.
 
-    Raises DatasetError, EncoderUnavailable, NothingReadable, OcrUnavailable, SpecMismatch, TooLittleMemory and, when
-    the disk is full, OSError; what was finished by then stays.
+    Raises DatasetError, EncoderUnavailable, NothingReadable, OcrUnavailable, SpecMismatch, StoreUnreached,
+    TooLittleMemory and, when the disk is full, OSError; what was finished by then stays.
     """
     with closing(_open_engine(settings, say)) as engine:
         return _embed_dataset(settings, engine, say)
 
 
 def _open_engine(settings: EmbedSettings, say: Callable[[str], None]) -> Engine:
-    return LocalEngine(settings.encoder, settings.device, say)
+    if settings.engine == "local":
+        return LocalEngine(settings.encoder, settings.device, say)
+    try:
+        from embed.ray_engine import RayEngine  # Ray is an extra
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        raise EngineUnavailable("engine ray needs Ray: .venv/bin/pip install -r requirements-ray.txt") from error
+    return RayEngine(settings.encoder, settings.device, say)
 
 
 def _embed_dataset(settings: EmbedSettings, engine: Engine, say: Callable[[str], None]) -> Summary:
-    root, memes = read_dataset(Path(settings.data))
-    hints = {} if settings.rehash else _hints(settings.index)
-    hashed = hash_pictures(root, [meme.image for meme in memes if not meme.problem], hints, engine.map)
+    root, memes = read_dataset(Path(settings.data), settings.images)
+    root = root.absolute()  # a worker may stand in another folder
+    noted = NotedHashes(settings.index, settings.images)
+    hints = {} if settings.rehash else _hints(settings) | noted.read()
+    hashed = hash_pictures(root, [meme.image for meme in memes if not meme.problem], hints, engine.map, noted.add)
     reading = None
     if settings.ocr:
         memes, reading = fill_texts(root, memes, hashed.keys, settings.artifacts, settings.retry_failed)
@@ -134,14 +151,17 @@ def _embed_dataset(settings: EmbedSettings, engine: Engine, say: Callable[[str],
     context = store.spec["tokenizer"]["context_length"]
     summary.too_long = len({key for key, count in zip(index.text_keys, index.text_tokens) if count > context})
     write_index(settings.index, index)
+    noted.forget()
     return summary
 
 
-def _hints(index: Path) -> dict[str, tuple[str, str]]:
-    """{image: (stamp, key)} of the last run on this data, if there was one."""
+def _hints(settings: EmbedSettings) -> dict[str, tuple[str, str]]:
+    """{image: (stamp, key)} of the last run on these data and pictures, if there was one."""
     try:
-        last = read_index(index)
+        last = read_index(settings.index)
     except UnusableIndex:
+        return {}
+    if last.source.get("images", "") != settings.images:
         return {}
     hints = zip(last.images, last.image_stamps, last.image_keys)
     return {image: (stamp, key) for image, stamp, key in hints if stamp}
@@ -234,8 +254,11 @@ def _reason(meme: Meme, hashed: Hashed, failures: dict[str, str]) -> str:
 
 
 def _nothing(data: str, skipped: list[tuple[str, str, str]]) -> str:
-    first = "; ".join(f"{name} ({where}): {reason}" for name, where, reason in skipped[:3])
-    return f"{data}: none of its {len(skipped)} memes can be used. {first}"
+    # what is wrong with all of them is said once
+    shown = skipped[: 3 if len({reason for _, _, reason in skipped}) > 1 else 1]
+    first = "; ".join(f"{name} ({where}): {reason}" for name, where, reason in shown)
+    same = "; and so the others" if len(skipped) > len(shown) == 1 else ""
+    return f"{data}: none of its {len(skipped)} memes can be used. {first}{same}"
 
 
 def _index(settings: EmbedSettings, summary: Summary, hashed: Hashed, skipped: list[str]) -> DatasetIndex:
@@ -259,6 +282,7 @@ def _index(settings: EmbedSettings, summary: Summary, hashed: Hashed, skipped: l
         spec=store.spec,
         source={
             "data": settings.data,
+            "images": settings.images,
             "model": settings.model,
             "pretrained": settings.pretrained,
             **asdict(settings.profile),

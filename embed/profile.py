@@ -4,13 +4,15 @@ It imports no torch, so that command lines and the job's plan can know it at onc
 """
 
 import importlib.metadata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cache import FEATURES, LONG_TEXTS
+from cache import FEATURES, LONG_TEXTS, absolute_if_file
 
 DEVICES = ("auto", "cpu", "cuda")
+# open_clip's word for a model in a folder; `open_clip.factory` has it too, and takes seconds to import
+LOCAL_DIR = "local-dir:"
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 _PRECISION_OF = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
@@ -41,6 +43,15 @@ class EncoderRequest:
     pretrained: str
     profile: Profile
     delta: Path | None = None
+
+    def absolute(self) -> "EncoderRequest":
+        """The same with whole paths, which mean the same from every folder."""
+        model = self.model
+        if model.startswith(LOCAL_DIR):
+            model = LOCAL_DIR + str(Path(model.removeprefix(LOCAL_DIR)).resolve())
+        return replace(
+            self, model=model, pretrained=absolute_if_file(self.pretrained), delta=self.delta and self.delta.resolve()
+        )
 
     def __str__(self) -> str:
         return f"{self.model} {self.pretrained}".rstrip() + (f" with {self.delta}" if self.delta else "")

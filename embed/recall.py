@@ -9,10 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cache import absolute_if_file, write_text_atomically
-from embed.profile import EncoderRequest, library_versions
-
-_LOCAL_DIR = "local-dir:"
+from cache import write_text_atomically
+from embed.profile import LOCAL_DIR, EncoderRequest, library_versions
 
 
 def recall_spec(memory: Path, wanted: EncoderRequest) -> dict[str, Any] | None:
@@ -31,19 +29,18 @@ def remember_spec(memory: Path, wanted: EncoderRequest, spec: dict[str, Any], we
     if not weights.is_file():
         return
     files = [weights, *filter(None, [wanted.delta])]
-    if wanted.model.startswith(_LOCAL_DIR):
-        files.append(Path(wanted.model.removeprefix(_LOCAL_DIR)) / "open_clip_config.json")
+    if wanted.model.startswith(LOCAL_DIR):
+        files.append(Path(wanted.model.removeprefix(LOCAL_DIR)) / "open_clip_config.json")
     noted = {"spec": spec, "files": {str(path.resolve()): _stamp(path) for path in files}}
     text = json.dumps(_read(memory) | {_request(wanted): noted}, indent=1, sort_keys=True)
     write_text_atomically(memory, text)
 
 
 def _request(wanted: EncoderRequest) -> str:
-    model, delta = wanted.model, [str(wanted.delta.resolve())] if wanted.delta else []
-    if model.startswith(_LOCAL_DIR):
-        model = _LOCAL_DIR + str(Path(model.removeprefix(_LOCAL_DIR)).resolve())
+    whole = wanted.absolute()
+    delta = [str(whole.delta)] if whole.delta else []
     return json.dumps(
-        [model, absolute_if_file(wanted.pretrained), asdict(wanted.profile), library_versions(), *delta], sort_keys=True
+        [whole.model, whole.pretrained, asdict(whole.profile), library_versions(), *delta], sort_keys=True
     )
 
 

@@ -1,4 +1,4 @@
-"""Rows of the tables that list memes: CSV or JSON lines, whatever their columns are called.
+"""Rows of the tables that list memes: CSV, JSON lines or Parquet, whatever their columns are called.
 
 It knows files and columns; what a label or a split means is `embed.dataset`'s.
 """
@@ -44,16 +44,21 @@ class Complaint:
 def find_tables(data: Path) -> list[Path]:
     """The tables of a data folder, or the one that `data` is. Raises DatasetError where there is none."""
     if not data.exists():
-        raise DatasetError(f"{data}: no such folder; DATA=<folder> takes a folder with images and a CSV or JSON lines")
+        remote = "; a table is read from this machine, its pictures from IMAGES=<URL>" if ":/" in str(data) else ""
+        raise DatasetError(
+            f"{data}: no such folder; DATA=<folder> takes a folder with images and a CSV, JSON lines or Parquet{remote}"
+        )
     if data.is_file():
         return [data]
-    for folder, suffix in ((data / "Split Dataset", ".csv"), (data, ".jsonl"), (data, ".csv")):
+    for folder, suffix in ((data / "Split Dataset", ".csv"), (data, ".jsonl"), (data, ".csv"), (data, ".parquet")):
         names = sorted(folder.iterdir()) if folder.is_dir() else []
         # a named pipe would be waited for
         found = [p for p in names if p.suffix.lower() == suffix and not p.name.startswith(".") and p.is_file()]
         if found:
             return found
-    raise DatasetError(f"{data}: no table; put a CSV with the columns image_name, sentence, label (or .jsonl) there")
+    raise DatasetError(
+        f"{data}: no table; put a CSV with the columns image_name, sentence, label there (or .jsonl, .parquet)"
+    )
 
 
 def read_table(table: Path, required: tuple[str, ...] = _LABELLED) -> Iterator[Row | Complaint]:
@@ -61,7 +66,7 @@ def read_table(table: Path, required: tuple[str, ...] = _LABELLED) -> Iterator[R
 
     Raises DatasetError for what is no table or lacks a column.
     """
-    reader = _json_lines if table.suffix.lower() == ".jsonl" else _csv_rows
+    reader = {".jsonl": _json_lines, ".parquet": _parquet_rows}.get(table.suffix.lower(), _csv_rows)
     try:
         yield from reader(table, required)
     except UnicodeDecodeError as error:
@@ -104,11 +109,27 @@ def _json_row(where: str, line: str, required: tuple[str, ...]) -> Row | Complai
     if not isinstance(row, dict):
         return Complaint(where, "not a JSON object")
     try:
-        # published test sets come without labels
-        columns = _match_columns((*row, *({"label"} - row.keys())), required)
+        columns = _match_columns(tuple(row), _but_label(required))
     except ValueError as error:
         return Complaint(where, str(error))
-    return where, {ours: row.get(theirs) for ours, theirs in columns.items()}
+    return where, {"label": None} | {ours: row[theirs] for ours, theirs in columns.items()}
+
+
+def _parquet_rows(table: Path, required: tuple[str, ...]) -> Iterator[Row | Complaint]:
+    from embed.parquet_rows import parquet_rows  # pyarrow, which the server's image lacks
+
+    try:
+        for number, fields in parquet_rows(table, lambda header: _match_columns(header, _but_label(required))):
+            yield f"{table.name}, row {number}", {"label": None} | fields
+    except UnicodeDecodeError:
+        raise
+    except ValueError as error:
+        raise DatasetError(f"{table}: {error}") from error
+
+
+def _but_label(required: tuple[str, ...]) -> tuple[str, ...]:
+    """Published test sets come without labels."""
+    return tuple(name for name in required if name != "label")
 
 
 # JSON lines have a header each, as a rule the same one

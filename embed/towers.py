@@ -9,6 +9,7 @@ In half precision the residual stream, the layer norms and the embeddings stay i
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import TypeAlias
 
 import torch
@@ -62,6 +63,16 @@ def text_tower(clip: _Clip, features: str, dtype: torch.dtype) -> Tower:
     if _is_causal_text(tower):
         return _TextTower(tower)
     return _StockTower(clip, lambda tokens: clip.encode_text(tokens, **_pooled_options(features)), dtype)
+
+
+def stock_encoders(clip: _Clip, features: str) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+    """open_clip's own encode_image and encode_text, through which gradients flow; for pooled features the model has no
+    projections afterwards. Raises EncoderUnavailable as above."""
+    if features == "pooled":
+        _drop_image_projection(clip.visual)
+        _drop_text_projection(clip if isinstance(clip, CLIP) else clip.text)
+    options = _pooled_options(features)
+    return partial(clip.encode_image, **options), partial(clip.encode_text, **options)
 
 
 class _StockTower(Tower):

@@ -8,9 +8,7 @@ Needs the index and vectors that `make embed` leaves in --artifacts; loads no CL
 """
 
 import argparse
-import os
 import sys
-import uuid
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,23 +18,21 @@ import torch
 
 from cache import FEATURES, LONG_TEXTS, DatasetIndex, cores, find_index, limit_threads, read_index
 from head.baselines import BOTH
-from head.bundle import LABELS, save_bundle, write_part
-from head.data import SPLITS, Features, fingerprint, load_tuning, prompt_vectors
-from head.evaluate import describe, part, regression_wins
+from head.bundle import point_latest, save_bundle, write_part
+from head.data import Features, fingerprint, load_tuning, prompt_vectors
+from head.evaluate import regression_wins
 from head.folds import PROTOCOLS, Protocol
-from head.methods import Judged
-from head.metrics import Figure, read_figure
+from head.metrics import read_figure
 from head.nested import nested
 from head.procedure import ENSEMBLE, SINGLE, TuneConfig, Tuned, study_digest, tune
 from head.search import ROUND, StudyConfig, finished_trials, pruner, sampler
-from head.threshold import OBJECTIVES, Aim, Unreachable, review_band
-from head.verdict import verdict
+from head.settings import Judging, Source, bundle_settings, split_counts
+from head.threshold import OBJECTIVES, Aim
+from head.verdict import metrics_table, verdict
 
 SHIP = {"ensemble": ENSEMBLE, "regression": BOTH}
 # The methods whose heads are in the bundle; the others are quickly fitted again when the report wants them.
 _KEPT = (ENSEMBLE, SINGLE, BOTH)
-# The metrics that fit a terminal; the report has all.
-_SHOWN = {"accuracy": "accuracy", "f1_offensive": "F1 offensive", "macro_f1": "macro-F1", "auroc": "AUROC"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -126,8 +122,13 @@ def _tune(options: argparse.Namespace) -> None:
     except KeyboardInterrupt:
         _say_kept(config)
         raise
-    settings, predictions = _settings(
-        index_file, index, features, digest, config, tuned, SHIP[options.ship], options.review
+    settings, predictions = bundle_settings(
+        Source(index_file, index, features, digest),
+        Judging(config.protocol, config.aim, config.study.seed, options.review),
+        tuned.methods,
+        np.flatnonzero(tuned.folds[0] >= 0),
+        SHIP[options.ship],
+        study=_study(config, tuned),
     )
     folder = options.artifacts / "bundles" / index_file.stem
     ensembles = {
@@ -136,7 +137,7 @@ def _tune(options: argparse.Namespace) -> None:
         if name in _KEPT and (ensemble := judged.method.ensemble) is not None
     }
     save_bundle(folder, ensembles, settings, predictions)
-    _point_latest(folder)
+    point_latest(folder)
     _print_results(settings)
     print(f"bundle  {folder}")
 
@@ -151,7 +152,7 @@ def _nested(options: argparse.Namespace) -> None:
     metrics = nested(features, index.spec, prompts, config, lambda line: print(line, file=sys.stderr))
     folder = options.artifacts / "nested" / index_file.stem
     write_part(folder, "nested.json", {**metrics, "fingerprint": digest})
-    _print_table("nested cross-validation", metrics)
+    print(f"\n{metrics_table('nested cross-validation', metrics)}")
     print(f"\n{verdict({'shipped': ENSEMBLE}, metrics)}\nnested  {folder / 'nested.json'}")
 
 
@@ -197,64 +198,6 @@ def _say_kept(config: TuneConfig) -> None:
     print(f"\n{kept}; the same command goes on from there", file=sys.stderr)
 
 
-def _settings(
-    index_file: Path,
-    index: DatasetIndex,
-    features: Features,
-    digest: str,
-    config: TuneConfig,
-    tuned: Tuned,
-    shipped: str,
-    review: float | None,
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What config.json and predictions.json hold."""
-    judged = tuned.methods[shipped]
-    if judged.unreachable:
-        raise Unreachable(f"{shipped}: {judged.unreachable}; its trials are kept, so ask for less and run this again")
-    held = np.flatnonzero(tuned.folds[0] >= 0)
-    memes = features.at(held)
-    probability = {name: method.out_of_fold[held] for name, method in tuned.methods.items()}
-    settings = {
-        "name": index_file.stem,
-        "seed": config.study.seed,
-        "shipped": shipped,
-        "methods": {name: _method(method) for name, method in tuned.methods.items()},
-        "calibration": asdict(judged.calibration),
-        "aim": asdict(config.aim),
-        "threshold": judged.threshold,
-        "review": _review(memes.label, probability[shipped], judged.threshold, review),
-        "encoder": {part: index.source[part] for part in ("model", "pretrained")},
-        "spec": index.spec,
-        "data": {
-            "source": index.source["data"],
-            "index": index_file.name,
-            "fingerprint": digest,
-            "groups": len(np.unique(features.copies)),
-            "counts": _counts(features),
-        },
-        "protocol": asdict(config.protocol),
-        "study": _study(config, tuned),
-    }
-    settings["tuning_metrics"] = describe("tuning", memes, probability, settings, np.zeros(len(memes), bool))
-    return settings, {"tuning": part(memes, probability)}
-
-
-def _method(judged: Judged) -> dict[str, Any]:
-    return {
-        "calibration": asdict(judged.calibration),
-        "threshold": judged.threshold,
-        "settings": judged.method.settings,
-    }
-
-
-def _review(label: np.ndarray, probability: np.ndarray, threshold: float, share: float | None) -> dict[str, Any] | None:
-    if share is None:
-        return None
-    band = review_band(label, probability, threshold, share)
-    error = Figure(band.error, None).plain()
-    return {"share": share, "low": band.low, "high": band.high, "coverage": band.coverage, "error": error}
-
-
 def _study(config: TuneConfig, tuned: Tuned) -> dict[str, Any]:
     best = tuned.found.best(1)[0]
     return {
@@ -282,24 +225,8 @@ def _study(config: TuneConfig, tuned: Tuned) -> dict[str, Any]:
     }
 
 
-def _counts(features: Features) -> dict[str, dict[str, int]]:
-    """{split: {label: memes}} of the splits that there are, offensive first."""
-    present = [split for split in SPLITS if split in features.split]
-    return {
-        split: {LABELS[value]: int(np.sum((features.split == split) & (features.label == value))) for value in (1, 0)}
-        for split in present
-    }
-
-
-def _point_latest(folder: Path) -> None:
-    """Move the relative link `latest` beside `folder` to it; a rename, so that a reader finds the old or the new."""
-    staging = folder.with_name(f".latest.{uuid.uuid4().hex}.tmp")
-    staging.symlink_to(folder.name)
-    os.replace(staging, folder.with_name("latest"))
-
-
 def _print_memes(features: Features, index: DatasetIndex) -> None:
-    for split, counts in _counts(features).items():
+    for split, counts in split_counts(features).items():
         shares = ", ".join(f"{count} {label}" for label, count in counts.items())
         print(f"{split:<11} {sum(counts.values())} memes: {shares}")
     copies = len(features) - len(np.unique(features.copies))
@@ -313,7 +240,7 @@ def _print_results(settings: dict[str, Any]) -> None:
     metrics, study = settings["tuning_metrics"], settings["study"]
     protocol = settings["protocol"]
     title = "validation" if protocol["name"] == "official" else f"out of fold, {protocol['folds']} folds"
-    _print_table(title, metrics)
+    print(f"\n{metrics_table(title, metrics)}")
     print(f"\nbest of {study['trials']} trials: number {study['best_trial']}, mean AUROC {study['best_value']:.3f}")
     print("ensemble    " + ", ".join(f"{pick['picked']} x trial {pick['trial']}" for pick in study["picks"]))
     aim = settings["aim"]
@@ -334,13 +261,6 @@ def _print_review(review: dict[str, Any]) -> None:
         f"review      probabilities from {review['low']:.3f} to {review['high']:.3f} are left to people; "
         f"{review['coverage']:.0%} are answered, of which {error} wrongly"
     )
-
-
-def _print_table(title: str, metrics: dict[str, Any]) -> None:
-    print(f"\n{title:<33}" + "".join(f"{heading:<22}" for heading in _SHOWN.values()).rstrip())
-    for name, method in metrics["methods"].items():
-        cells = "".join(f"{read_figure(method['figures'][metric]).estimate!s:<22}" for metric in _SHOWN)
-        print(f"{name:<33}{cells}".rstrip())
 
 
 if __name__ == "__main__":

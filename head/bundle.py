@@ -3,15 +3,19 @@
     config.json        heads, encoder, feature spec, calibration, threshold, study, versions
     head.safetensors   the heads' weights and scalings
     predictions.json   every method's probabilities: out of fold, and of test once the report has looked at it
+    encoder_delta.safetensors   of a fine-tuned one, what that changed of the encoder
     metrics.json, gallery.json, report.html    written by `python -m report`
 
-Knows nothing of tuning or of CLIP. Written by `python -m head tune`, read by the report and by the server.
+Knows nothing of tuning or of CLIP. Written by `python -m head tune` and `python -m finetune`, read by the report and by
+the server.
 """
 
 import hashlib
 import json
 import math
+import os
 import platform
+import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -60,13 +64,17 @@ class Bundle:
 
 
 def save_bundle(
-    folder: Path, ensembles: dict[str, HeadEnsemble], settings: dict[str, Any], predictions: dict[str, Any]
+    folder: Path,
+    ensembles: dict[str, HeadEnsemble],
+    settings: dict[str, Any],
+    predictions: dict[str, Any],
+    further: dict[str, bytes] | None = None,
 ) -> Bundle:
     """Write a bundle to `folder`, replacing an older one only when the new one is whole on disk.
 
-    settings: name, shipped, encoder, spec, calibration, threshold, review and what a report shows, as JSON values. A
-    kill between the two last renames leaves the old bundle beside `folder`, under a name that ends in `.old`. Raises
-    OSError, and ValueError for a number that JSON does not have.
+    settings: name, shipped, encoder, spec, calibration, threshold, review and what a report shows, as JSON values;
+    further: {name: bytes} of other files that belong to it. A kill between the two last renames leaves the old bundle
+    beside `folder`, under a name that ends in `.old`. Raises OSError, and ValueError for a number that JSON does not have.
     """
     state, twins = _state(ensembles)
     weights = save(state)
@@ -80,11 +88,19 @@ def save_bundle(
         "head.safetensors": weights,
         "predictions.json": _as_json(predictions),
         "config.json": _as_json(config),
+        **(further or {}),
     }
     with folder_replaced(folder) as staging:
         for name, data in files.items():
             (staging / name).write_bytes(data)
     return Bundle(ensembles, config)
+
+
+def point_latest(folder: Path) -> None:
+    """Move the relative link `latest` beside `folder` to it; a rename, so that a reader finds the old or the new."""
+    staging = folder.with_name(f".latest.{uuid.uuid4().hex}.tmp")
+    staging.symlink_to(folder.name)
+    os.replace(staging, folder.with_name("latest"))
 
 
 def load_bundle(folder: Path) -> Bundle:

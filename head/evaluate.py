@@ -5,6 +5,7 @@ Thresholds and calibrations are never touched here.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from cache import DatasetIndex, read_index
 from head.baselines import BOTH, fit_baselines
-from head.bundle import UnusableBundle, load_bundle, read_part, read_predictions, write_part
+from head.bundle import Bundle, UnusableBundle, load_bundle, read_part, read_predictions, write_part
 from head.calibration import Calibration
 from head.data import Features, fingerprint, load_everything, load_tuning, prompt_vectors, usable_rows
 from head.folds import Protocol, assign_folds, members
@@ -22,6 +23,8 @@ from head.similar import Similar
 from head.threshold import measure_band
 
 MISTAKES, NEIGHBOURS = 12, 3
+# Methods of a fine-tuned bundle: what it ships, and the head that this began with, on the encoder as it was.
+FINETUNED, FROZEN = "fine-tuned", "frozen head"
 
 
 def describe(
@@ -39,7 +42,7 @@ def describe(
     methods, seed, shipped = config["methods"], config["seed"], config["shipped"]
     thresholds = {name: methods[name]["threshold"] for name in probability}
     figures = compare(memes.label, probability, thresholds, BOTH, seed)
-    return {
+    described = {
         "split": split,
         "definition": DEFINITION,
         "reference": BOTH,
@@ -55,51 +58,82 @@ def describe(
         "review": _review(memes.label, probability[shipped], config),
         "copies": _copies(memes.label, probability[shipped], copied, seed),
     }
+    if FROZEN in probability:
+        described["frozen"] = _against_frozen(memes.label, probability, thresholds, config)
+    return described
+
+
+@dataclass(frozen=True, eq=False)
+class Vectors:
+    """What an index leads to: the memes tuned on, and those of test too where they are asked for."""
+
+    index: DatasetIndex
+    tuning: Features
+    everything: Features | None = None
+
+
+def load_vectors(folder: Path, artifacts: Path, config: dict[str, Any], test: bool, frozen: bool = False) -> Vectors:
+    """The memes of the bundle in `folder`. test: read those of test, too; frozen: with the vectors of the encoder as it was
+    before fine-tuning. Raises UnusableBundle where they are no longer those that the bundle was tuned on, UnusableIndex.
+    """
+    found, prefix = (config["finetuned"], "frozen_") if frozen else (config["data"], "")
+    index, vectors = read_index(artifacts / "datasets" / found[f"{prefix}index"]), artifacts / "vectors"
+    official, seed = config["protocol"]["name"] == "official", config["seed"]
+    tuning = load_tuning(index, vectors, official, seed)
+    if fingerprint(tuning, index.spec) != found[f"{prefix}fingerprint"]:
+        raise UnusableBundle(
+            f"{folder}: the memes, splits or vectors have changed since it was tuned; run `make tune` again"
+        )
+    return Vectors(index, tuning, load_everything(index, vectors, official, seed) if test else None)
 
 
 def evaluate_bundle(folder: Path, artifacts: Path, say: Callable[[str], None]) -> None:
     """Look at the test memes and write metrics.json, predictions.json and gallery.json; nothing where metrics.json is
     there already, so that test is looked at once. Without a test split the memes are those tuned on.
 
-    Raises UnusableBundle, also where the data are no longer those that the bundle was tuned on.
+    Of a fine-tuned bundle, only what it ships is given the vectors of the encoder that was changed. Raises
+    UnusableBundle, also where the data are no longer those that the bundle was tuned on.
     """
     bundle = load_bundle(folder)
     if read_part(folder, "metrics.json") is not None:
         return
     config, predictions = bundle.config, read_predictions(folder)
-    index = read_index(artifacts / "datasets" / config["data"]["index"])
-    protocol, seed = Protocol(**config["protocol"]), config["seed"]
-    official = protocol.name == "official"
-    tuning = load_tuning(index, artifacts / "vectors", official, seed)
-    if fingerprint(tuning, index.spec) != config["data"]["fingerprint"]:
-        raise UnusableBundle(
-            f"{folder}: the memes, splits or vectors have changed since it was tuned; run `make tune` again"
-        )
-    everything = load_everything(index, artifacts / "vectors", official, seed)
-    test = everything.only("test")
+    ours = frozen = load_vectors(folder, artifacts, config, test=True)
+    if "finetuned" in config:
+        frozen = load_vectors(folder, artifacts, config, test=True, frozen=True)
+    assert ours.everything is not None and frozen.everything is not None  # as was asked for
+    test, before = ours.everything.only("test"), frozen.everything.only("test")
+    if not np.array_equal(test.ids, before.ids):
+        raise UnusableBundle(f"{folder}: the memes of test have changed since it was tuned; run `make finetune` again")
     if len(test):
         say(f"looking at the {len(test)} memes of test, once")
-        scores: dict[str, Callable[[Features], np.ndarray]] = {
-            name: ensemble.score for name, ensemble in bundle.ensembles.items()
-        }
-        shares = members(assign_folds(tuning.label, tuning.copies, tuning.split, protocol, seed))
-        prompts = prompt_vectors(index, artifacts / "vectors")
-        scores |= {n: m.score for n, m in fit_baselines(tuning, shares, prompts, seed).items() if n not in scores}
+        scores = _scores(bundle, frozen, artifacts)
+        memes = dict.fromkeys(scores, before) | {config["shipped"]: test}
         probability = {
-            name: Calibration(**method["calibration"])(scores[name](test)) for name, method in config["methods"].items()
+            name: Calibration(**method["calibration"])(scores[name](memes[name]))
+            for name, method in config["methods"].items()
         }
-        tuned_on = set(everything.only("train", "validation").copies.tolist())
-        copied = np.array([copy in tuned_on for copy in test.copies.tolist()])
+        tuned_on = set(frozen.everything.only("train", "validation").copies.tolist())
+        copied = np.array([copy in tuned_on for copy in before.copies.tolist()])
         metrics = describe("test", test, probability, config, copied)
         predictions["test"] = part(test, probability)
         judged, chances = test, probability[config["shipped"]]
     else:
         metrics = config["tuning_metrics"]
         chances = np.array(predictions["tuning"]["probability"][config["shipped"]])
-        judged = tuning.at(np.flatnonzero(np.isin(tuning.ids, predictions["tuning"]["ids"])))
-    write_part(folder, "gallery.json", _gallery(index, judged, chances, tuning, config))
+        judged = ours.tuning.at(np.flatnonzero(np.isin(ours.tuning.ids, predictions["tuning"]["ids"])))
+    write_part(folder, "gallery.json", _gallery(ours.index, judged, chances, ours.tuning, config))
     write_part(folder, "predictions.json", predictions)
     write_part(folder, "metrics.json", metrics)
+
+
+def _scores(bundle: Bundle, frozen: Vectors, artifacts: Path) -> dict[str, Callable[[Features], np.ndarray]]:
+    """What gives each method's scores: the bundle's own heads, and the baselines fitted again as they were."""
+    protocol, seed = Protocol(**bundle.config["protocol"]), bundle.config["seed"]
+    tuning, prompts = frozen.tuning, prompt_vectors(frozen.index, artifacts / "vectors")
+    shares = members(assign_folds(tuning.label, tuning.copies, tuning.split, protocol, seed))
+    fitted = {name: method.score for name, method in fit_baselines(tuning, shares, prompts, seed).items()}
+    return fitted | {name: ensemble.score for name, ensemble in bundle.ensembles.items()}
 
 
 def part(memes: Features, probability: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -117,6 +151,16 @@ def regression_wins(tuning_metrics: dict[str, Any]) -> bool:
     figures = (tuning_metrics["methods"][name]["figures"]["auroc"] for name in (ENSEMBLE, BOTH))
     ours, peer = (read_figure(figure).estimate.point for figure in figures)
     return ours is not None and peer is not None and peer >= ours
+
+
+def _against_frozen(
+    label: np.ndarray, probability: dict[str, np.ndarray], thresholds: dict[str, float], config: dict[str, Any]
+) -> dict[str, Any]:
+    """The figures of what is shipped, their p being that of the difference from the head on the frozen encoder."""
+    names = (FROZEN, config["shipped"])
+    both = compare(label, {n: probability[n] for n in names}, {n: thresholds[n] for n in names}, FROZEN, config["seed"])
+    figures = {metric: figure.plain() for metric, figure in both[config["shipped"]].items()}
+    return {"reference": FROZEN, "figures": figures}
 
 
 def _subgroups(memes: Features, called: np.ndarray) -> list[dict[str, Any]]:
@@ -179,4 +223,4 @@ def _gallery(
             {**shown(tuning, n), "similarity": s} for n, s in zip(near.rows.tolist(), near.similarity.tolist())
         ]
         mistakes.append({**shown(judged, row), "probability": float(probability[row]), "neighbours": neighbours})
-    return {"data": config["data"]["source"], "mistakes": mistakes}
+    return {"data": config["data"]["source"], "images": index.source.get("images", ""), "mistakes": mistakes}

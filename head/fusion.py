@@ -134,6 +134,10 @@ class Dropout(nn.Module):
         start = self._places.randrange(len(self._pool) - count)
         return rows * self._pool[start : start + count].view_as(rows)
 
+    def redraw(self) -> None:
+        """Forget the pool; what is drawn next follows from torch's generator as it is then."""
+        self._pool = torch.empty(0)
+
     def _draw(self, count: int, like: Tensor) -> None:
         """The seed comes from torch's generator, so that whoever seeds that gets the same masks."""
         kept = torch.rand(count, device=like.device) >= self._rate

@@ -13,7 +13,7 @@ import torch
 
 from head.baselines import fit_baselines
 from head.data import Features
-from head.ensemble import HeadEnsemble, select
+from head.ensemble import evened, select, weighted
 from head.folds import Protocol, assign_folds, members
 from head.methods import Judged, Method, judge
 from head.search import Found, StudyConfig, Trial, search
@@ -90,19 +90,13 @@ def _ensemble(
         raise ValueError("none of the best trials converged when it was trained again; add trials")
     order = sorted(kept)
     logits = np.stack([kept[number].logits for number in order])  # (T, N)
-    # focal loss, smoothing and cosines differ in the size of their logits; none is to speak louder for that
-    scales = 1 / np.maximum(np.nanstd(logits, axis=1), 1e-6)
-    logits = logits * scales[:, None]
     held = np.stack([folds[0] == fold for fold in range(folds[0].max() + 1)])
-    counts = select(logits, features.label, held)
-    weights = counts / counts.sum()
-    chosen = np.flatnonzero(counts)
-    ensemble = HeadEnsemble(
-        [kept[order[place]].head for place in chosen], [float(weights[place] * scales[place]) for place in chosen]
-    )
-    single = HeadEnsemble([kept[order[0]].head], [float(scales[0])])
+    counts = select(logits * evened(logits)[:, None], features.label, held)
+    heads, chosen = [kept[number].head for number in order], np.flatnonzero(counts)
+    ensemble, together = weighted(heads, logits, counts)
+    single, alone = weighted(heads[:1], logits[:1], np.ones(1))
     picks = [(trials[order[place]], int(counts[place])) for place in chosen]
     return {
-        ENSEMBLE: Method(weights @ logits, ensemble.score, {"heads": len(chosen)}, ensemble),
-        SINGLE: Method(logits[0], single.score, {"trial": trials[order[0]].number}, single),
+        ENSEMBLE: Method(together, ensemble.score, {"heads": len(chosen)}, ensemble),
+        SINGLE: Method(alone, single.score, {"trial": trials[order[0]].number}, single),
     }, picks

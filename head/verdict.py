@@ -7,6 +7,8 @@ from typing import Any
 
 from head.metrics import Estimate, read_figure
 
+# The metrics that fit a terminal; the report has all.
+_SHOWN = {"accuracy": "accuracy", "f1_offensive": "F1 offensive", "macro_f1": "macro-F1", "auroc": "AUROC"}
 # A p below this is called better or worse; the custom of the field.
 _SIGNIFICANT = 0.05
 
@@ -19,8 +21,10 @@ def verdict(config: dict[str, Any], metrics: dict[str, Any]) -> str:
     where = {"test": "On test", "nested": "In nested cross-validation"}.get(split) or _tuning_memes(config)
     if ours.point is None:
         return f"{where} all memes are of one class, so AUROC is undefined and nothing is compared."
-    said = f"{where}, the {shipped} has an AUROC of {ours}"
-    said += "" if shipped == reference else f", logistic regression on the same vectors {peer}"
+    name = f"{shipped} model" if "frozen" in metrics else shipped
+    said = f"{where}, the {name} has an AUROC of {ours}"
+    vectors = "the encoder's vectors as they were" if "frozen" in metrics else "the same vectors"
+    said += "" if shipped == reference else f", logistic regression on {vectors} {peer}"
     if ours.contains(0.5):
         said += ". The interval contains 0.5: no better than guessing here."
     elif ours.point < 0.5:
@@ -29,27 +33,58 @@ def verdict(config: dict[str, Any], metrics: dict[str, Any]) -> str:
         # The best of many trials has an interval above 0.5 on pure noise, too.
         said += ". Whether that is better than guessing cannot be told from the memes that chose it."
     else:
-        said += ". It is better than guessing"
-        said += "." if shipped == reference else f", and {_against(ours, peer, figures[shipped].p)}."
-    return said + (_OPTIMISTIC if split == "tuning" else "")
+        regression = _against("logistic regression", ours, peer, figures[shipped].p)
+        said += ". It is better than guessing" + ("." if shipped == reference else f", and {regression}.")
+    if "frozen" in metrics:
+        said += f" {_against_frozen(metrics, ours)}"
+    return said + (_OPTIMISTIC["frozen" in metrics] if split == "tuning" else "")
 
 
-_OPTIMISTIC = (
-    " There is no test split: these figures are optimistic, since the same memes chose the heads, and the intervals do "
-    "not allow for that. `make tune-nested` gives an honest estimate."
-)
+def unfrozen_words(finetuned: dict[str, Any]) -> str:
+    """What of an encoder learns, from "blocks", "towers" and "lora" as config.json has them."""
+    blocks = "the last block" if finetuned["blocks"] == 1 else f"the last {finetuned['blocks']} blocks"
+    towers = "both towers" if finetuned["towers"] == "both" else f"the {finetuned['towers']} tower"
+    return f"{blocks} of {towers}" + (f" by LoRA of rank {finetuned['lora']}" if finetuned["lora"] else "")
+
+
+def metrics_table(title: str, metrics: dict[str, Any]) -> str:
+    """The methods' main figures with their intervals, for a terminal."""
+    lines = [f"{title:<33}" + "".join(f"{heading:<22}" for heading in _SHOWN.values()).rstrip()]
+    for name, method in metrics["methods"].items():
+        cells = "".join(f"{read_figure(method['figures'][metric]).estimate!s:<22}" for metric in _SHOWN)
+        lines.append(f"{name:<33}{cells}".rstrip())
+    return "\n".join(lines)
+
+
+# What is said where there is no test split, of a tuned and of a fine-tuned bundle.
+_OPTIMISTIC = {
+    False: " There is no test split: these figures are optimistic, since the same memes chose the heads, and the "
+    "intervals do not allow for that. `make tune-nested` gives an honest estimate.",
+    True: " There is no test split: these figures are optimistic, since the same memes said when to stop, and the "
+    "intervals do not allow for that.",
+}
 
 
 def _tuning_memes(config: dict[str, Any]) -> str:
     return "On validation" if config["protocol"]["name"] == "official" else "Out of fold, on the memes tuned on"
 
 
-def _against(ours: Estimate, peer: Estimate, p: float | None) -> str:
+def _against_frozen(metrics: dict[str, Any], ours: Estimate) -> str:
+    """A sentence on what fine-tuning the encoder was worth."""
+    reference = metrics["frozen"]["reference"]
+    before = read_figure(metrics["methods"][reference]["figures"]["auroc"]).estimate
+    if metrics["split"] == "tuning":
+        return f"The {reference} has {before}; which is better cannot be told from the memes that chose the epoch."
+    told = _against(f"the {reference}", ours, before, read_figure(metrics["frozen"]["figures"]["auroc"]).p)
+    return f"The {reference}, on the encoder as it was, has {before}: what fine-tuning made of it is {told}."
+
+
+def _against(name: str, ours: Estimate, peer: Estimate, p: float | None) -> str:
     if ours.point is None or peer.point is None or p is None:
-        return "not distinguishable from logistic regression (no p)"
+        return f"not distinguishable from {name} (no p)"
     figure = f"difference {ours.point - peer.point:+.3f}, p {p:.3f}"
     if p >= _SIGNIFICANT:
-        return f"not distinguishable from logistic regression ({figure})"
+        return f"not distinguishable from {name} ({figure})"
     if ours.point > peer.point:
-        return f"better than logistic regression ({figure})"
-    return f"worse than logistic regression, which is the simpler choice ({figure})"
+        return f"better than {name} ({figure})"
+    return f"worse than {name}, which is the simpler choice ({figure})"

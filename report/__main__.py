@@ -115,7 +115,7 @@ def _pictures(gallery: dict | None) -> dict[str, str]:
     if gallery is None:
         return {}
     memes = [meme for mistake in gallery["mistakes"] for meme in (mistake, *mistake["neighbours"])]
-    return thumbnails(gallery["data"], [meme["image"] for meme in memes])
+    return thumbnails(gallery["data"], [meme["image"] for meme in memes], gallery.get("images", ""))
 
 
 def _damaged(folder: Path | str, error: Exception) -> str:

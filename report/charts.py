@@ -137,6 +137,23 @@ def history_chart(history: list[dict[str, Any]], measure: str) -> Figure:
 
 
 @_as_svg
+def losses_chart(history: list[dict[str, Any]], best: int) -> Figure:
+    """Losses of fine-tuning by epoch, a line at the best; history: as in config.json, the start first."""
+    figure = Figure(figsize=(6.4, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for number, part in enumerate(("validation", "train")):
+        points = [(one["epoch"], one[f"{part}_loss"]) for one in history if one[f"{part}_loss"] is not None]
+        if points:
+            axes.plot(*zip(*points), marker="o", markersize=4, label=part, **_line(number))
+    axes.axvline(best, color="#000000", linewidth=1, label=f"kept, epoch {best}")
+    axes.set(xlabel="epoch; 0 is the frozen head", ylabel="mean log loss")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    _plain(axes)
+    return figure
+
+
+@_as_svg
 def importance_chart(importances: dict[str, float]) -> Figure:
     """Bars of each parameter's share, the largest on top; at least one."""
     names = sorted(importances, key=lambda name: importances[name])

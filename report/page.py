@@ -49,6 +49,7 @@ def render(
         judged=words.judged_words(config, metrics["split"]),
         confusion=_confusion(config, label, probabilities[config["shipped"]]),
         measured=_measured(config, label, probabilities),
+        finetuning=_finetuning(config),
         search=_search(config),
         made=words.provenance(config),
         picks=[(pick["trial"], words.pick_words(pick)) for pick in config["study"]["picks"]],
@@ -81,6 +82,17 @@ def _measured(config: dict[str, Any], label: np.ndarray, probabilities: dict[str
         plots["precision_recall"] = charts.precision_recall_chart(label, curves)
         plots["threshold"] = charts.threshold_chart(label, ours, config["threshold"])
     return plots
+
+
+def _finetuning(config: dict[str, Any]) -> dict[str, str] | None:
+    """What was fine-tuned in words, and the losses by epoch; None of a bundle that was not."""
+    tuned = config.get("finetuned")
+    if tuned is None:
+        return None
+    return {
+        "words": words.finetuning_words(config),
+        "losses": charts.losses_chart(tuned["history"], tuned["best_epoch"]),
+    }
 
 
 def _search(config: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from embed.ahead import run_ahead
 from embed.hashing import read_picture
-from embed.locate import PictureFinder
+from embed.locate import Finder, open_pictures
 from embed.pictures import decode_picture
 
 # Of the longer side, in pixels: sharp at the gallery's width on a screen of common density.
@@ -19,23 +19,24 @@ _SIDE = 320
 _QUALITY = 70
 
 
-def thumbnails(data: str, images: Iterable[str]) -> dict[str, str]:
+def thumbnails(data: str, images: Iterable[str], place: str = "") -> dict[str, str]:
     """{image: data URI of a WebP} of the pictures that can be shown; the others are left out.
 
-    data: the data folder, or its one CSV, as given to the embedding job; images: paths inside the folder. A file that
-    is gone, that a link leads out of the folder to, or that is no picture cannot be shown.
+    data: the data folder, or its one table, as given to the embedding job; place: its IMAGES; images: paths inside
+    either. A file that is gone, that a link leads out of the folder to, or that is no picture cannot be shown.
     """
-    source = Path(data)
-    if not data or not source.exists():
+    if not data or not (place or Path(data).exists()):
         return {}
-    root = source if source.is_dir() else source.parent
-    finder = PictureFinder(root)
+    try:
+        root, finder = open_pictures({"data": data, "images": place})
+    except ValueError:  # no such folder, a URL whose package is not installed
+        return {}
     names = list(dict.fromkeys(images))
     made = run_ahead(lambda name: _thumbnail(root, finder, name), names, len(names) + 1)
     return {name: uri for name, uri in zip(names, made, strict=True) if uri}
 
 
-def _thumbnail(root: Path, finder: PictureFinder, name: str) -> str:
+def _thumbnail(root: Path, finder: Finder, name: str) -> str:
     try:
         path, problem = finder.find(name)
         if problem:

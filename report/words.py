@@ -8,6 +8,7 @@ from typing import Any
 from cache import spec_id
 from head.metrics import read_figure
 from head.procedure import ENSEMBLE
+from head.verdict import unfrozen_words
 
 # As in the tables' heads; the order is that of `head.metrics.METRICS`.
 METRIC_NAMES = {
@@ -83,8 +84,9 @@ def judged_words(config: dict[str, Any], split: str) -> str:
 
 
 def measure_words(config: dict[str, Any]) -> str:
-    """What a trial's value is."""
-    return "validation AUROC" if config["protocol"]["name"] == "official" else "cross-validated AUROC"
+    """What a trial's value is; a fine-tuned bundle has the study of the one before, which had a protocol of its own."""
+    protocol = config["study"].get("protocol", config["protocol"])
+    return "validation AUROC" if protocol["name"] == "official" else "cross-validated AUROC"
 
 
 def protocol_words(config: dict[str, Any]) -> str:
@@ -95,6 +97,18 @@ def protocol_words(config: dict[str, Any]) -> str:
     repeats = protocol["repeats"]
     times = "" if repeats == 1 else f", {repeats} times over"
     return f"{protocol['folds']}-fold cross-validation on train and validation{times}, near-copies in one fold"
+
+
+def finetuning_words(config: dict[str, Any]) -> str:
+    """What was fine-tuned, or nothing of a bundle that was not."""
+    tuned = config.get("finetuned")
+    if tuned is None:
+        return ""
+    return (
+        f"{unfrozen_words(tuned)}, and the heads of {tuned['from']['name']}, version {tuned['from']['version']}: "
+        f"{tuned['trained']:,} weights at a learning rate of {tuned['learning_rate']:g}, epoch {tuned['best_epoch']} of "
+        f"{len(tuned['history']) - 1} kept, {tuned['memes_per_second']:,.0f} memes/s"
+    )
 
 
 def aim_words(config: dict[str, Any]) -> str:
@@ -166,6 +180,7 @@ def provenance(config: dict[str, Any]) -> dict[str, str]:
         "memes": _counts(data["counts"]),
         "near-copies": f"the memes fall into {data['groups']:,} groups; a group stays in one fold",
         "encoder": " ".join(word for word in config["encoder"].values() if word) + f", spec {spec_id(config['spec'])}",
+        **({"fine-tuned": finetuning_words(config)} if "finetuned" in config else {}),
         "protocol": protocol_words(config),
         "study": f"{study['name']}: {study['trials']:,} trials, {study['sampler']}, {study['pruner']}",
         "best trial": _best(study),

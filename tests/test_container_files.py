@@ -100,6 +100,7 @@ def test_an_images_packages_are_pinned_and_named_once(image: str) -> None:
     [
         ("serve", "api.__main__,rapidocr,onnxruntime"),
         ("batch", "embed.__main__,head.__main__,report.__main__,cache.__main__,api.__main__,psycopg,pyarrow.parquet"),
+        ("batch", "embed.remote,embed.parquet_rows"),
     ],
 )
 def test_what_an_image_runs_imports_nothing_that_it_lacks(image: str, commands: str) -> None:

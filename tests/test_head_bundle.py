@@ -14,7 +14,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from head import bundle as module
-from head.bundle import LABELS, UnusableBundle, load_bundle, read_config, read_part, save_bundle, write_part
+from head.bundle import (
+    LABELS,
+    UnusableBundle,
+    load_bundle,
+    point_latest,
+    read_config,
+    read_part,
+    save_bundle,
+    write_part,
+)
 from head.ensemble import HeadEnsemble
 from head.fusion import FUSIONS, FusionHead, HeadConfig
 
@@ -111,6 +120,22 @@ def test_a_new_bundle_replaces_the_old_one_whole_and_leaves_nothing_else(tmp_pat
     assert first["version"] != second["version"] == load_bundle(tmp_path / "b").config["version"]
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
     assert {path.name for path in (tmp_path / "b").iterdir()} == {"config.json", "head.safetensors", "predictions.json"}
+
+
+def test_further_files_are_replaced_with_the_others(tmp_path: Path) -> None:
+    folder = tmp_path / "b"
+    save_bundle(folder, make(), SETTINGS, PREDICTIONS, {"encoder_delta.safetensors": b"delta"})
+    assert (folder / "encoder_delta.safetensors").read_bytes() == b"delta" and load_bundle(folder)
+    save_bundle(folder, make(), SETTINGS, PREDICTIONS)
+    assert not (folder / "encoder_delta.safetensors").exists()
+
+
+def test_the_latest_bundle_is_the_one_that_was_pointed_to(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        point_latest(tmp_path / name)
+        assert (tmp_path / "latest").readlink() == Path(name)
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b", "latest"}
 
 
 def test_a_bundle_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:

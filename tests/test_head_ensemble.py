@@ -5,7 +5,7 @@ from fakes import planted_features
 from sklearn.metrics import roc_auc_score
 
 from head import ensemble as module
-from head.ensemble import HeadEnsemble, select
+from head.ensemble import HeadEnsemble, select, weighted
 from head.fusion import FusionHead, HeadConfig
 
 
@@ -99,3 +99,16 @@ def test_scoring_some_rows_at_a_time_changes_nothing(monkeypatch: pytest.MonkeyP
     whole = ensemble.score(features)
     monkeypatch.setattr(module, "_ROWS", 7)
     np.testing.assert_allclose(ensemble.score(features), whole, atol=1e-6)
+
+
+def test_picked_heads_are_evened_and_weighted_by_how_often_they_were_picked() -> None:
+    generator = np.random.default_rng(0)
+    config, counts = HeadConfig(8, 6, "concat", components=0, width=4, hidden=4), np.array([2, 0, 1])
+    heads = [FusionHead(config) for _ in counts]
+    logits = generator.normal(size=(3, 40)) * np.array([[1.0], [5.0], [20.0]])
+    logits[:, 30:] = np.nan  # trained on
+    ensemble, together = weighted(heads, logits, counts)
+    sizes = np.array([logits[head, :30].std() for head in range(3)])
+    np.testing.assert_allclose(together[:30], 2 / 3 * logits[0, :30] / sizes[0] + 1 / 3 * logits[2, :30] / sizes[2])
+    assert np.isnan(together[30:]).all() and [*ensemble.heads] == [heads[0], heads[2]]
+    np.testing.assert_allclose(ensemble.weights, [2 / 3 / sizes[0], 1 / 3 / sizes[2]])

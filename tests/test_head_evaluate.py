@@ -16,8 +16,8 @@ from head import evaluate, space
 from head.baselines import BOTH
 from head.bundle import UnusableBundle, load_bundle
 from head.data import Features, load_tuning
-from head.evaluate import MISTAKES, NEIGHBOURS, describe, evaluate_bundle, regression_wins
-from head.metrics import Estimate, Figure, share
+from head.evaluate import FINETUNED, FROZEN, MISTAKES, NEIGHBOURS, describe, evaluate_bundle, regression_wins
+from head.metrics import Estimate, Figure, compare, share
 from head.procedure import ENSEMBLE
 from head.verdict import verdict
 
@@ -307,6 +307,46 @@ def test_the_memes_that_chose_a_head_cannot_show_that_it_is_better_than_guessing
         said = verdict(config_of(protocol=protocol), metrics_of("tuning", (0.8, 0.7, 0.9), 0.001))
         assert said.startswith(where) and "cannot be told" in said and "optimistic" in said
         assert "better than logistic regression" not in said
+
+
+def finetuned_metrics(split: str, before: tuple, p: float | None) -> dict[str, Any]:
+    metrics, ours = metrics_of(split, (0.8, 0.7, 0.9), 0.01), Figure(Estimate(0.8, 0.7, 0.9), p)
+    methods = metrics["methods"]
+    methods[FINETUNED] = methods.pop(ENSEMBLE)
+    methods[FROZEN] = {"figures": {"auroc": Figure(Estimate(*before), None).plain()}}
+    return {**metrics, "frozen": {"reference": FROZEN, "figures": {"auroc": ours.plain()}}}
+
+
+@pytest.mark.parametrize(
+    ("before", "p", "words"),
+    [
+        ((0.7, 0.6, 0.8), 0.01, "has 0.700 [0.600, 0.800]: what fine-tuning made of it is better than the frozen head"),
+        ((0.79, 0.7, 0.9), 0.4, "is not distinguishable from the frozen head (difference +0.010, p 0.400)"),
+        ((0.9, 0.8, 0.95), 0.01, "is worse than the frozen head, which is the simpler choice"),
+    ],
+)
+def test_the_verdict_says_what_fine_tuning_was_worth(before, p, words):
+    said = verdict(config_of(FINETUNED), finetuned_metrics("test", before, p))
+    assert said.startswith("On test, the fine-tuned model has an AUROC of 0.800") and words in said
+    assert "logistic regression on the encoder's vectors as they were" in said
+
+
+def test_the_memes_that_chose_the_epoch_cannot_show_what_fine_tuning_was_worth():
+    said = verdict(config_of(FINETUNED, protocol="official"), finetuned_metrics("tuning", (0.7, 0.6, 0.8), 0.001))
+    assert "which is better cannot be told from the memes that chose the epoch" in said and "nested" not in said
+    assert "better than the frozen head" not in said and "optimistic" in said
+
+
+def test_the_frozen_head_is_the_reference_of_a_p_of_its_own():
+    planted, generator = planted_features(60), np.random.default_rng(0)
+    probability = {name: generator.random(60) for name in (FINETUNED, FROZEN, BOTH)}
+    config = {**judged_by(probability), "shipped": FINETUNED}
+    described = describe("test", planted, probability, config, np.zeros(60, bool))
+    thresholds = dict.fromkeys(probability, 0.5)
+    expected = compare(planted.label, probability, thresholds, FROZEN, 0)[FINETUNED]
+    assert described["frozen"]["figures"] == {metric: figure.plain() for metric, figure in expected.items()}
+    del probability[FROZEN]
+    assert "frozen" not in describe("test", planted, probability, config, np.zeros(60, bool))
 
 
 def test_the_regression_is_not_compared_with_itself():

@@ -175,6 +175,18 @@ def test_masks_are_large_enough_for_larger_batches_that_follow() -> None:
     assert large.shape == (1, 700, 1000) and large.mean() == pytest.approx(1, abs=0.01)
 
 
+def test_a_pool_that_is_drawn_again_follows_from_the_generator_alone():
+    drop, rows = Dropout(0.5), torch.ones(2, 3, 40)
+    masks = []
+    for calls in (1, 3):  # how much was drawn before is forgotten
+        for _ in range(calls):
+            drop(rows)
+        torch.manual_seed(7)
+        drop.redraw()
+        masks.append(drop(rows))
+    assert torch.equal(*masks)
+
+
 def test_nothing_is_dropped_in_eval_mode_or_at_a_rate_of_zero() -> None:
     rows = torch.randn(2, 3, 4)
     assert torch.equal(Dropout(0.9).eval()(rows), rows) and torch.equal(Dropout(0.0)(rows), rows)

@@ -18,7 +18,7 @@ def test_the_readme_lists_a_rooms_files(room: str) -> None:
     assert set(re.findall(rf"^{room}/(\w+\.py) ", text, re.MULTILINE)) == modules(room) - {"__main__.py"}
 
 
-@pytest.mark.parametrize("room", ["head", "demo", "bench"])
+@pytest.mark.parametrize("room", ["head", "finetune", "demo", "bench"])
 def test_a_rooms_own_readme_lists_its_files(room: str) -> None:
     text = (ROOT / room / "README.md").read_text("utf-8")
     assert set(re.findall(r"^\| `(\w+\.py)` \|", text, re.MULTILINE)) == modules(room)

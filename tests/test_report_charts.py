@@ -70,3 +70,11 @@ def test_few_memes_and_many_give_a_plot_of_some_kilobytes(count: int) -> None:
 def test_the_same_history_gives_the_same_bytes() -> None:
     history = [{"trial": 0, "state": "pruned", "value": 0.5}, {"trial": 1, "state": "complete", "value": 0.6}]
     assert charts.history_chart(history, "AUROC") == charts.history_chart(history, "AUROC")
+
+
+def test_losses_are_drawn_where_there_are_any() -> None:
+    start = {"epoch": 0, "train_loss": None, "validation_loss": 0.5}
+    curves = [[start], [start, {"epoch": 1, "train_loss": 0.4, "validation_loss": None}]]
+    curves.append([*curves[1][:1], {"epoch": 1, "train_loss": 0.4, "validation_loss": 0.45}])
+    drawn = [charts.losses_chart(history, len(history) - 1) for history in curves]
+    assert len(set(drawn)) == 3 and drawn[2] == charts.losses_chart(curves[2], 1)

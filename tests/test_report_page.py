@@ -446,3 +446,49 @@ def test_the_official_protocol_and_a_shipped_baseline_are_named(ours: dict[str, 
     assert "logistic regression, both shipped reference of p" in text
     assert "trained on train, chosen on validation" in text and "a recall of at least 0.9" in text
     assert "ships logistic regression, both threshold" in text
+
+
+def finetuned() -> dict[str, Any]:
+    """The values of a fine-tuned bundle."""
+    values = bundle()
+    config, metrics = values["config"], values["metrics"]
+    config["protocol"] = {"name": "official", "folds": 5, "repeats": 1}
+    config["study"]["protocol"] = {"name": "kfold", "folds": 5, "repeats": 1}
+    config["finetuned"] = {
+        "from": {"name": "the one before", "version": "ba9876543210"},
+        "blocks": 2,
+        "towers": "image",
+        "lora": 8,
+        "learning_rate": 1e-5,
+        "epochs": 10,
+        "best_epoch": 1,
+        "history": [
+            {"epoch": 0, "train_loss": None, "validation_loss": 0.6, "validation_auroc": 0.7},
+            {"epoch": 1, "train_loss": 0.5, "validation_loss": 0.5, "validation_auroc": 0.8},
+        ],
+        "trained": 1234567,
+        "seconds": 60.0,
+        "memes_per_second": 12.3,
+        "frozen_index": "before.h5",
+        "frozen_fingerprint": "cd" * 32,
+    }
+    metrics["frozen"] = {
+        "reference": "best single head",
+        "figures": {**metrics["methods"][SHIPPED]["figures"], "auroc": figure(0.8, p=0.123)},
+    }
+    return values
+
+
+def test_fine_tuning_has_a_section_with_its_losses() -> None:
+    page = _Outline(render(**finetuned()))
+    assert "Losses" in page.images() and "p 0.123" in page.text
+    words = (
+        "the last 2 blocks of the image tower by LoRA of rank 8, and the heads of the one before, version ba9876543210"
+    )
+    assert words in page.text and "1,234,567 weights at a learning rate of 1e-05, epoch 1 of 1 kept" in page.text
+    assert "Of the one before, before fine-tuning. 40 trials" in page.text
+    assert "The cross-validated AUROC against" in page.text and "official: trained on train" in page.text
+
+
+def test_without_fine_tuning_nothing_is_said_of_it(page: str) -> None:
+    assert "ine-tun" not in page

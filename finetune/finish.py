@@ -1,0 +1,109 @@
+"""From a fine-tuned encoder and its heads to a bundle: the delta, the vectors, the judgement.
+
+Everything is judged as the server will answer: by vectors that the embedding job made with the delta. The splits are
+those of the start; near-copies, and so a carved split, would differ between the two encoders' vectors.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from cache import DatasetIndex, read_index, write_index
+from embed.delta import DELTA, write_delta
+from embed.job import EmbedSettings, embed_dataset
+from embed.profile import Profile
+from finetune.start import Start, UnusableStart, encoder_of
+from head.baselines import BOTH, fit_baselines
+from head.bundle import point_latest, save_bundle
+from head.data import fingerprint, load_tuning, prompt_vectors, usable_rows
+from head.ensemble import HeadEnsemble
+from head.evaluate import FINETUNED, FROZEN
+from head.folds import members
+from head.methods import Judged, Method, judge
+from head.settings import Source, bundle_settings
+
+# Methods whose heads are in the bundle; the others are quickly fitted again when the report wants them.
+_KEPT = (FINETUNED, FROZEN, BOTH)
+
+
+def embed_finetuned(
+    start: Start, delta: dict[str, Tensor], folder: Path, artifacts: Path, device: str, say: Callable[[str], None]
+) -> Path:
+    """Write the delta to `folder`, embed the data set with it, and return the file of its index, which has the splits of
+    the start. Raises what `embed_dataset` raises, and UnusableStart where the data changed meanwhile."""
+    write_delta(folder / DELTA, delta)
+    model, pretrained = encoder_of(start)
+    settings = EmbedSettings(
+        start.index.source["data"],
+        model,
+        pretrained,
+        artifacts,
+        device,
+        Profile.of_spec(start.config["spec"]),
+        ocr=bool(start.index.source.get("ocr")),
+        delta=folder / DELTA,
+        images=start.index.source.get("images", ""),
+    )
+    embed_dataset(settings, say)
+    index = read_index(settings.index)
+    if index.ids != start.index.ids or _usable(index) != _usable(start.index):
+        raise UnusableStart(f"{settings.data}: its memes changed while they were trained on; run `make embed` again")
+    write_index(settings.index, replace(index, splits=_splits(start)))
+    return settings.index
+
+
+def save_finetuned(
+    start: Start,
+    file: Path,
+    frozen: Judged,
+    ensemble: HeadEnsemble,
+    delta: Path,
+    artifacts: Path,
+    facts: dict[str, Any],
+) -> tuple[Path, dict[str, Any]]:
+    """Judge on validation, write the bundle, and make it the latest; its folder and its settings.
+
+    file: of the index; ensemble: the trained one, on the CPU; facts: how it was trained, for config.json.
+    """
+    index, judging, folds = read_index(file), start.judging, start.folds
+    features = load_tuning(index, artifacts / "vectors", True, start.config["seed"])
+    held = np.flatnonzero(folds == 0)
+    scores = np.full(len(features), np.nan)
+    scores[held] = ensemble.score(features.at(held))
+    method = Method(scores, ensemble.score, {"heads": len(ensemble.heads)}, ensemble)
+    prompts = prompt_vectors(start.index, artifacts / "vectors")
+    baselines = fit_baselines(start.features, members(folds[None]), prompts, judging.seed)
+    methods = {FINETUNED: judge(method, features.label, folds, judging.aim), FROZEN: frozen}
+    methods |= {name: judge(one, start.features.label, folds, judging.aim) for name, one in baselines.items()}
+    settings, predictions = bundle_settings(
+        Source(file, index, features, fingerprint(features, index.spec)),
+        judging,
+        methods,
+        held,
+        FINETUNED,
+        study={**start.config["study"], "protocol": start.config["protocol"]},
+        finetuned=facts,
+    )
+    folder = artifacts / "bundles" / file.stem
+    kept = {name: one for name in _KEPT if (one := methods[name].method.ensemble) is not None}
+    save_bundle(folder, kept, settings, predictions, {DELTA: delta.read_bytes()})
+    point_latest(folder)
+    return folder, settings
+
+
+def _usable(index: DatasetIndex) -> list[tuple[int, str, str, int]]:
+    """Row, keys and label of the memes that can be used."""
+    return [(row, index.image_keys[row], index.text_keys[row], index.labels[row]) for row in usable_rows(index)]
+
+
+def _splits(start: Start) -> list[str]:
+    """Every row's split as it was used; what was carved for test, too."""
+    used = dict(zip(start.features.ids.tolist(), start.features.split.tolist()))
+    splits = list(start.index.splits)
+    for row in usable_rows(start.index):
+        splits[row] = used.get(start.index.ids[row], "test")
+    return splits

@@ -1,0 +1,129 @@
+"""Where fine-tuning starts: a tuned bundle's memes, and its head made anew from the train split alone.
+
+The heads in a bundle have seen validation memes, which decide here when to stop; so those that were picked for its
+ensemble are trained again, with their settings, on train alone. That head on the frozen encoder is both the starting
+point and the baseline. Loads no CLIP.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cache import DatasetIndex, UnusableIndex, absolute_if_file
+from embed.hashing import hash_pictures
+from embed.locate import pictures_root
+from head.bundle import load_bundle
+from head.data import Features, fingerprint, load_tuning, usable_rows
+from head.ensemble import HeadEnsemble, weighted
+from head.evaluate import load_vectors
+from head.folds import Protocol, assign_folds, members
+from head.fusion import HeadConfig
+from head.methods import Judged, Method, judge
+from head.settings import Judging
+from head.threshold import Aim
+from head.train import Diverged, TrainConfig, Trained, TrainingSet, train_head
+
+_OFFICIAL = Protocol("official")
+
+
+class UnusableStart(ValueError):
+    """A bundle that fine-tuning cannot start from."""
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """The bundle that fine-tuning starts from, and its memes on the frozen encoder's vectors.
+
+    folder, config: of the bundle; index: of its memes; features: train and validation, as split for fine-tuning; root:
+    the folder of the pictures.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    index: DatasetIndex
+    features: Features
+    root: Path
+
+    @property
+    def judging(self) -> Judging:
+        """How the fine-tuned bundle is judged: on validation, with the aim and the review band of the one before."""
+        review = self.config["review"]
+        return Judging(_OFFICIAL, Aim(**self.config["aim"]), self.config["seed"], review and review["share"])
+
+    @property
+    def folds(self) -> np.ndarray:
+        """(N,) int64: 0 for the memes of validation, -1 for those of train."""
+        features, seed = self.features, self.config["seed"]
+        return assign_folds(features.label, features.copies, features.split, _OFFICIAL, seed)[0]
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the features."""
+        return fingerprint(self.features, self.index.spec)
+
+
+def read_start(folder: Path, artifacts: Path) -> Start:
+    """Read a bundle and its memes, and see that they are what it was tuned on. Raises UnusableStart, UnusableBundle,
+    DatasetError and ValueError, each naming what to do."""
+    config = load_bundle(folder).config
+    if "finetuned" in config:
+        before = folder.with_name(config["finetuned"]["from"]["name"])
+        raise UnusableStart(f"{folder}: fine-tuned already; start from the bundle that it came from: --bundle {before}")
+    if "imported" in config["spec"]:
+        raise UnusableStart(f"{folder}: tuned on imported vectors, of which there is no encoder here to fine-tune")
+    try:
+        index = load_vectors(folder, artifacts, config, test=False).index
+    except UnusableIndex as error:
+        raise UnusableStart(
+            f"{folder}: its memes are needed, and their index is not under {artifacts}; give the --artifacts in which it "
+            f"was tuned ({error})"
+        ) from error
+    root = _unchanged_pictures(index)
+    features = load_tuning(index, artifacts / "vectors", True, config["seed"])
+    return Start(folder, config, index, features, root)
+
+
+def frozen_head(start: Start) -> Judged:
+    """The picked heads, trained on train alone, as one ensemble, calibrated on validation. Raises UnusableStart."""
+    features, folds = start.features, start.folds
+    data = TrainingSet(features, members(folds[None]), torch.device("cpu"))
+    trained: list[Trained] = []
+    counts: list[int] = []
+    for pick in start.config["study"]["picks"]:
+        try:
+            trained.append(train_head(HeadConfig(**pick["head"]), TrainConfig.from_dict(pick["train"]), data))
+            counts.append(pick["picked"])
+        except Diverged:
+            continue
+    if not trained:
+        raise UnusableStart(f"{start.folder}: none of its heads converged on train alone; tune with more trials")
+    logits = np.stack([one.logits for one in trained])
+    ensemble, together = weighted([one.head for one in trained], logits, np.array(counts))
+    method = Method(together, ensemble.score, {"heads": len(trained)}, ensemble)
+    return judge(method, features.label, folds, start.judging.aim)
+
+
+def sides_of(ensemble: HeadEnsemble) -> set[str]:
+    """Which vectors the heads of an ensemble read: "image", "text" or both."""
+    return {side for head in ensemble.heads for side in head.config.sides}  # type: ignore[union-attr]
+
+
+def _unchanged_pictures(index: DatasetIndex) -> Path:
+    """The folder of the pictures, once each is known to be the one that was embedded."""
+    root = pictures_root(index.source)
+    images = {index.images[row]: (index.image_stamps[row], index.image_keys[row]) for row in usable_rows(index)}
+    hashed = hash_pictures(root, images, images)
+    for image, (_, key) in images.items():
+        if hashed.keys.get(image) != key:
+            reason = hashed.problems.get(image, "it has changed since it was embedded")
+            raise UnusableStart(f"{root / image}: {reason}; run `make embed` and `make tune` again")
+    return root
+
+
+def encoder_of(start: Start) -> tuple[str, str]:
+    """Model and pretrained, a checkpoint by its whole path."""
+    encoder = start.config["encoder"]
+    return encoder["model"], absolute_if_file(encoder["pretrained"])

@@ -1,0 +1,272 @@
+"""The training: last blocks and heads together, at a small learning rate, until validation says stop.
+
+Kumar et al., "Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution" (2022): the head is
+fitted first, on the frozen encoder, and then both move. It knows memes by their rows, weights and a checkpoint; no CLIP
+and no bundle.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from finetune.checkpoint import Checkpoint
+from head.calibration import Calibration
+from head.ensemble import HeadEnsemble
+from head.fusion import Dropout
+from head.metrics import auroc
+
+# The step of Adam that serves shrinks as a model grows wider (Yang et al., "Tensor Programs V: Tuning Large Neural Networks
+# via Zero-Shot Hyperparameter Transfer", 2022): this is 1e-5 for ViT-L/14, of width 1024. On the demo, of width 96, 1e-4
+# with batches of 32 served best of 1e-5 to 3e-4 and 8 to 64, on memes of train and validation that had no other part.
+_RATE_TIMES_WIDTH = 0.01
+# The norm of all gradients together; that of CLIP's own trainings (open_clip's `--grad-clip-norm`).
+_GRADIENT_CLIP = 1.0
+# The share of all steps over which the learning rate rises from 0: Adam's first steps, of which it knows no size yet,
+# would else be its largest.
+_WARM_UP = 0.1
+# What AdamW keeps of each weight.
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+# Memes without gradients at a time.
+_JUDGED_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """How to train. Raises ValueError for what no training can use."""
+
+    learning_rate: float
+    epochs: int = 10  # more moved no further on the demo: the best were the first three
+    patience: int = 3  # five found no better epoch on the demo
+    batch_size: int = 32  # as above; the papers on memes use 16 to 64
+    weight_decay: float = 0.01  # torch's own for AdamW; at such rates it hardly moves a weight
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate: expected a number above 0, got {self.learning_rate!r}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay: expected a number of at least 0, got {self.weight_decay!r}")
+        for name, least in (("epochs", 1), ("patience", 1), ("batch_size", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: expected a whole number of at least {least}, got {getattr(self, name)}")
+
+
+def usual_rate(width: int) -> float:
+    """The learning rate for an encoder whose blocks are `width` wide, to two digits."""
+    return float(f"{_RATE_TIMES_WIDTH / width:.1e}")
+
+
+class Source(Protocol):
+    """Where the vectors come from."""
+
+    def features(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        """The vectors of N rows, (N, Di) and (N, Dt) float32, with gradients."""
+
+
+@dataclass(frozen=True, eq=False)
+class Share:
+    """Some memes: their rows (N,) and their labels (N,)."""
+
+    rows: np.ndarray
+    label: np.ndarray
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """best_epoch: 0 where none was better than the start; history: an entry an epoch, the start's first; seconds: of the
+    epochs; rate: memes trained on a second, validation not counted."""
+
+    best_epoch: int
+    history: list[dict[str, Any]]
+    seconds: float
+    rate: float
+
+
+class Model:
+    """Probabilities as the server gives them: sigmoid(slope x ensemble's logit + offset)."""
+
+    def __init__(self, source: Source, ensemble: HeadEnsemble, calibration: Calibration) -> None:
+        self.ensemble = ensemble
+        self._source, self._calibration = source, calibration
+
+    def logits(self, rows: np.ndarray) -> Tensor:
+        """(N,) calibrated logits, with gradients."""
+        return self._calibration.slope * self.ensemble(*self._source.features(rows)) + self._calibration.offset
+
+    @torch.no_grad()
+    def judge(self, share: Share) -> tuple[float, float | None]:
+        """Mean binary cross-entropy and AUROC."""
+        self.ensemble.eval()
+        parts = [self.logits(rows) for rows in _batches(share.rows, _JUDGED_AT_ONCE)]
+        logits = torch.cat(parts).double().cpu()
+        loss = F.binary_cross_entropy_with_logits(logits, torch.from_numpy(share.label).double())
+        return float(loss), auroc(share.label, logits.numpy())
+
+
+def train(
+    model: Model,
+    weights: dict[str, nn.Parameter],
+    train_share: Share,
+    validation: Share,
+    config: FinetuneConfig,
+    checkpoint: Checkpoint,
+    say: Callable[[str], None],
+) -> Finetuned:
+    """Train the weights in place, until `patience` epochs in a row were no better on validation, and leave them as they
+    were after the best epoch, which may be the start.
+
+    checkpoint: written after each epoch; where it holds epochs of the same training, that goes on after them. The same
+    seed gives the same weights on a CPU, stopped in between or not; the global random state is as it was afterwards.
+    """
+    with torch.random.fork_rng():
+        return _Training(model, weights, train_share, validation, config, checkpoint, say).run()
+
+
+class _Training:
+    def __init__(
+        self,
+        model: Model,
+        weights: dict[str, nn.Parameter],
+        train_share: Share,
+        validation: Share,
+        config: FinetuneConfig,
+        checkpoint: Checkpoint,
+        say: Callable[[str], None],
+    ) -> None:
+        self._model, self._weights, self._config, self._checkpoint = model, weights, config, checkpoint
+        self._train, self._validation, self._say = train_share, validation, say
+        self._optimizer = torch.optim.AdamW(
+            [*weights.values()], lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        self._steps = math.ceil(len(train_share.rows) / config.batch_size)  # an epoch
+        self._history: list[dict[str, Any]] = []
+        self._best = _copied(weights)
+        self._training = 0.0  # seconds of it, without judging
+        self._seconds = 0.0
+
+    def run(self) -> Finetuned:
+        self._resume()
+        if not self._history:
+            self._judge(0, None)
+        while len(self._history) <= self._config.epochs and not self._exhausted():
+            started = time.monotonic()
+            loss = self._epoch(len(self._history))
+            self._training += time.monotonic() - started
+            self._judge(len(self._history), loss)
+            self._seconds += time.monotonic() - started
+            self._save()
+        with torch.no_grad():
+            for name, weight in self._weights.items():
+                weight.copy_(self._best[name])
+        trained = len(self._train.rows) * (len(self._history) - 1)
+        return Finetuned(self._best_epoch(), self._history, self._seconds, trained / max(self._training, 1e-9))
+
+    def _epoch(self, epoch: int) -> float:
+        """The mean loss of the batches as they were trained on."""
+        self._seed(epoch)
+        self._model.ensemble.train()
+        order = torch.randperm(len(self._train.rows)).numpy()
+        total = 0.0
+        with tqdm(total=len(order), desc=f"epoch {epoch} of {self._config.epochs}", unit=" memes") as bar:
+            for step, places in enumerate(_batches(order, self._config.batch_size)):
+                self._set_rate((epoch - 1) * self._steps + step)
+                label = torch.from_numpy(self._train.label[places])
+                logits = self._model.logits(self._train.rows[places])
+                loss = F.binary_cross_entropy_with_logits(logits, label.to(logits))
+                self._optimizer.zero_grad()
+                loss.backward()
+                nn.utils.clip_grad_norm_(self._weights.values(), _GRADIENT_CLIP)
+                self._optimizer.step()
+                total += float(loss.detach()) * len(places)
+                bar.update(len(places))
+        return total / len(order)
+
+    def _judge(self, epoch: int, train_loss: float | None) -> None:
+        loss, area = self._model.judge(self._validation)
+        losses = {"train_loss": _known(train_loss), "validation_loss": _known(loss)}
+        self._history.append({"epoch": epoch, **losses, "validation_auroc": area})
+        if self._best_epoch() == epoch:
+            self._best = _copied(self._weights)
+        self._say(_words(self._history[-1]))
+
+    def _best_epoch(self) -> int:
+        """That of the lowest loss on validation, the first of equals."""
+        losses = [entry["validation_loss"] for entry in self._history]
+        return min(range(len(losses)), key=lambda epoch: math.inf if losses[epoch] is None else losses[epoch])
+
+    def _exhausted(self) -> bool:
+        return len(self._history) - 1 - self._best_epoch() >= self._config.patience
+
+    def _seed(self, epoch: int) -> None:
+        """So that an epoch is the same whether those before were run now or by an earlier run."""
+        torch.manual_seed(int(np.random.SeedSequence([self._config.seed, epoch]).generate_state(1)[0]))
+        for module in self._model.ensemble.modules():
+            if isinstance(module, Dropout):
+                module.redraw()
+
+    def _set_rate(self, step: int) -> None:
+        """A straight rise, then half a cosine down to 0 at the end of the last epoch."""
+        whole = self._config.epochs * self._steps
+        rising = max(1, round(_WARM_UP * whole))
+        share = (
+            (step + 1) / rising if step < rising else 0.5 * (1 + math.cos(math.pi * (step - rising) / (whole - rising)))
+        )
+        for group in self._optimizer.param_groups:
+            group["lr"] = share * self._config.learning_rate
+
+    def _save(self) -> None:
+        tensors = {f"now/{name}": weight.detach() for name, weight in self._weights.items()}
+        tensors |= {f"best/{name}": weight for name, weight in self._best.items()}
+        for name, weight in self._weights.items():
+            tensors |= {f"{key}/{name}": value for key, value in self._optimizer.state[weight].items()}
+        values = {"history": self._history, "training": self._training, "seconds": self._seconds}
+        self._checkpoint.write(tensors, values)
+
+    def _resume(self) -> None:
+        found = self._checkpoint.read()
+        if found is None:
+            return
+        tensors, values = found
+        self._history, self._training, self._seconds = values["history"], values["training"], values["seconds"]
+        with torch.no_grad():
+            for name, weight in self._weights.items():
+                weight.copy_(tensors[f"now/{name}"])
+                self._best[name] = tensors[f"best/{name}"].to(weight.device)
+                state = {key: tensors[f"{key}/{name}"] for key in _MOMENTS if f"{key}/{name}" in tensors}
+                if state:  # its counter of steps stays on the CPU, as torch has it
+                    self._optimizer.state[weight] = {
+                        key: value if key == "step" else value.to(weight.device) for key, value in state.items()
+                    }
+
+
+def _words(entry: dict[str, Any]) -> str:
+    """An entry of the history in a line."""
+    train, loss, area = (_figure(entry[name]) for name in ("train_loss", "validation_loss", "validation_auroc"))
+    trained = f"loss on train {train}" if entry["epoch"] else "the frozen head"
+    return f"epoch {entry['epoch']}: {trained}; on validation loss {loss}, AUROC {area}"
+
+
+def _known(loss: float | None) -> float | None:
+    """None for what JSON has no number for."""
+    return loss if loss is not None and math.isfinite(loss) else None
+
+
+def _figure(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.4f}"
+
+
+def _copied(weights: dict[str, nn.Parameter]) -> dict[str, Tensor]:
+    return {name: weight.detach().clone() for name, weight in weights.items()}
+
+
+def _batches(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]

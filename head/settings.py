@@ -1,0 +1,102 @@
+"""What a bundle's config.json and predictions.json hold, made from judged methods.
+
+`python -m head tune` and `python -m finetune` write bundles of it, which so differ in nothing else. It writes no file.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cache import SPLITS, DatasetIndex
+from head.bundle import LABELS
+from head.data import Features
+from head.evaluate import describe, part
+from head.folds import Protocol
+from head.methods import Judged
+from head.metrics import Figure
+from head.threshold import Aim, Unreachable, review_band
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """The memes that were tuned on: the file of their index and what it holds, their features and its fingerprint."""
+
+    file: Path
+    index: DatasetIndex
+    features: Features
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Judging:
+    """How methods were judged. review: the share of memes that is left to people, None for no review band."""
+
+    protocol: Protocol
+    aim: Aim
+    seed: int
+    review: float | None = None
+
+
+def bundle_settings(
+    source: Source, judging: Judging, methods: dict[str, Judged], held: np.ndarray, shipped: str, **more: Any
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """config.json, but for what `save_bundle` adds, and predictions.json.
+
+    held: the rows of the features that were held out, (H,); shipped: the method that answers; more: further values of
+    config.json, as the study. Raises Unreachable where no threshold of the shipped method serves the aim.
+    """
+    judged, index = methods[shipped], source.index
+    if judged.unreachable:
+        raise Unreachable(f"{shipped}: {judged.unreachable}; its trials are kept, so ask for less and run this again")
+    memes = source.features.at(held)
+    probability = {name: method.out_of_fold[held] for name, method in methods.items()}
+    settings = {
+        "name": source.file.stem,
+        "seed": judging.seed,
+        "shipped": shipped,
+        "methods": {name: _method(method) for name, method in methods.items()},
+        "calibration": asdict(judged.calibration),
+        "aim": asdict(judging.aim),
+        "threshold": judged.threshold,
+        "review": _review(memes.label, probability[shipped], judged.threshold, judging.review),
+        "encoder": {part: index.source[part] for part in ("model", "pretrained")},
+        "spec": index.spec,
+        "data": {
+            "source": index.source["data"],
+            "index": source.file.name,
+            "fingerprint": source.fingerprint,
+            "groups": len(np.unique(source.features.copies)),
+            "counts": split_counts(source.features),
+        },
+        "protocol": asdict(judging.protocol),
+        **more,
+    }
+    settings["tuning_metrics"] = describe("tuning", memes, probability, settings, np.zeros(len(memes), bool))
+    return settings, {"tuning": part(memes, probability)}
+
+
+def split_counts(features: Features) -> dict[str, dict[str, int]]:
+    """{split: {label: memes}} of the splits that there are, offensive first."""
+    present = [split for split in SPLITS if split in features.split]
+    return {
+        split: {LABELS[value]: int(np.sum((features.split == split) & (features.label == value))) for value in (1, 0)}
+        for split in present
+    }
+
+
+def _method(judged: Judged) -> dict[str, Any]:
+    return {
+        "calibration": asdict(judged.calibration),
+        "threshold": judged.threshold,
+        "settings": judged.method.settings,
+    }
+
+
+def _review(label: np.ndarray, probability: np.ndarray, threshold: float, share: float | None) -> dict[str, Any] | None:
+    if share is None:
+        return None
+    band = review_band(label, probability, threshold, share)
+    error = Figure(band.error, None).plain()
+    return {"share": share, "low": band.low, "high": band.high, "coverage": band.coverage, "error": error}

@@ -1,0 +1,179 @@
+"""The training of last blocks and heads: what it keeps, when it stops, and that a stopped one goes on as if it had not."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fakes import interrupted
+from safetensors.torch import load_file
+from sklearn.metrics import log_loss, roc_auc_score
+from torch import Tensor, nn
+
+from finetune.checkpoint import Checkpoint
+from finetune.train import FinetuneConfig, Finetuned, Model, Share, train, usual_rate
+from head.calibration import Calibration
+from head.ensemble import HeadEnsemble
+from head.fusion import FusionHead, HeadConfig
+
+COUNT, DIM = 96, 6
+CALIBRATION = Calibration("platt", 1.5, -0.2)
+
+
+class Encoder:
+    """Vectors of which a linear map learns, and in which the label hides."""
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.vectors = torch.randn(COUNT, DIM, generator=generator)
+        self.label = (self.vectors[:, 0] > 0).numpy().astype(np.int64)
+        self.map = nn.Parameter(torch.eye(DIM))
+
+    def features(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        return self.vectors[rows] @ self.map, self.vectors[rows]
+
+
+class Case:
+    """A fresh encoder, head and checkpoint."""
+
+    def __init__(self, folder: Path, identity: dict[str, Any] | None = None) -> None:
+        self.encoder = Encoder()
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            config = HeadConfig(DIM, DIM, "concat", components=0, width=8, hidden=8)
+            self.ensemble = HeadEnsemble([FusionHead(config)], [1.0])
+        self.model = Model(self.encoder, self.ensemble, CALIBRATION)
+        self.weights = {"encoder/map": self.encoder.map, **dict(self.ensemble.named_parameters())}
+        self.checkpoint = Checkpoint(folder, identity or {})
+        rows = np.arange(COUNT)
+        self.train, self.validation = (Share(rows[part], self.encoder.label[part]) for part in (rows < 64, rows >= 64))
+        self.said: list[str] = []
+
+    def run(self, **settings: Any) -> Finetuned:
+        config = FinetuneConfig(**{"learning_rate": 0.01, "epochs": 4, "batch_size": 16, **settings})
+        return train(self.model, self.weights, self.train, self.validation, config, self.checkpoint, self.said.append)
+
+
+def test_the_best_epoch_is_kept_and_its_figures_are_those_of_scikit_learn(tmp_path: Path) -> None:
+    case = Case(tmp_path)
+    start = {name: weight.detach().clone() for name, weight in case.weights.items()}
+    trained = case.run()
+    losses = [entry["validation_loss"] for entry in trained.history]
+    assert 0 < trained.best_epoch == int(np.argmin(losses)) and len(case.said) == len(losses)
+    assert all(not torch.equal(start[name], weight) for name, weight in case.weights.items())
+    with torch.no_grad():
+        logits = case.ensemble.eval()(*case.encoder.features(case.validation.rows))
+    chances = CALIBRATION(logits.numpy())
+    best = trained.history[trained.best_epoch]
+    assert best["validation_loss"] == pytest.approx(log_loss(case.validation.label, chances), rel=1e-5)
+    assert best["validation_auroc"] == pytest.approx(roc_auc_score(case.validation.label, chances))
+    assert best["train_loss"] < trained.history[1]["train_loss"] and trained.history[0]["train_loss"] is None
+
+
+def test_where_nothing_gets_better_the_start_is_left_as_it_was(tmp_path: Path) -> None:
+    case = Case(tmp_path)
+    case.run()
+    case.checkpoint.discard()
+    start = {name: weight.detach().clone() for name, weight in case.weights.items()}
+    case.validation = Share(case.validation.rows, 1 - case.validation.label)  # what is learnt is wrong there
+    trained = case.run(patience=2)
+    assert trained.best_epoch == 0 and len(trained.history) == 3
+    assert all(torch.equal(start[name], weight) for name, weight in case.weights.items())
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path: Path) -> None:
+    maps = []
+    for number, seed in enumerate((0, 0, 1)):
+        case, before = Case(tmp_path / str(number)), torch.random.get_rng_state()
+        case.run(seed=seed)
+        assert torch.equal(torch.random.get_rng_state(), before)
+        maps.append(case.encoder.map.detach())
+    assert torch.equal(maps[0], maps[1]) and not torch.equal(maps[0], maps[2])
+
+
+@pytest.mark.parametrize("at", [3, 6, 10])
+def test_a_training_that_was_stopped_ends_as_if_it_had_not_been(
+    at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Case(tmp_path / "whole")
+    expected = whole.run()
+    first = Case(tmp_path / "stopped")
+    stopping, _ = interrupted(first.model.logits, at)
+    first.model.logits = stopping  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        first.run()
+    second = Case(tmp_path / "stopped")
+    again, calls = interrupted(second.model.logits, 0)
+    second.model.logits = again  # type: ignore[method-assign]
+    trained = second.run()
+    assert trained.history == expected.history and trained.best_epoch == expected.best_epoch
+    for name, weight in second.weights.items():
+        assert torch.equal(weight, whole.weights[name]), name
+    finished = (at - 2) // 5  # a batch judges the start; an epoch is four batches and one that judges
+    assert len(calls) == 5 * (4 - finished) + (finished == 0)
+
+
+def test_another_training_does_not_go_on_from_there(tmp_path: Path) -> None:
+    first = Case(tmp_path, {"version": "a"})
+    first.run(epochs=1)
+    assert first.checkpoint.read() is not None
+    second = Case(tmp_path, {"version": "b"})
+    assert second.checkpoint.read() is None
+    assert len(second.run(epochs=2).history) == 3
+
+
+def test_a_damaged_checkpoint_begins_anew(tmp_path: Path) -> None:
+    case = Case(tmp_path)
+    case.run(epochs=1)
+    data = case.checkpoint.file.read_bytes()
+    case.checkpoint.file.write_bytes(data[: len(data) // 2])
+    assert case.checkpoint.read() is None
+    case.checkpoint.file.write_bytes(data)
+    assert case.checkpoint.read() is not None and load_file(case.checkpoint.file)
+    case.checkpoint.discard()
+    assert not tmp_path.exists()
+
+
+def test_a_loss_that_is_no_number_is_never_the_best(tmp_path: Path) -> None:
+    case = Case(tmp_path)
+    trained = case.run(learning_rate=1e30, patience=1)
+    assert trained.best_epoch == 0 and trained.history[1]["validation_loss"] is None
+    json.dumps(trained.history, allow_nan=False)
+    assert torch.isfinite(case.encoder.map).all()
+
+
+def test_the_rate_rises_and_then_falls_to_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[float] = []
+    stepping: Callable[..., Any] = torch.optim.AdamW.step
+
+    def step(self: torch.optim.AdamW, *given: Any) -> Any:
+        rates.append(self.param_groups[0]["lr"])
+        return stepping(self, *given)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    Case(tmp_path).run(epochs=5, patience=5, learning_rate=0.02)
+    assert len(rates) == 20 and np.argmax(rates) in (1, 2) and max(rates) == pytest.approx(0.02)
+    assert rates[0] == pytest.approx(0.01) and 0 < rates[-1] < 0.001 and np.all(np.diff(rates[2:]) < 0)
+
+
+@pytest.mark.parametrize(("width", "rate"), [(1024, 9.8e-6), (768, 1.3e-5), (96, 1e-4)])
+def test_the_usual_rate_falls_with_the_encoders_width(width: int, rate: float) -> None:
+    assert usual_rate(width) == rate
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"learning_rate": 0.0}, "learning_rate: expected a number above 0"),
+        ({"learning_rate": 0.1, "weight_decay": -1.0}, "weight_decay: expected"),
+        ({"learning_rate": 0.1, "epochs": 0}, "epochs: expected a whole number of at least 1, got 0"),
+        ({"learning_rate": 0.1, "patience": 0}, "patience: expected"),
+        ({"learning_rate": 0.1, "seed": -1}, "seed: expected"),
+    ],
+)
+def test_impossible_settings_are_refused_by_name(wrong: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        FinetuneConfig(**wrong)
