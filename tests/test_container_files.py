@@ -44,7 +44,7 @@ sys.meta_path[sys.meta_path.index(PathFinder)] = Held
 for command in commands:
     __import__(command)
 # what their functions import, as they are called
-ours = ("api", "cache", "embed", "head", "report")
+ours = ("api", "cache", "embed", "finetune", "head", "report")
 for name, module in list(sys.modules.items()):
     if name.split(".")[0] in ours and getattr(module, "__file__", None):
         for node in ast.walk(ast.parse(open(module.__file__, encoding="utf-8").read())):
@@ -99,7 +99,7 @@ def test_an_images_packages_are_pinned_and_named_once(image: str) -> None:
     ("image", "commands"),
     [
         ("serve", "api.__main__,rapidocr,onnxruntime"),
-        ("batch", "embed.__main__,head.__main__,report.__main__,cache.__main__,api.__main__,psycopg,pyarrow.parquet"),
+        ("batch", "embed.__main__,head.__main__,finetune.__main__,report.__main__,cache.__main__,api.__main__,psycopg,pyarrow.parquet"),
         ("batch", "embed.remote,embed.parquet_rows"),
     ],
 )
@@ -124,7 +124,7 @@ def test_every_folder_that_an_image_copies_passes_the_dockerignore() -> None:
     copied = set(re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE, re.MULTILINE))
     named = {word.split("/")[0] for words in copied for word in words.split()} - {"."}
     assert named and named <= allowed
-    assert {"api", "cache", "embed", "head", "report", "demo", "Makefile"} <= allowed
+    assert {"api", "cache", "embed", "finetune", "head", "report", "demo", "Makefile"} <= allowed
     assert not allowed & {"data", "artifacts", ".git", ".venv", "keys.txt"}
 
 

@@ -21,6 +21,7 @@ ONLY_IN = {
     "h5py": {"cache", "bench"},
     "pyarrow": {"cache", "embed"},
     "upath": {"embed"},
+    "ray": {"embed"},
     "open_clip": {"embed", "demo", "bench"},
     "PIL": {"embed", "demo", "bench"},
     "rapidocr": {"embed", "bench"},
