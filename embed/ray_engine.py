@@ -1,8 +1,8 @@
 """The embedding job's work on a Ray cluster: tasks read, hash and prepare, actors encode, the job's process writes.
 
     shard      so many batches of what the cache lacks; it becomes one segment, whole or not at all
-    prepare    a task on a CPU for each batch: reads and decodes, or tokenises
-    encode     an actor on each GPU, or beside the tasks on each CPU where there is none
+    encode     an actor on each GPU; where there is none, one on each CPU, which also prepares
+    prepare    for GPUs, a task on a CPU for each batch: reads and decodes, or tokenises
 
 Which keys are left the cache alone says, so a lost worker costs the shard that it was encoding, and a killed job those
 of its workers. `python -m embed --engine ray` uses it, on the cluster of RAY_ADDRESS, else on this machine.
@@ -29,14 +29,14 @@ from embed.fill import Batch, Filled, SegmentWriter, shares, take
 from embed.profile import EncoderRequest, Profile
 from embed.ray_workers import Encoder, Facts, Items, prepare
 
-# Of a GPU's batches, some 8,000 pictures: seconds of work, and few files of many rows.
+# At most; of a GPU's batches, some 8,000 pictures: seconds of work, and few files of many rows.
 _BATCHES_PER_SHARD = 16
+# At least, where there is a batch for each: so little an encoder waits for the last one.
+_SHARDS_FOR_EACH = 4
 # One is encoded while the next is prepared.
 _SHARDS_PER_ENCODER = 2
 # Tasks of `map` that are under way or wait, for each processor: none of them waits for the job.
 _TASKS_PER_CPU = 4
-# Without GPUs encoders and tasks share the processors: one of each on every one, and the system divides the time.
-_ENCODER_CPU, _TASK_CPU = 0.75, 0.25
 # A shard that three workers did not survive is likelier too large for their memory than three times unlucky.
 _MOST_LOSSES = 3
 # So long nothing happens before the job says what it waits for.
@@ -104,10 +104,11 @@ class RayEngine:
     def fill(self, store: VectorStore, kind: str, todo: dict[str, str], root: Path) -> Filled:
         facts, filled, writer = self._loaded(), Filled(), SegmentWriter(store, kind)
         size = facts.batch_sizes[kind]
-        waiting = deque(_Shard(items) for items in _cut(list(todo.items()), _BATCHES_PER_SHARD * size))
-        wanted = min(self._most, len(waiting))
-        task = ray.remote(num_cpus=1 if self._on_gpu else _TASK_CPU)(prepare)
-        arguments = self._request.model, json.dumps(facts.spec), root, kind
+        wanted = min(self._most, -(-len(todo) // (_BATCHES_PER_SHARD * size)))
+        batches = min(_BATCHES_PER_SHARD, max(1, len(todo) // (size * wanted * _SHARDS_FOR_EACH)))
+        waiting = deque(_Shard(items) for items in _cut(list(todo.items()), batches * size))
+        task = ray.remote(num_cpus=1)(prepare)
+        spec = json.dumps(facts.spec)
         with tqdm(total=len(todo), unit=f" {kind}s", desc=f"{kind}s", mininterval=0.5) as bar:
             while waiting or any(shard.items for worker in self._workers for shard in worker.calls.values()):
                 self._hire(wanted)
@@ -115,8 +116,15 @@ class RayEngine:
                 for worker in self._workers:
                     while waiting and worker.loaded and len(worker.calls) < _SHARDS_PER_ENCODER:
                         shard = waiting.popleft()
-                        prepared = [task.remote(*arguments, items) for items in _cut(shard.items, size)]
-                        worker.calls[worker.actor.encode.remote(kind, *prepared)] = shard
+                        parts = _cut(shard.items, size)
+                        if self._on_gpu:
+                            prepared = [task.remote(self._request.model, spec, root, kind, items) for items in parts]
+                            call = worker.actor.encode.remote(kind, *prepared)
+                        else:
+                            # Tasks beside as many encoders as there are CPUs would be more workers than Ray keeps: it
+                            # ends those that wait, and starting one costs seconds.
+                            call = worker.actor.prepare_and_encode.remote(kind, root, *parts)
+                        worker.calls[call] = shard
                 done = self._next()
                 if isinstance(done, Batch):
                     take(done, writer, filled)
@@ -143,7 +151,10 @@ class RayEngine:
         request = self._request
         if self._facts:  # in its precision, whatever another processor would make of "auto"
             request = replace(request, profile=Profile.of_spec(self._facts.spec))
-        resources = {"num_gpus": 1, "num_cpus": 1} if self._on_gpu else {"num_cpus": _ENCODER_CPU}
+        if self._on_gpu:  # a processor too, but for clusters that would have none left for the tasks
+            resources = {"num_gpus": 1, "num_cpus": int(self._cpus > self._most)}
+        else:
+            resources = {"num_cpus": 1}
         for _ in range(wanted - len(self._workers)):
             actor_class: Any = ray.remote(**resources, scheduling_strategy="SPREAD")(Encoder)
             actor = actor_class.remote(request, "cuda" if self._on_gpu else "cpu")

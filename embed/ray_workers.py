@@ -5,6 +5,7 @@ They know pictures, texts and models; not the store, which the job's own process
 
 import json
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -43,18 +44,22 @@ class PreparedBatch:
 
 
 def prepare(model: str, spec: str, root: Path, kind: str, items: Items) -> PreparedBatch:
-    """Read and decode pictures, or tokenise texts; spec: of the encoders, as JSON."""
-    started = time.monotonic()
-    made = [preparer(kind, _inputs(model, spec), root)(key, item) for key, item in items]
-    # arrays go through shared memory as they are, tensors would be copied
-    arrays = [item.tensor.numpy() for item in made if item.tensor is not None]
-    return PreparedBatch([replace(item, tensor=None) for item in made], arrays, time.monotonic() - started)
+    """A task's work: read and decode pictures, or tokenise texts; spec: of the encoders, as JSON."""
+    return _prepare(_inputs(model, spec), root, kind, items)
 
 
 @lru_cache(maxsize=1)
 def _inputs(model: str, spec: str) -> Inputs:
     torch.set_num_threads(1)  # a task has one processor
     return load_inputs(model, json.loads(spec))
+
+
+def _prepare(inputs: Inputs, root: Path, kind: str, items: Items) -> PreparedBatch:
+    started = time.monotonic()
+    made = [preparer(kind, inputs, root)(key, item) for key, item in items]
+    # arrays go through shared memory as they are, tensors would be copied
+    arrays = [item.tensor.numpy() for item in made if item.tensor is not None]
+    return PreparedBatch([replace(item, tensor=None) for item in made], arrays, time.monotonic() - started)
 
 
 class Encoder:
@@ -73,18 +78,25 @@ class Encoder:
         return Facts(self._encoder.spec, self._encoder.weights, str(device), sizes)
 
     def encode(self, kind: str, *prepared: PreparedBatch) -> Batch:
-        """A shard's batches -> its vectors. Raises TooLittleMemory."""
-        started = time.monotonic()
+        """A shard's batches, made ready by tasks -> its vectors. Raises TooLittleMemory."""
+        return self._encode(kind, prepared)
+
+    def prepare_and_encode(self, kind: str, root: Path, *batches: Items) -> Batch:
+        """A shard's batches -> its vectors, all on this processor. Raises TooLittleMemory."""
+        return self._encode(kind, (_prepare(self._encoder, root, kind, items) for items in batches))
+
+    def _encode(self, kind: str, batches: Iterable[PreparedBatch]) -> Batch:
         encode = self._encoder.image_features if kind == "image" else self._encoder.text_features
         size = self._encoder.batch_size(kind)
+        items: list[Prepared] = []
         vectors = [np.empty((0, 0), np.float32)]
-        for batch in prepared:
+        preparing = encoding = 0.0
+        for batch in batches:
+            started = time.monotonic()
             if batch.arrays:
                 made, size = encode_what_fits(encode, [torch.tensor(array) for array in batch.arrays], size)
                 vectors.append(made.cpu().numpy())
-        return Batch(
-            [item for batch in prepared for item in batch.items],
-            np.concatenate(vectors[1:] or vectors),
-            sum(batch.seconds for batch in prepared),
-            time.monotonic() - started,
-        )
+            items += batch.items
+            preparing += batch.seconds
+            encoding += time.monotonic() - started
+        return Batch(items, np.concatenate(vectors[1:] or vectors), preparing, encoding)

@@ -19,8 +19,9 @@ from cache import VectorStore, read_index
 from embed import ray_engine
 from embed.__main__ import main
 from embed.job import EmbedSettings, Summary, embed_dataset
-from embed.profile import Profile
+from embed.profile import EncoderRequest, Profile
 from embed.ray_engine import ClusterUnavailable
+from embed.ray_workers import Encoder
 
 DEMO = "demo/memes"
 ENCODER = "local-dir:demo/encoder"
@@ -36,12 +37,17 @@ pytestmark = [
 
 
 @pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    """Two nodes of one processor each, beside a head that does no work."""
+def gpus() -> int:
+    return 0
+
+
+@pytest.fixture
+def cluster(gpus: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """Two nodes of one processor each, beside a head that does no work; `gpus` of each are counted only."""
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     try:
         for _ in range(2):
-            made.add_node(num_cpus=1)
+            made.add_node(num_cpus=1, num_gpus=gpus)
         made.wait_for_nodes()
         monkeypatch.setenv("RAY_ADDRESS", made.address)
         yield made
@@ -55,9 +61,9 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Summary:
     return embed_dataset(settings(tmp_path_factory.mktemp("local"), "local"), say=lambda note: None)
 
 
-def settings(artifacts: Path, engine: str = "ray") -> EmbedSettings:
+def settings(artifacts: Path, engine: str = "ray", device: str = "cpu") -> EmbedSettings:
     return EmbedSettings(
-        DEMO, ENCODER, artifacts=artifacts, device="cpu", profile=Profile("projected", "fp32"), engine=engine
+        DEMO, ENCODER, artifacts=artifacts, device=device, profile=Profile("projected", "fp32"), engine=engine
     )
 
 
@@ -68,6 +74,14 @@ def check_equal(ours: VectorStore, theirs: VectorStore) -> None:
         assert ours.read(kind, keys).tobytes() == theirs.read(kind, keys).tobytes()
         assert sum(map(len, ours.held(kind).values())) == len(keys), "a row was written twice"
     assert not ours.damaged
+
+
+class OnProcessor(Encoder):
+    """An encoder for GPUs that Ray counts and nobody has."""
+
+    def __init__(self, request: EncoderRequest, device: str) -> None:
+        assert device == "cuda"
+        super().__init__(request, "cpu")
 
 
 def when_segments_stand(artifacts: Path, count: int, act: Callable[[], None]) -> threading.Thread:
@@ -85,7 +99,7 @@ def when_segments_stand(artifacts: Path, count: int, act: Callable[[], None]) ->
     return thread
 
 
-def encoder_processes() -> list[int]:
+def encoder_processes(name: str = "Encoder") -> list[int]:
     found = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
@@ -93,7 +107,7 @@ def encoder_processes() -> list[int]:
                 command = (folder / "cmdline").read_bytes()
             except OSError:
                 continue
-            if command.startswith(b"ray::Encoder"):
+            if command.startswith(f"ray::{name}".encode()):
                 found.append(int(folder.name))
     return found
 
@@ -127,6 +141,21 @@ def test_a_killed_worker_costs_the_shard_in_its_hand(
     check_equal(summary.store, local.store)
     (lost,) = [note for note in notes if "lost" in note]
     assert "20 items" in lost
+
+
+@pytest.mark.parametrize("gpus", [1])
+def test_for_gpus_tasks_prepare_and_a_killed_encoder_is_replaced(
+    cluster: Cluster, local: Summary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_engine, "_BATCHES_PER_SHARD", 2)
+    monkeypatch.setattr(ray_engine, "Encoder", OnProcessor)
+    notes: list[str] = []
+    thread = when_segments_stand(tmp_path, 2, lambda: os.kill(encoder_processes("OnProcessor")[0], signal.SIGKILL))
+    summary = embed_dataset(settings(tmp_path, device="auto"), say=notes.append)
+    thread.join(_PATIENCE)
+    check_equal(summary.store, local.store)
+    assert len([note for note in notes if "lost" in note]) == 1
+    assert summary.device == "2 of the Ray cluster's GPUs"
 
 
 def test_a_node_that_goes_takes_nothing_with_it(
