@@ -5,9 +5,9 @@
 The index takes its place once it is written. It does not know what a stamp is made of.
 """
 
-import json
-import os
 from pathlib import Path
+
+from embed import journal
 
 
 class NotedHashes:
@@ -20,25 +20,17 @@ class NotedHashes:
     def read(self) -> dict[str, tuple[str, str]]:
         """{image: (stamp, key)}; empty where no run was cut short."""
         noted: dict[str, tuple[str, str]] = {}
-        for line in self._path.read_bytes().splitlines() if self._path.is_file() else []:
+        for said in journal.entries(self._path):
             try:
-                said = json.loads(line)
                 if said["images"] == self._images:
                     noted |= {image: (stamp, key) for image, stamp, key in said["hashed"]}
             except (ValueError, TypeError, KeyError):
-                continue  # half a line that a kill or a full disk left
+                continue  # not a line of ours
         return noted
 
     def add(self, hashed: list[tuple[str, str, str]]) -> None:
         """Note (image, stamp, key) of some pictures; several processes may. Raises OSError when the disk is full."""
-        line = json.dumps({"images": self._images, "hashed": hashed})
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-        try:
-            # One write, which nobody else's comes into; its first line break ends what a kill may have left.
-            os.write(handle, f"\n{line}\n".encode())
-        finally:
-            os.close(handle)
+        journal.add(self._path, {"images": self._images, "hashed": hashed})
 
     def forget(self) -> None:
         """The index has it all now."""

@@ -151,10 +151,9 @@ class RayEngine:
         request = self._request
         if self._facts:  # in its precision, whatever another processor would make of "auto"
             request = replace(request, profile=Profile.of_spec(self._facts.spec))
-        if self._on_gpu:  # a processor too, but for clusters that would have none left for the tasks
+        resources: Any = {"num_cpus": 1}
+        if self._on_gpu:  # no processor where none would be left for the tasks
             resources = {"num_gpus": 1, "num_cpus": int(self._cpus > self._most)}
-        else:
-            resources = {"num_cpus": 1}
         for _ in range(wanted - len(self._workers)):
             actor_class: Any = ray.remote(**resources, scheduling_strategy="SPREAD")(Encoder)
             actor = actor_class.remote(request, "cuda" if self._on_gpu else "cpu")

@@ -6,8 +6,6 @@ A line is written as soon as its picture is read, so a kill loses the pictures i
 setting of it, has a file of its own. It does not know how words are read. `python -m embed --ocr` uses it.
 """
 
-import json
-import os
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -17,6 +15,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from cache import content_key, cores
+from embed import journal
 from embed.ahead import run_ahead
 from embed.dataset import Meme
 from embed.hashing import UnusableFile, read_picture
@@ -105,31 +104,17 @@ class _Notes:
         self._path = folder / (re.sub(r"[^a-z0-9.]+", "-", engine.lower()) + ".jsonl")
         self.texts: dict[str, str] = {}
         self.problems: set[str] = set()
-        for line in self._lines():
+        for noted in journal.entries(self._path):
             try:
-                noted = json.loads(line)
                 self._take(noted["picture"], noted["text"], noted.get("problem", ""))
             except (ValueError, TypeError, KeyError):
-                continue  # half a line that a kill or a full disk left; its picture is read again
+                continue  # not a line of ours
 
     def add(self, key: str, text: str = "", problem: str = "") -> None:
         """Note one picture; several threads and processes may."""
-        line = json.dumps({"picture": key, "text": text} | ({"problem": problem} if problem else {}))
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-        try:
-            # One write, which nobody else's comes into; its first line break ends what a kill may have left.
-            os.write(handle, f"\n{line}\n".encode())
-        finally:
-            os.close(handle)
+        journal.add(self._path, {"picture": key, "text": text} | ({"problem": problem} if problem else {}))
         self._take(key, text, problem)
 
     def _take(self, key: str, text: str, problem: str) -> None:
         self.texts[key] = text
         (self.problems.add if problem else self.problems.discard)(key)
-
-    def _lines(self) -> list[bytes]:
-        try:
-            return self._path.read_bytes().splitlines()
-        except FileNotFoundError:
-            return []

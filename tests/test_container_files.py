@@ -99,7 +99,10 @@ def test_an_images_packages_are_pinned_and_named_once(image: str) -> None:
     ("image", "commands"),
     [
         ("serve", "api.__main__,rapidocr,onnxruntime"),
-        ("batch", "embed.__main__,head.__main__,finetune.__main__,report.__main__,cache.__main__,api.__main__,psycopg,pyarrow.parquet"),
+        (
+            "batch",
+            "embed.__main__,head.__main__,finetune.__main__,report.__main__,cache.__main__,api.__main__,psycopg,pyarrow.parquet",
+        ),
         ("batch", "embed.remote,embed.parquet_rows"),
     ],
 )
