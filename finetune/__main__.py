@@ -29,7 +29,7 @@ from finetune.checkpoint import Checkpoint
 from finetune.finish import embed_finetuned, save_finetuned
 from finetune.kept import Memes
 from finetune.start import Start, UnusableStart, encoder_of, frozen_head, read_start, sides_of
-from finetune.train import FinetuneConfig, Finetuned, Model, Share, train, usual_rate
+from finetune.train import FinetuneConfig, Finetuned, Model, Share, Training, usual_rate
 from head.data import usable_rows
 from head.ensemble import HeadEnsemble
 from head.verdict import metrics_table, unfrozen_words
@@ -97,7 +97,7 @@ def _finetune(options: argparse.Namespace) -> None:
     weights |= {f"head/{name}": weight for name, weight in ensemble.named_parameters()}
     with _threads(encoder.width):
         memes.fill(rows)
-        trained = train(model, weights, train_share, validation, config, checkpoint, _say)
+        trained = Training(model, weights, train_share, validation, config, checkpoint, _say).run()
     if not trained.best_epoch:
         print(
             f"\nNo epoch was better on validation than the frozen head, so no bundle is written: {start.folder} stays the "

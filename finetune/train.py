@@ -111,26 +111,14 @@ class Model:
         return float(loss), auroc(share.label, logits.numpy())
 
 
-def train(
-    model: Model,
-    weights: dict[str, nn.Parameter],
-    train_share: Share,
-    validation: Share,
-    config: FinetuneConfig,
-    checkpoint: Checkpoint,
-    say: Callable[[str], None],
-) -> Finetuned:
-    """Train the weights in place, until `patience` epochs in a row were no better on validation, and leave them as they
+class Training:
+    """Trains the weights in place, until `patience` epochs in a row were no better on validation, and leaves them as they
     were after the best epoch, which may be the start.
 
     checkpoint: written after each epoch; where it holds epochs of the same training, that goes on after them. The same
     seed gives the same weights on a CPU, stopped in between or not; the global random state is as it was afterwards.
     """
-    with torch.random.fork_rng():
-        return _Training(model, weights, train_share, validation, config, checkpoint, say).run()
 
-
-class _Training:
     def __init__(
         self,
         model: Model,
@@ -153,6 +141,16 @@ class _Training:
         self._seconds = 0.0
 
     def run(self) -> Finetuned:
+        """Train to the end; Ctrl-C keeps the finished epochs."""
+        with torch.random.fork_rng():
+            self._run()
+        with torch.no_grad():
+            for name, weight in self._weights.items():
+                weight.copy_(self._best[name])
+        trained = len(self._train.rows) * (len(self._history) - 1)
+        return Finetuned(self._best_epoch(), self._history, self._seconds, trained / max(self._training, 1e-9))
+
+    def _run(self) -> None:
         self._resume()
         if not self._history:
             self._judge(0, None)
@@ -163,11 +161,6 @@ class _Training:
             self._judge(len(self._history), loss)
             self._seconds += time.monotonic() - started
             self._save()
-        with torch.no_grad():
-            for name, weight in self._weights.items():
-                weight.copy_(self._best[name])
-        trained = len(self._train.rows) * (len(self._history) - 1)
-        return Finetuned(self._best_epoch(), self._history, self._seconds, trained / max(self._training, 1e-9))
 
     def _epoch(self, epoch: int) -> float:
         """The mean loss of the batches as they were trained on."""

@@ -73,7 +73,7 @@ def artifacts(tuned: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def any_better(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever validation says, the last epoch is the best."""
-    monkeypatch.setattr(training._Training, "_best_epoch", lambda self: len(self._history) - 1)
+    monkeypatch.setattr(training.Training, "_best_epoch", lambda self: len(self._history) - 1)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def finetuned(tuned: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The results with a fine-tuned bundle; not to be changed."""
     artifacts = shutil.copytree(tuned, tmp_path_factory.mktemp("finetuned") / "artifacts", symlinks=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training._Training, "_best_epoch", lambda self: len(self._history) - 1)
+        patch.setattr(training.Training, "_best_epoch", lambda self: len(self._history) - 1)
         assert run(artifacts) == 0
     return artifacts
 
@@ -207,7 +207,7 @@ def test_low_rank_changes_of_one_tower(artifacts: Path, any_better: None) -> Non
 def test_where_nothing_is_gained_no_bundle_is_written(
     artifacts: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(training._Training, "_best_epoch", lambda _: 0)
+    monkeypatch.setattr(training.Training, "_best_epoch", lambda _: 0)
     before = sorted((artifacts / "bundles").iterdir())
     assert run(artifacts) == 0
     assert "No epoch was better on validation than the frozen head, so no bundle is written" in capsys.readouterr().out

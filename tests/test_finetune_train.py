@@ -14,7 +14,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from torch import Tensor, nn
 
 from finetune.checkpoint import Checkpoint
-from finetune.train import FinetuneConfig, Finetuned, Model, Share, train, usual_rate
+from finetune.train import FinetuneConfig, Finetuned, Model, Share, Training, usual_rate
 from head.calibration import Calibration
 from head.ensemble import HeadEnsemble
 from head.fusion import FusionHead, HeadConfig
@@ -54,7 +54,9 @@ class Case:
 
     def run(self, **settings: Any) -> Finetuned:
         config = FinetuneConfig(**{"learning_rate": 0.01, "epochs": 4, "batch_size": 16, **settings})
-        return train(self.model, self.weights, self.train, self.validation, config, self.checkpoint, self.said.append)
+        return Training(
+            self.model, self.weights, self.train, self.validation, config, self.checkpoint, self.said.append
+        ).run()
 
 
 def test_the_best_epoch_is_kept_and_its_figures_are_those_of_scikit_learn(tmp_path: Path) -> None:
