@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.machine import describe, print_json, say
+from bench.weights import MODEL, weights_file
 from cache import DatasetIndex, content_key, text_key
 from embed.dataset import read_dataset
 from embed.profile import Profile
@@ -45,9 +46,7 @@ def main() -> int:
     asked = _parser().parse_args()
     machine = describe()
     with tempfile.TemporaryDirectory() as folder:
-        weights = Path(folder) / "random.pt"
-        torch.manual_seed(_SEED)
-        torch.save(open_clip.create_model(asked.model, load_weights=False).state_dict(), weights)
+        weights = weights_file(Path(folder), asked.model)
         index, root = _memes(Path(asked.data), asked.memes)
         measured: dict[str, dict[str, Any]] = {}
         for name, make in (
@@ -144,7 +143,7 @@ def _measure(vectors: Vectors, weights: list[nn.Parameter], index: DatasetIndex,
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.finetune", description="Memes a second of fine-tuning.")
     parser.add_argument("--data", default="demo/memes", help="folder of memes (default: %(default)s)")
-    parser.add_argument("--model", default="ViT-B-32", help="open_clip model (default: %(default)s)")
+    parser.add_argument("--model", default=MODEL, help="open_clip model (default: %(default)s)")
     parser.add_argument("--memes", type=int, default=32, help="distinct ones (default: %(default)s)")
     parser.add_argument("--blocks", type=int, default=2, help="unfrozen, of each tower (default: %(default)s)")
     parser.add_argument("--epochs", type=int, default=3, help="of each contender (default: %(default)s)")

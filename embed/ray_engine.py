@@ -10,6 +10,7 @@ of its workers. `python -m embed --engine ray` uses it, on the cluster of RAY_AD
 
 import json
 import logging
+import math
 import os
 import socket
 from collections import deque
@@ -104,7 +105,7 @@ class RayEngine:
     def fill(self, store: VectorStore, kind: str, todo: dict[str, str], root: Path) -> Filled:
         facts, filled, writer = self._loaded(), Filled(), SegmentWriter(store, kind)
         size = facts.batch_sizes[kind]
-        wanted = min(self._most, -(-len(todo) // (_BATCHES_PER_SHARD * size)))
+        wanted = min(self._most, math.ceil(len(todo) / (_BATCHES_PER_SHARD * size)))
         batches = min(_BATCHES_PER_SHARD, max(1, len(todo) // (size * wanted * _SHARDS_FOR_EACH)))
         waiting = deque(_Shard(items) for items in _cut(list(todo.items()), batches * size))
         task = ray.remote(num_cpus=1)(prepare)

@@ -15,6 +15,7 @@ from torch import Tensor
 from cache import DatasetIndex, read_index, write_index
 from embed.delta import DELTA, write_delta
 from embed.job import EmbedSettings, embed_dataset
+from embed.noted import NotedHashes
 from embed.profile import Profile
 from finetune.start import Start, UnusableStart, encoder_of
 from head.baselines import BOTH, fit_baselines
@@ -48,6 +49,9 @@ def embed_finetuned(
         delta=folder / DELTA,
         images=start.index.source.get("images", ""),
     )
+    known = zip(start.index.images, start.index.image_stamps, start.index.image_keys)
+    # so that no picture is read only to be hashed again
+    NotedHashes(settings.index, settings.images).add([one for one in known if one[1]])
     embed_dataset(settings, say)
     index = read_index(settings.index)
     if index.ids != start.index.ids or _usable(index) != _usable(start.index):

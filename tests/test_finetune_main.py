@@ -12,6 +12,7 @@ import pytest
 from fakes import interrupted, picture
 
 from cache import read_index
+from embed import hashing
 from embed.dataset import read_dataset
 from embed.delta import DELTA
 from embed.job import EmbedSettings, embed_dataset
@@ -202,6 +203,13 @@ def test_low_rank_changes_of_one_tower(artifacts: Path, any_better: None) -> Non
     facts = config_of(artifacts)["finetuned"]
     assert (facts["lora"], facts["towers"]) == (2, "image")
     evaluate_bundle(artifacts / "bundles" / "latest", artifacts, lambda _: None)
+
+
+def test_unchanged_pictures_are_not_hashed_again(
+    artifacts: Path, any_better: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hashing, "content_key", lambda data: pytest.fail("a picture was hashed"))
+    assert run(artifacts) == 0
 
 
 def test_where_nothing_is_gained_no_bundle_is_written(
