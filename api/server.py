@@ -28,7 +28,7 @@ from api.schema import MAX_BODY_BYTES
 from api.service import Loaded, Service
 from api.settings import ServeSettings
 from api.transport import Listener, listen
-from embed.encoder import choose_device
+from embed.hardware import choose_device
 
 # Refusals, health checks and metrics find a thread also when every place is taken.
 _SPARE_THREADS = 8

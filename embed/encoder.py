@@ -6,6 +6,7 @@ fine-tuning changed of it is added as it is loaded (see `embed.delta`).
 """
 
 import json
+import logging
 import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from cache import file_digest, limit_threads
 from embed.delta import apply_delta
+from embed.hardware import choose_precision, multiplies
 from embed.inputs import Inputs, resize_only
 from embed.profile import Profile, library_versions
 from embed.tokens import Tokenizer, load_tokenizer, missing_package
@@ -33,6 +35,8 @@ _GPU_TEXTS = 128
 _GROUPS = 8
 _CPU = torch.device("cpu")
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+_LOG = logging.getLogger("embed.encoder")
 
 
 @dataclass(frozen=True)
@@ -89,35 +93,13 @@ class ClipEncoder(Inputs):
         return batch
 
 
-def choose_device(wanted: str = "auto") -> torch.device:
-    """The device for one of `embed.profile.DEVICES`; auto takes the GPU when there is one.
-
-    Raises EncoderUnavailable for a GPU that is not there.
-    """
-    available = torch.cuda.is_available()
-    if wanted == "cuda" and not available:
-        raise EncoderUnavailable("device cuda was asked for, and torch sees no CUDA GPU; use --device cpu or auto")
-    return torch.device("cuda" if wanted != "cpu" and available else "cpu")
-
-
-def choose_precision(wanted: str, device: torch.device) -> str:
-    """fp32, bf16 or fp16 for one of `embed.profile.PRECISIONS`; auto takes what the hardware multiplies fast."""
-    if wanted != "auto":
-        return wanted
-    if device.type == "cuda":
-        # Before Ampere a GPU only emulates bfloat16, and has float16.
-        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
-    # older torch does not tell
-    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
-    return "bf16" if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else "fp32"
-
-
 def load_encoder(
     model: str, pretrained: str, device: torch.device, profile: Profile, delta: Path | None = None
 ) -> ClipEncoder:
     """Load `model` with the weights `pretrained` (a tag or a file; "" for local-dir: and hf-hub: models).
 
-    delta: what fine-tuning changed of the weights, a file of `embed.delta`; the spec then has its SHA-256. Raises
+    The weights are rounded to the precision; the products are made in it where the device has instructions for that, and
+    in float32 elsewhere, under the same spec. delta: what fine-tuning changed of the weights, a file of `embed.delta`; the spec then has its SHA-256. Raises
     EncoderUnavailable with what to type instead.
     """
     limit_threads()
@@ -134,8 +116,14 @@ def load_encoder(
         tuned["delta_sha256"] = apply_delta(whole, delta)
         if whole is not clip:
             clip.load_state_dict(whole.state_dict())
+    native = multiplies(precision, device)
+    if not native:
+        _LOG.warning(
+            "%s has no instructions for %s: products are made in float32, of rounded weights", device, precision
+        )
+        clip.float()
     preprocess = open_clip.get_model_preprocess_cfg(clip)
-    dtype = _DTYPES[precision]
+    dtype = _DTYPES[precision if native else "fp32"]
     image = image_tower(clip, profile.features, dtype).eval()
     text = text_tower(clip, profile.features, dtype).eval()
     if precision != "fp32" and not _runs(image, text, preprocess["size"], tokenizer, device):
@@ -148,7 +136,7 @@ def load_encoder(
         "preprocess": preprocess,
         "tokenizer": {**tokenizer.spec(), "ftfy": library_versions()["ftfy"]},
         "feature": profile.features,
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": str(_DTYPES[precision]).removeprefix("torch."),
     }
     return ClipEncoder(
         image_tower=image,

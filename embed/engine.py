@@ -69,7 +69,8 @@ class LocalEngine:
     def _encoder(self) -> "ClipEncoder":
         if self._loaded is None:
             # torch and open_clip take seconds to import, which a run with nothing to do must not spend
-            from embed.encoder import choose_device, load_encoder
+            from embed.encoder import load_encoder
+            from embed.hardware import choose_device
 
             device = choose_device(self._wanted)
             self.device = str(device)

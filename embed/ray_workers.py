@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from embed.encoder import choose_device, load_encoder
+from embed.encoder import load_encoder
 from embed.fill import Batch, encode_what_fits
+from embed.hardware import choose_device
 from embed.inputs import Inputs, load_inputs
 from embed.prepare import Prepared, preparer
 from embed.profile import EncoderRequest

@@ -22,6 +22,7 @@ from open_clip.timm_model import TimmModel
 from open_clip.transformer import ResidualAttentionBlock, TextTransformer, Transformer, VisionTransformer
 from torch import Tensor, nn
 
+from embed.hardware import uses_onednn
 from embed.weights import EncoderUnavailable
 
 # Rows of activations that oneDNN is told to expect: a batch of pictures; other numbers work as well.
@@ -224,7 +225,7 @@ class _Linear(nn.Module):
     def __init__(self, weight: Tensor, bias: Tensor | None, activation: nn.Module | None = None) -> None:
         super().__init__()
         self.dtype = weight.dtype
-        self._packed = weight.device.type == "cpu" and _has_onednn(weight.dtype)
+        self._packed = weight.device.type == "cpu" and uses_onednn(weight.dtype)
         self._fused = self._packed and isinstance(activation, nn.GELU) and activation.approximate == "none"
         self.activation = nn.Identity() if activation is None or self._fused else activation
         weight = weight.detach().contiguous()
@@ -239,15 +240,6 @@ class _Linear(nn.Module):
             return self.activation(F.linear(x, self.weight, self.bias))
         fused = "gelu" if self._fused else "none"
         return self.activation(torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, fused, [], "none"))
-
-
-def _has_onednn(dtype: torch.dtype) -> bool:
-    """Whether products of this dtype go through oneDNN: on the processors that it was tried on."""
-    if not torch.backends.mkldnn.is_available() or torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
-        return False
-    if dtype == torch.bfloat16:
-        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return dtype == torch.float32
 
 
 def _in_steps(x: Tensor) -> Tensor:

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from embed.delta import LORA_A, LORA_B
-from embed.encoder import ClipEncoder, choose_precision, load_clip, load_encoder
+from embed.encoder import ClipEncoder, load_clip, load_encoder
+from embed.hardware import multiplies
 from embed.profile import Profile
 from embed.towers import Tower, stock_encoders
 from embed.weights import EncoderUnavailable, find_weights
@@ -263,5 +264,5 @@ def _width(clip: nn.Module, side: str, count: int) -> int:
 
 def _autocast(device: torch.device) -> Callable[[], AbstractContextManager]:
     """bfloat16 where a GPU multiplies it fast. On a CPU it made ViT-L/14 several times slower."""
-    on = device.type == "cuda" and choose_precision("auto", device) == "bf16"
+    on = device.type == "cuda" and multiplies("bf16", device)
     return lambda: torch.autocast(device.type, torch.bfloat16, enabled=on)

@@ -22,7 +22,7 @@ import torch
 
 from cache import limit_threads, require_same_spec
 from embed.delta import DELTA
-from embed.encoder import choose_device
+from embed.hardware import choose_device
 from embed.profile import DEVICES, Profile
 from embed.unfrozen import SIDES, Unfreezing, UnfrozenEncoder, load_unfrozen
 from finetune.checkpoint import Checkpoint

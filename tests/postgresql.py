@@ -15,6 +15,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from machine import WITHOUT_POSTGRESQL
 
 _PATIENCE = 30  # seconds; it starts within one
 
@@ -35,7 +36,7 @@ def server() -> Iterator[str]:
             with _running(binaries, folder, who):
                 yield folder
             return
-    pytest.skip("no PostgreSQL: " + "; ".join(reasons))
+    pytest.skip(f"{WITHOUT_POSTGRESQL}: " + "; ".join(reasons))
 
 
 def new_database(folder: str, name: str) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from api_fakes import PATIENCE, FakeClassifier, make_service
 from fakes import picture
+from machine import CHROMIUM, WITHOUT_CURL
 from playwright.sync_api import (
     Browser,
     BrowserContext,
@@ -32,8 +33,7 @@ from api.schema import MAX_BODY_BYTES, Explanation, Neighbour
 from api.service import Service
 from api.transport import listen
 
-_CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(_CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome on the PATH")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=WITHOUT_CHROMIUM)
 
 _KEY = "0123456789abcdefghij"
 _WORDS = "the words"  # 9 letters: a probability of 0.9
@@ -106,7 +106,7 @@ class Site:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=_CHROMIUM, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
         browser.close()
 
@@ -384,7 +384,7 @@ def test_the_curl_command_gets_the_same_answer(visit: Visit, tmp_path: Path, nam
     expected = ["curl", "-F", f'image=@"{escaped}"', *given, "-F", "explain=true", f"{site.url}predict"]
     assert shlex.split(command) == expected
     if shutil.which("curl") is None:
-        pytest.skip("no curl to run the command with")
+        pytest.skip(WITHOUT_CURL)
     (tmp_path / name).write_bytes(picture())
     run = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, timeout=PATIENCE, check=True)
     answer = json.loads(run.stdout)

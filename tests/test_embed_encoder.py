@@ -3,7 +3,10 @@
 import hashlib
 import io
 import json
+import os
 import shutil
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +22,8 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from cache import differences
-from embed.encoder import ClipEncoder, choose_device, choose_precision, load_encoder
+from embed.encoder import ClipEncoder, load_encoder
+from embed.hardware import choose_device, choose_precision, multiplies
 from embed.inputs import resize_only
 from embed.profile import EncoderRequest, Profile
 from embed.recall import recall_spec, remember_spec
@@ -210,12 +214,34 @@ def test_a_long_text_in_pieces_is_their_mean(demo: ClipEncoder) -> None:
 
 
 def test_a_processor_without_onednn_gives_the_same_vectors(demo: ClipEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    in_half = load_encoder(DEMO, "", CPU, Profile(precision="bf16"))
-    monkeypatch.setattr("embed.towers._has_onednn", lambda dtype: False)
-    for there, precision, apart in ((demo, "fp32", 1e-5), (in_half, "bf16", 1e-2)):
-        here = load_encoder(DEMO, "", CPU, Profile(precision=precision))
-        assert here.spec == there.spec
-        assert (vectors(here) - vectors(there)).abs().max() <= apart
+    monkeypatch.setattr("embed.towers.uses_onednn", lambda dtype: False)
+    here = load_encoder(DEMO, "", CPU, FP32)
+    assert here.spec == demo.spec
+    assert (vectors(here) - vectors(demo)).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_without_instructions_for_halves_products_are_in_float32_of_rounded_weights(
+    demo: ClipEncoder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, precision: str
+) -> None:
+    wanted = Profile(precision=precision)
+    there = load_encoder(DEMO, "", CPU, wanted)
+    monkeypatch.setattr("embed.encoder.multiplies", lambda *_: False)
+    caplog.clear()
+    here = load_encoder(DEMO, "", CPU, wanted)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"cpu has no instructions for {precision}: products are made in float32, of rounded weights"
+    ]
+    assert here.spec == there.spec and Profile.of_spec(here.spec) == wanted
+    assert {weight.dtype for weight in here.image_tower.buffers()} == {torch.float32}
+    assert (vectors(here) - vectors(there)).abs().max() <= 1e-2
+    rounded = (vectors(here) - vectors(demo)).abs().max() > 1e-6
+    assert rounded == (precision == "bf16"), "the demo's weights are halves already"
+    pixels = [here.pixels(picture(seed, size=(90, 70))) for seed in range(9)]
+    tokens = [here.tokens(text) for text in ("", "a short one", LONG) * 3]
+    for encode, items in ((here.image_features, pixels), (here.text_features, tokens)):
+        alone = torch.cat([encode([item]) for item in items])
+        assert (F.normalize(encode(items)) - F.normalize(alone)).abs().max() <= 1e-6
 
 
 def test_a_model_that_does_not_run_in_halves(monkeypatch: pytest.MonkeyPatch, offline: None) -> None:
@@ -236,12 +262,49 @@ def test_a_gpu_gets_the_halves_it_is_built_for(
 
 
 @pytest.mark.parametrize(
-    ("capabilities", "precision"),
-    [({"avx2": True}, "fp32"), ({"avx512_bf16": True}, "bf16"), ({"amx_bf16": True}, "bf16")],
+    ("instructions", "held", "precision"),
+    [
+        ({"avx2": True}, False, "fp32"),
+        ({"avx512_bf16": True}, False, "bf16"),
+        ({"amx_bf16": True}, False, "bf16"),
+        ({"avx512_bf16": True}, True, "fp32"),
+    ],
 )
-def test_a_processor_too(monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], precision: str) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+def test_a_processor_too(
+    monkeypatch: pytest.MonkeyPatch, instructions: dict[str, bool], held: bool, precision: str
+) -> None:
+    """held: oneDNN or torch are to use older instructions than the processor has."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions)
+    monkeypatch.setattr("embed.hardware.uses_onednn", lambda dtype: not held)
     assert choose_precision("auto", CPU) == precision
+    assert multiplies("bf16", CPU) == (precision == "bf16")
+    assert multiplies("fp32", CPU) and not multiplies("fp16", CPU)
+
+
+HELD = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
+# What a processor with AVX2 alone takes by itself, and a vector in bfloat16, alone and beside others.
+ON_AVX2 = """
+import torch
+from embed.encoder import load_encoder
+from embed.hardware import choose_precision
+from embed.profile import Profile
+cpu = torch.device("cpu")
+encoder = load_encoder("local-dir:demo/encoder", "", cpu, Profile(precision="bf16"))
+size = encoder.spec["preprocess"]["size"]
+pixels = torch.randint(256, (9, *size, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+together = torch.nn.functional.normalize(encoder.image_features(list(pixels)))
+alone = torch.nn.functional.normalize(torch.cat([encoder.image_features([one]) for one in pixels]))
+print(choose_precision("auto", cpu), encoder.spec["dtype"], float((together - alone).abs().max()))
+"""
+
+
+def test_on_avx2_alone_a_bfloat16_vector_does_not_depend_on_its_batch() -> None:
+    """In a process of its own: both libraries look for instructions once."""
+    environment = {**os.environ, **HELD}
+    ran = subprocess.run([sys.executable, "-c", ON_AVX2], check=False, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    chosen, dtype, apart = ran.stdout.split()
+    assert (chosen, dtype) == ("fp32", "bfloat16") and float(apart) <= 1e-6
 
 
 @pytest.fixture

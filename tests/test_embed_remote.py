@@ -12,6 +12,7 @@ from typing import Any
 import fsspec
 import pytest
 from fakes import FakeEncoder, picture
+from machine import WITHOUT_AIOHTTP
 
 import embed.encoder
 import embed.hashing
@@ -170,7 +171,7 @@ class Served:
 @pytest.fixture
 def server() -> Iterator[tuple[Served, str]]:
     """A server on this machine, and the URL of its /memes."""
-    pytest.importorskip("aiohttp")
+    pytest.importorskip("aiohttp", reason=WITHOUT_AIOHTTP)
     served = Served()
 
     class Handler(BaseHTTPRequestHandler):
