@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from api_fakes import PATIENCE, FakeClassifier, make_service
 from fakes import picture
-from machine import CHROMIUM, WITHOUT_CURL
+from machine import CHROMIUM, WITHOUT_CHROMIUM, WITHOUT_CURL
 from playwright.sync_api import (
     Browser,
     BrowserContext,
