@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from threading import Lock
-from time import monotonic
 from typing import Any
 
 import msgspec
@@ -152,6 +151,7 @@ class BoundedServer(TcpWSGIServer):
     """What a Connection asks of its server."""
 
     limits: Limits
+    clock: Callable[[], float]  # seconds, as `time.monotonic`
     stopping = False
 
 
@@ -170,12 +170,12 @@ class Connection(HTTPChannel):
     error_task_class = _RefusalTask
     parser_class = _Parser
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.moved = monotonic()  # the last byte, in either direction
+    def __init__(self, server: BoundedServer, *more: Any, **kwargs: Any) -> None:
+        self.moved = server.clock()  # the last byte, in either direction
         self._begun = 0.0  # the first byte of `request`
         self._lingering: float | None = None  # since when
         self._thrown_away = 0
-        super().__init__(*args, **kwargs)
+        super().__init__(server, *more, **kwargs)
 
     @property
     def idle(self) -> bool:
@@ -238,7 +238,7 @@ class Connection(HTTPChannel):
     # What waitress calls:
 
     def recv(self, size: int) -> bytes:
-        self.moved = monotonic()
+        self.moved = self.server.clock()
         return super().recv(size)
 
     def received(self, data: bytes) -> bool:
@@ -249,17 +249,17 @@ class Connection(HTTPChannel):
             return False
         if self.request is None:
             data = data.lstrip()  # empty lines between requests are allowed; waitress makes a request of each
-            self._begun = monotonic()
+            self._begun = self.server.clock()
         return super().received(data)
 
     def write_soon(self, data: Any) -> int:
-        self.moved = monotonic()  # before the bytes count as waiting
+        self.moved = self.server.clock()  # before the bytes count as waiting
         return super().write_soon(data)
 
     def send(self, data: bytes, do_close: bool = True) -> int:
         sent = super().send(data, do_close)
         if sent:
-            self.moved = monotonic()
+            self.moved = self.server.clock()
         return sent
 
     def handle_write(self) -> None:
@@ -274,7 +274,7 @@ class Connection(HTTPChannel):
         """Say that nothing more will come, and read on until the client has closed too: closing with bytes unread is a
         reset, which destroys the answer before the client has looked at it (RFC 9112, 9.6)."""
         self.close_when_flushed = False
-        self.moved = self._lingering = monotonic()
+        self.moved = self._lingering = self.server.clock()
         assert self.socket is not None  # since it was made
         try:
             self.socket.shutdown(socket.SHUT_WR)

@@ -60,11 +60,18 @@ Application = Callable[..., Iterable[bytes]]
 
 
 def listen(
-    application: Application, host: str, port: int, threads: int, max_body: int, limits: Limits = _USUAL_LIMITS
+    application: Application,
+    host: str,
+    port: int,
+    threads: int,
+    max_body: int,
+    limits: Limits = _USUAL_LIMITS,
+    clock: Callable[[], float] = monotonic,
 ) -> "Listener":
     """A listening server; clients can connect from now on and are answered once `run` is called.
 
-    port 0 takes any free one; max_body is in bytes (a chunked body's framing counts).
+    port 0 takes any free one; max_body is in bytes (a chunked body's framing counts); clock: in seconds, what all
+    limits are measured by.
     Raises ValueError when the host has no address, OSError when it or the port cannot be had.
     """
     sockets: dict[int, Any] = {}
@@ -80,7 +87,7 @@ def listen(
             address = (address[0], port or (servers[0].port if servers else 0), *address[2:])
             where = (family, kind, protocol, address)
             servers.append(_Server(application, sockets, dispatcher=dispatcher, adj=settings, sockinfo=where))
-            servers[-1].limits = limits
+            servers[-1].limits, servers[-1].clock = limits, clock
     except OSError as error:
         wasyncore.close_all(sockets)
         flag = "--host" if error.errno == errno.EADDRNOTAVAIL else "--port"
@@ -94,6 +101,7 @@ class Listener:
 
     def __init__(self, servers: list["_Server"], sockets: dict[int, Any], dispatcher: ThreadedTaskDispatcher) -> None:
         self._servers, self._sockets, self._dispatcher = servers, sockets, dispatcher
+        self._clock = servers[0].clock
         self._stops = 0
         self._closed = False
         self._next_check = 0.0
@@ -113,14 +121,14 @@ class Listener:
             while not self._stops:
                 self._make_room()
                 self._turn(_TICK_SECONDS)
-            self._finish(monotonic() + stop_after)
+            self._finish(self._clock() + stop_after)
         finally:
             self._close()
 
     def _turn(self, timeout: float) -> None:
         """Move what can be moved; from time to time, see who takes too long."""
         wasyncore.poll2(timeout, self._sockets)
-        now = monotonic()
+        now = self._clock()
         if now >= self._next_check:
             self._next_check = now + _TICK_SECONDS
             for connection in self._connections():
@@ -128,14 +136,14 @@ class Listener:
             self._bound_bodies()
 
     def _finish(self, deadline: float) -> None:
-        now = monotonic()
+        now = self._clock()
         for server in self._servers:
             server.close_door()
             server.limits, server.stopping = _LAST_LIMITS, True
         for connection in self._connections():
             connection.restart_clock(now)
         self._turn(0)  # what lies in the sockets' buffers has been received as well
-        while (left := self._connections()) and self._stops < 2 and monotonic() < deadline:
+        while (left := self._connections()) and self._stops < 2 and self._clock() < deadline:
             self._turn(_TICK_SECONDS / 5)
         if left:
             _LOG.warning("stopped with %d connections open", len(left))
@@ -155,7 +163,7 @@ class Listener:
         accept none until one of them went by itself."""
         if len(self._sockets) < self._servers[0].adj.connection_limit:
             return
-        since = monotonic() - _SPARE_SECONDS
+        since = self._clock() - _SPARE_SECONDS
         idle = [connection for connection in self._connections() if connection.idle and connection.moved < since]
         if idle:
             min(idle, key=lambda connection: connection.moved).handle_close()

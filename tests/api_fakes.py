@@ -6,6 +6,7 @@ from typing import Any
 
 from fakes import FakeEncoder
 from flask.testing import FlaskClient
+from machine import PATIENCE
 from torch import Tensor
 
 from api.app import create_app
@@ -14,8 +15,6 @@ from api.prediction import Predictor, Reader
 from api.schema import Model, ModelCard
 from api.service import Loaded, Service
 from api.settings import ServeSettings
-
-PATIENCE = 10.0  # of everything here that waits: a hang is a failure
 
 
 class FakeClassifier:

@@ -1,8 +1,14 @@
-"""What the tests ask of the machine: what it may lack, with what to type then, and what its processor promises."""
+"""What the tests ask of the machine: what it may lack, with what to type then, what its processor promises, and time."""
 
 import shutil
+import time
+from collections.abc import Callable
 
 import torch
+
+# Seconds, of everything that waits: a hang is a failure, a busy machine is not. Starting Python with torch takes 40 s on two
+# cores at a load of 16.
+PATIENCE = 120.0
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -11,6 +17,14 @@ WITHOUT_CHROMIUM = "without chromium (apt-get install chromium)"
 WITHOUT_CURL = "without curl (apt-get install curl)"
 WITHOUT_AIOHTTP = "without aiohttp (.venv/bin/pip install -r requirements-ray.txt)"
 WITHOUT_POSTGRESQL = "without PostgreSQL (apt-get install postgresql)"
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait for what another thread or process brings about."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, "it never came about"
+        time.sleep(0.005)
 
 
 def same_in_any_batch(precision: str) -> float:

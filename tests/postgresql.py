@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,9 +14,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from machine import WITHOUT_POSTGRESQL
-
-_PATIENCE = 30  # seconds; it starts within one
+from machine import PATIENCE, WITHOUT_POSTGRESQL, until
 
 
 @contextmanager
@@ -69,7 +66,7 @@ def _other_user(folder: str) -> dict[str, Any]:
 def _make(binaries: Path, folder: str, who: dict[str, Any]) -> None:
     options = ["--auth=trust", "--username=tuner", "--no-sync", "--encoding=UTF8", "--locale=C"]
     command = [str(binaries / "initdb"), f"--pgdata={folder}/data", *options]
-    subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True, timeout=_PATIENCE, **who)
+    subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True, timeout=PATIENCE, **who)
 
 
 @contextmanager
@@ -79,24 +76,20 @@ def _running(binaries: Path, folder: str, who: dict[str, Any]) -> Iterator[None]
     with open(f"{folder}/log", "wb") as log:
         process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, **who)
     try:
-        _await(folder)
+        until(lambda: _answers(folder))
         yield
     finally:
         process.send_signal(signal.SIGINT)  # the shutdown that does not wait for clients
         try:
-            process.wait(timeout=_PATIENCE)
+            process.wait(timeout=PATIENCE)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
 
 
-def _await(folder: str) -> None:
-    end = time.monotonic() + _PATIENCE
-    while True:
-        try:
-            psycopg.connect(_address(folder)).close()
-            return
-        except psycopg.OperationalError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.05)
+def _answers(folder: str) -> bool:
+    try:
+        psycopg.connect(_address(folder)).close()
+    except psycopg.OperationalError:
+        return False
+    return True

@@ -20,7 +20,7 @@ import pytest
 import torch
 from fakes import FakeEncoder, picture
 from flask.testing import FlaskClient
-from machine import same_in_any_batch
+from machine import PATIENCE, same_in_any_batch
 from PIL import Image
 from test_api_card import metrics_of
 from torch import Tensor, nn
@@ -328,7 +328,7 @@ def run_together(
 
     def held(pixels: list[Tensor]) -> Tensor:
         sizes.append(len(pixels))
-        assert all_sent.wait(30)
+        assert all_sent.wait(PATIENCE)
         return encode(pixels)
 
     monkeypatch.setattr(demo, "encode_images", held)
@@ -410,7 +410,7 @@ def log_line(process: subprocess.Popen[str], start: str) -> dict[str, Any]:
 
 def ask(port: int, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, dict[str, Any]]:
     """One request on a connection of its own: status and JSON."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     try:
         connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
         response = connection.getresponse()
@@ -449,7 +449,7 @@ def test_the_server_answers_refuses_reloads_and_stops_on_sigterm_with_exit_0(tra
         status, answer = ask(port, "POST", "/predict", body, Content_Type="application/json")
         assert status == 200 and answer["model"]["version"] == "next"
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(PATIENCE) == 0
 
 
 def point_to(link: Path, target: Path) -> None:
@@ -477,7 +477,7 @@ runpy.run_module("api", run_name="__main__", alter_sys=True)
 def test_the_exit_code_is_0_also_while_the_model_is_at_work(trained: Trained, method: str) -> None:
     with started(trained.folder, "-c", _BUSY.format(method)) as process, ExitStack() as cleanup:
         if method == "encode_images":
-            client = http.client.HTTPConnection("127.0.0.1", port_of(process), timeout=30)
+            client = http.client.HTTPConnection("127.0.0.1", port_of(process), timeout=PATIENCE)
             cleanup.callback(client.close)
             body = json.dumps({"image": base64.b64encode(picture()).decode()})
             client.request("POST", "/predict", body, {"Content-Type": "application/json"})

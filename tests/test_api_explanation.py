@@ -12,6 +12,7 @@ import pytest
 import torch
 from api_fakes import FakeClassifier, make_predictor
 from fakes import SPEC, picture, planted_features, write_features
+from machine import PATIENCE
 from msgspec import UNSET
 
 from api import explanation
@@ -194,11 +195,11 @@ def test_the_memes_are_read_once_and_not_before_the_first_explanation(tmp_path, 
 def test_who_asks_while_they_are_read_is_told_so_and_does_not_wait_for_ever(tmp_path, monkeypatch):
     judge, memes = made(tmp_path)
     may_read = Event()
-    monkeypatch.setattr(explanation, "read_index", lambda path: may_read.wait(10) and read_index(path))
+    monkeypatch.setattr(explanation, "read_index", lambda path: may_read.wait(PATIENCE) and read_index(path))
     monkeypatch.setattr(explanation, "_PATIENCE_SECONDS", 0.01)
     explainer = Explainer(judge, tmp_path)
     assert explain(explainer, memes, 0).note == explanation._READING
-    monkeypatch.setattr(explanation, "_PATIENCE_SECONDS", 10)
+    monkeypatch.setattr(explanation, "_PATIENCE_SECONDS", PATIENCE)
     may_read.set()
     assert explain(explainer, memes, 0).neighbours
 

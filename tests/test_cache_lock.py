@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from machine import PATIENCE
 
 from cache import Segment, VectorStore, text_key
 
@@ -71,7 +72,7 @@ def test_ctrl_c_ends_the_wait(tmp_path: Path, holder: subprocess.Popen) -> None:
         assert waiter.stdout.readline() == b"waiting\n"
         time.sleep(0.2)  # from the note to the wait itself
         waiter.send_signal(signal.SIGINT)
-        out, err = waiter.communicate(timeout=20)
+        out, err = waiter.communicate(timeout=PATIENCE)
     assert b"KeyboardInterrupt" in err and b"got it" not in out
 
 
@@ -107,5 +108,5 @@ def test_a_cache_of_another_user_can_be_locked_and_read_but_not_added_to(tmp_pat
     tmp_path.chmod(0o755)
     become = "import os; os.chdir(sys.argv[1]); sys.argv[1] = '.'; os.setgroups([]); os.setuid(65534)"
     with process(HOLD.replace("store = ", f"{become}\nstore = "), tmp_path) as other:
-        out, err = other.communicate(b"go on\n", timeout=20)
+        out, err = other.communicate(b"go on\n", timeout=PATIENCE)
     assert out == b"held\n" and b"PermissionError" in err and VectorStore(tmp_path, SPEC).folder.name.encode() in err

@@ -3,6 +3,7 @@
 import threading
 
 import pytest
+from machine import PATIENCE
 
 import embed.ahead
 from embed.ahead import run_ahead
@@ -14,7 +15,7 @@ def test_one_thread_a_core(cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
     meet = threading.Barrier(cores)  # breaks where fewer are at work at a time
 
     def work(_item: int) -> int:
-        meet.wait(10)
+        meet.wait(PATIENCE)
         return threading.get_ident()
 
     assert len(set(run_ahead(work, range(4 * cores), 4 * cores))) == cores

@@ -1,5 +1,6 @@
 """The real loading code on the demo encoder, and on full-size models with random weights."""
 
+import gc
 import hashlib
 import io
 import json
@@ -31,9 +32,8 @@ from embed.weights import EncoderUnavailable, find_weights
 
 CPU = torch.device("cpu")
 DEMO = "local-dir:demo/encoder"
-
-
 FP32 = Profile(precision="fp32")
+PICTURE, TEXT = picture(size=(300, 200)), "a text"
 
 
 @pytest.fixture(scope="module")
@@ -127,24 +127,29 @@ def test_the_spec_names_what_could_change_a_vector(demo: ClipEncoder) -> None:
     assert {"open_clip", "model_config", "decoder", "feature"} <= demo.spec.keys()
 
 
-def check_both_sides(encoder: ClipEncoder, clip: torch.nn.Module) -> None:
-    """The encoder's vectors are the stock model's."""
-    data, text = picture(size=(300, 200)), "a text"
+def saved_model(name: str, save: Callable[[dict[str, torch.Tensor]], None]) -> list[torch.Tensor]:
+    """Save a stock model's random weights; its vectors of a picture and of a text."""
+    gc.collect()  # the models of earlier tests
+    clip = open_clip.create_model(name, load_weights=False).eval()
+    save(clip.state_dict())
     preprocess = open_clip.image_transform(224, is_train=False)
     with torch.no_grad():
-        image = clip.encode_image(preprocess(Image.open(io.BytesIO(data)))[None])
-        assert (encoder.image_features([encoder.pixels(data)]) - image).abs().max() <= 1e-5
-        words = clip.encode_text(open_clip.tokenize([text]))
-        assert (encoder.text_features([encoder.tokens(text)]) - words).abs().max() <= 1e-5
+        image = clip.encode_image(preprocess(Image.open(io.BytesIO(PICTURE)))[None])
+        return [image, clip.encode_text(open_clip.tokenize([TEXT]))]
+
+
+def check_both_sides(encoder: ClipEncoder, expected: list[torch.Tensor]) -> None:
+    found = [encoder.image_features([encoder.pixels(PICTURE)]), encoder.text_features([encoder.tokens(TEXT)])]
+    for ours, theirs in zip(found, expected):
+        assert (ours - theirs).abs().max() <= 1e-5
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_a_checkpoint_file_of_a_full_size_model(tmp_path: Path, suffix: str) -> None:
-    clip = open_clip.create_model("RN50", load_weights=False).eval()
     path = tmp_path / f"weights{suffix}"
-    (torch.save if suffix == ".pt" else save_file)(clip.state_dict(), path)
+    expected = saved_model("RN50", lambda state: (torch.save if suffix == ".pt" else save_file)(state, path))
     encoder = load_encoder("RN50", str(path), CPU, FP32)
-    check_both_sides(encoder, clip)
+    check_both_sides(encoder, expected)
     assert encoder.spec["model"] == "RN50" and encoder.weights == path
 
 
@@ -410,9 +415,8 @@ def test_a_published_tag_comes_from_the_files_already_fetched(
     snapshot.mkdir(parents=True)
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("0123")
-    clip = open_clip.create_model("RN50-quickgelu", load_weights=False).eval()
-    save_file(clip.state_dict(), snapshot / "open_clip_model.safetensors")
+    expected = saved_model("RN50-quickgelu", lambda state: save_file(state, snapshot / "open_clip_model.safetensors"))
     encoder = load_encoder("RN50", "openai", CPU, FP32)
-    check_both_sides(encoder, clip)
+    check_both_sides(encoder, expected)
     assert encoder.spec["model_config"]["quick_gelu"] is True
     assert encoder.weights.name == "open_clip_model.safetensors"

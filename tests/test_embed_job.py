@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from fakes import FakeEncoder, memes, picture, write_multioff
+from machine import PATIENCE, until
 
 import embed.encoder
 import embed.fill
@@ -207,7 +207,7 @@ def test_two_jobs_at_once_share_the_work(
     load = embed.encoder.load_encoder
 
     def load_together(*arguments: object) -> FakeEncoder:
-        both_planned.wait(timeout=30)  # now both have found everything missing
+        both_planned.wait(timeout=PATIENCE)  # now both have found everything missing
         return load(*arguments)
 
     monkeypatch.setattr(embed.encoder, "load_encoder", load_together)
@@ -333,9 +333,7 @@ def test_kill_9_loses_the_segment_in_hand_and_nothing_else(tmp_path: Path, run: 
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([".", "tests"])}
     command = [sys.executable, "-c", _KILLED, str(data), str(tmp_path / "artifacts"), str(tmp_path / "weights")]
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 60
-        while len(list(tmp_path.glob("artifacts/vectors/*/image-*.h5"))) < 3 and time.monotonic() < deadline:
-            time.sleep(0.02)
+        until(lambda: len(list(tmp_path.glob("artifacts/vectors/*/image-*.h5"))) >= 3)
         process.send_signal(signal.SIGKILL)
     resumed = run()
     assert 3 * 8 <= resumed.cached["image"] < 320
@@ -364,7 +362,7 @@ def test_a_full_disk_is_a_sentence_and_the_cache_still_opens(tmp_path: Path, run
     data = write_multioff(tmp_path / "data", memes(200))
     command = [sys.executable, "-c", _FULL_DISK, str(data), str(tmp_path / "artifacts"), str(tmp_path / "weights")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([".", "tests"])}
-    done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, timeout=PATIENCE)
     assert (
         done.returncode == 2 and "what was finished there is kept" in done.stderr and "Traceback" not in done.stderr
     ), done.stderr

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from fakes import FakeEncoder, memes, picture, write_multioff
+from machine import until
 
 import embed.encoder
 import embed.hashing
@@ -102,15 +103,20 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 
 _KILLED = """
-import sys, time
+import itertools, sys, time
 from pathlib import Path
 import embed.hashing
 import embed.prepare  # takes its own read_picture before a test changes that of hashing
 from embed.job import EmbedSettings, embed_dataset
 embed.hashing._FILES_AT_ONCE = 4
 whole = embed.hashing.read_picture
-embed.hashing.read_picture = lambda path: time.sleep(0.05) or whole(path)
 data, artifacts = sys.argv[1:]
+number, go_on = itertools.count(), Path(artifacts, "go-on")
+def read(path):
+    while next(number) > 100 and not go_on.exists():
+        time.sleep(0.01)
+    return whole(path)
+embed.hashing.read_picture = read
 embed_dataset(EmbedSettings(data, "fake", artifacts=Path(artifacts)), say=print)
 """
 
@@ -122,19 +128,23 @@ def test_a_killed_run_is_gone_on_with(
     data = write_multioff(tmp_path / "data", memes(120))
     command = [sys.executable, "-c", _KILLED, str(data), str(tmp_path / "artifacts")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([".", "tests"])}
+    go_on = tmp_path / "artifacts" / "go-on"
+
+    def noted() -> list[Path]:
+        return list(tmp_path.glob("artifacts/datasets/*.hashed.jsonl"))
+
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 60
-        while not (there := list(tmp_path.glob("artifacts/datasets/*.hashed.jsonl"))) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        while there[0].read_bytes().count(b"images") < 5 and time.monotonic() < deadline:
-            time.sleep(0.02)
+        until(lambda: sum(path.read_bytes().count(b"images") for path in noted()) >= 5)
         process.send_signal(how)
-    lines = [json.loads(line) for line in there[0].read_text().splitlines() if line.endswith("}")]
+        time.sleep(0.5)  # so that it ends by the signal, and not because its work is done
+        go_on.touch()
+    (there,) = noted()
+    lines = [json.loads(line) for line in there.read_text().splitlines() if line.endswith("}")]
     known = {image for line in lines for image, _, _ in line["hashed"]}
     assert 20 <= len(known) < 120
     assert run().distinct["image"] == 120
     assert {path.relative_to(data).as_posix() for path in read}.isdisjoint(known) and len(read) == 120 - len(known)
-    assert not there[0].exists()
+    assert not there.exists()
     assert run(rehash=True).embedded == {"image": 0, "text": 0} and len(read) == 240 - len(known)
 
 

@@ -3,7 +3,6 @@ import logging
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ import postgresql
 import psycopg
 import pytest
 from fakes import interrupted, planted_features, write_features
+from machine import PATIENCE
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from head import search as searching
@@ -276,13 +276,11 @@ def _closed_port() -> int:
 )
 def test_a_storage_that_cannot_be_used_is_one_sentence_without_its_password(tmp_path, config, storage, reason):
     (tmp_path / "damaged.sqlite3").write_bytes(b"no database at all" * 100)
-    began = time.monotonic()
     storage = storage.format(tmp=tmp_path, port=_closed_port())
     with pytest.raises(StudyUnusable, match=rf"the study's storage cannot be reached.*{reason}") as caught:
         search(SPACE, DIGEST, replace(config, storage=storage), Rehearsal())
     said = str(caught.value)
     assert "\n" not in said and PASSWORD not in said and said.startswith(storage.split(":")[0])
-    assert time.monotonic() - began < 5
 
 
 def test_a_server_that_never_answers_is_given_up(config, monkeypatch):
@@ -436,7 +434,7 @@ def test_two_machines_tune_one_study_at_once(server, tmp_path):
         options = ["--study=shared", f"--storage={storage}", f"--trials={total}", "--folds=2", "--jobs=1"]
         processes.append(subprocess.Popen([*command, *options], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE))
     try:
-        said = [process.communicate(timeout=120)[1].decode() for process in processes]
+        said = [process.communicate(timeout=5 * PATIENCE)[1].decode() for process in processes]
     finally:
         for process in processes:
             process.kill()
