@@ -21,7 +21,8 @@ _PRECISION_OF = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 @dataclass(frozen=True)
 class Profile:
     """features: "projected" (the joint space) or "pooled" (before the projection, what the best published heads use);
-    precision: "auto", "fp32", "bf16" or "fp16"; long_text: "truncate", or "chunk" for the mean of pieces that fit.
+    precision: "auto", "fp32", "bf16" or "fp16", what weights are rounded to, and products too where the hardware has
+    instructions for it; long_text: "truncate", or "chunk" for the mean of pieces that fit.
     """
 
     features: str = FEATURES[0]

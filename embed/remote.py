@@ -54,7 +54,7 @@ def open_root(images: str) -> UPath:
         _ = UPath(images.rstrip("/"), **options).fs
     except ImportError as error:
         raise DatasetError(
-            f"IMAGES={images}: {error}; `.venv/bin/pip install -r requirements-ray.txt` brings what s3:// and http:// need"
+            f"IMAGES={images}: {error}; `.venv/bin/pip install -r requirements-ray.txt` brings what s3:// needs"
         ) from error
     except Exception as error:  # each file system refuses in its own way
         raise DatasetError(f"IMAGES={images}: not a place that fsspec can read ({error})") from error

@@ -1,6 +1,7 @@
-"""What holds for the whole run: what becomes of freed memory, and the closing line on what was skipped."""
+"""What holds for the whole run: what becomes of freed memory, and the closing lines on memory and on skipped tests."""
 
 import gc
+import resource
 from collections import Counter
 from collections.abc import Iterator
 
@@ -23,6 +24,8 @@ def collected() -> Iterator[None]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    terminalreporter.write_line(f"peak memory: {peak / 1e6:.1f} GB")
     skipped = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in terminalreporter.getreports("skipped"))
     if skipped:
         said = ", ".join(f"{count} {reason}" for reason, count in skipped.most_common())

@@ -15,7 +15,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 # Reasons of skipped tests, as the closing line has them behind their number.
 WITHOUT_CHROMIUM = "without chromium (apt-get install chromium)"
 WITHOUT_CURL = "without curl (apt-get install curl)"
-WITHOUT_AIOHTTP = "without aiohttp (.venv/bin/pip install -r requirements-ray.txt)"
+WITHOUT_AIOHTTP = "without aiohttp (.venv/bin/pip install -r requirements.txt)"
 WITHOUT_POSTGRESQL = "without PostgreSQL (apt-get install postgresql)"
 
 
