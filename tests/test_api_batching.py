@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from machine import PATIENCE
 from torch import Tensor
 
 from api import batching
@@ -17,8 +18,7 @@ from api.batching import Batcher, Closed, Job, ModelFailure, Side
 from api.metrics import Metrics
 from api.vectors import Remembered
 
-PATIENCE = 10.0  # of everything that waits: a hang is a failure
-LONG = 60.0  # a wait that is only over in time when it is cut short
+LONG = 10 * PATIENCE  # a wait that is only over in time when it is cut short
 TEXT = 10_000  # a meme's probability is made of both its sides, so that neither can be another's
 
 
