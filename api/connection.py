@@ -151,7 +151,7 @@ class BoundedServer(TcpWSGIServer):
     """What a Connection asks of its server."""
 
     limits: Limits
-    clock: Callable[[], float]  # seconds, as `time.monotonic`
+    clock: Callable[[], float]  # as `time.monotonic`
     stopping = False
 
 

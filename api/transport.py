@@ -60,18 +60,11 @@ Application = Callable[..., Iterable[bytes]]
 
 
 def listen(
-    application: Application,
-    host: str,
-    port: int,
-    threads: int,
-    max_body: int,
-    limits: Limits = _USUAL_LIMITS,
-    clock: Callable[[], float] = monotonic,
+    application: Application, host: str, port: int, threads: int, max_body: int, limits: Limits = _USUAL_LIMITS
 ) -> "Listener":
     """A listening server; clients can connect from now on and are answered once `run` is called.
 
-    port 0 takes any free one; max_body is in bytes (a chunked body's framing counts); clock: in seconds, what all
-    limits are measured by.
+    port 0 takes any free one; max_body is in bytes (a chunked body's framing counts).
     Raises ValueError when the host has no address, OSError when it or the port cannot be had.
     """
     sockets: dict[int, Any] = {}
@@ -87,7 +80,7 @@ def listen(
             address = (address[0], port or (servers[0].port if servers else 0), *address[2:])
             where = (family, kind, protocol, address)
             servers.append(_Server(application, sockets, dispatcher=dispatcher, adj=settings, sockinfo=where))
-            servers[-1].limits, servers[-1].clock = limits, clock
+            servers[-1].limits = limits
     except OSError as error:
         wasyncore.close_all(sockets)
         flag = "--host" if error.errno == errno.EADDRNOTAVAIL else "--port"
@@ -101,7 +94,7 @@ class Listener:
 
     def __init__(self, servers: list["_Server"], sockets: dict[int, Any], dispatcher: ThreadedTaskDispatcher) -> None:
         self._servers, self._sockets, self._dispatcher = servers, sockets, dispatcher
-        self._clock = servers[0].clock
+        self._clock: Callable[[], float] = monotonic
         self._stops = 0
         self._closed = False
         self._next_check = 0.0
@@ -114,9 +107,13 @@ class Listener:
         if not self._closed:
             self._servers[0].pull_trigger()
 
-    def run(self, stop_after: float = STOP_SECONDS) -> None:
+    def run(self, stop_after: float = STOP_SECONDS, clock: Callable[[], float] = monotonic) -> None:
         """Answer until `stop`, then close the door, answer what has been received, and return: at most `stop_after`
-        seconds (and half a second for threads) after `stop`, whatever is still at work then."""
+        seconds (and half a second for threads) after `stop`, whatever is still at work then. clock: what the seconds of
+        all limits are read from."""
+        self._clock = clock
+        for server in self._servers:
+            server.clock = clock
         try:
             while not self._stops:
                 self._make_room()
@@ -130,10 +127,10 @@ class Listener:
         wasyncore.poll2(timeout, self._sockets)
         now = self._clock()
         if now >= self._next_check:
-            self._next_check = now + _TICK_SECONDS
             for connection in self._connections():
                 connection.check(now)
             self._bound_bodies()
+            self._next_check = now + _TICK_SECONDS
 
     def _finish(self, deadline: float) -> None:
         now = self._clock()

@@ -15,12 +15,13 @@ from typing import Any
 
 import open_clip
 import torch
+from open_clip.coca_model import CoCa
 from open_clip.factory import LOCAL_DIR_PREFIX
 from torch import Tensor, nn
 
 from cache import file_digest, limit_threads
 from embed.delta import apply_delta
-from embed.hardware import choose_precision, multiplies
+from embed.hardware import choose_precision, has_products
 from embed.inputs import Inputs, resize_only
 from embed.profile import Profile, library_versions
 from embed.tokens import Tokenizer, load_tokenizer, missing_package
@@ -99,8 +100,8 @@ def load_encoder(
     """Load `model` with the weights `pretrained` (a tag or a file; "" for local-dir: and hf-hub: models).
 
     The weights are rounded to the precision; the products are made in it where the device has instructions for that, and
-    in float32 elsewhere, under the same spec. delta: what fine-tuning changed of the weights, a file of `embed.delta`; the spec then has its SHA-256. Raises
-    EncoderUnavailable with what to type instead.
+    in float32 elsewhere, under the same spec. delta: what fine-tuning changed of the weights, a file of `embed.delta`;
+    the spec then has its SHA-256. Raises EncoderUnavailable with what to type instead.
     """
     limit_threads()
     # TF32, torch's default for convolutions on a GPU, changes vectors by 1e-3; the spec promises float32.
@@ -116,17 +117,18 @@ def load_encoder(
         tuned["delta_sha256"] = apply_delta(whole, delta)
         if whole is not clip:
             clip.load_state_dict(whole.state_dict())
-    native = multiplies(precision, device)
+    native = has_products(precision, device)
     if not native:
-        _LOG.warning(
-            "%s has no instructions for %s: products are made in float32, of rounded weights", device, precision
-        )
+        _LOG.warning("on this %s products of %s weights are made in float32", device.type, precision)
         clip.float()
     preprocess = open_clip.get_model_preprocess_cfg(clip)
     dtype = _DTYPES[precision if native else "fp32"]
     image = image_tower(clip, profile.features, dtype).eval()
     text = text_tower(clip, profile.features, dtype).eval()
-    if precision != "fp32" and not _runs(image, text, preprocess["size"], tokenizer, device):
+    # open_clip's CoCa does not run in halves, and must not have their spec where float32 stands in for them
+    if precision != "fp32" and (
+        isinstance(clip, CoCa) or not _runs(image, text, preprocess["size"], tokenizer, device)
+    ):
         if profile.precision != "auto":
             raise EncoderUnavailable(f"open_clip cannot run {model} in {precision}; use --precision fp32")
         return load_encoder(model, pretrained, device, replace(profile, precision="fp32"), delta)
@@ -155,7 +157,7 @@ def load_encoder(
 def _runs(
     image: nn.Module, text: nn.Module, size: int | Sequence[int], tokenizer: Tokenizer, device: torch.device
 ) -> bool:
-    """Whether both towers run in their precision: open_clip's CoCa does not in halves."""
+    """Whether both towers run in their precision."""
     height, width = (size, size) if isinstance(size, int) else size
     try:
         image(torch.zeros(1, 3, height, width, device=device))

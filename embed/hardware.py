@@ -24,29 +24,32 @@ def choose_precision(wanted: str, device: torch.device) -> str:
     if wanted != "auto":
         return wanted
     fallback = "fp16" if device.type == "cuda" else "fp32"
-    return "bf16" if multiplies("bf16", device) else fallback
+    return "bf16" if has_products("bf16", device) else fallback
 
 
-def multiplies(precision: str, device: torch.device) -> bool:
-    """Whether the device has instructions for products in this precision.
+def has_products(precision: str, device: torch.device) -> bool:
+    """Whether the device has instructions for products in this precision, and they are used here.
 
-    Where it has not, products in halves are slow (ViT-B-32 on AVX2: a quarter of float32's rate), and those of one row
-    and of many round differently.
+    Without them products in halves are slow (bench/RESULTS.md), and those of one row and of many round differently.
     """
     if device.type == "cuda":
         # before Ampere a GPU only emulates bfloat16
         return precision != "bf16" or torch.cuda.get_device_capability(device) >= (8, 0)
     if precision != "bf16":
         return precision == "fp32"
-    # older torch does not tell
-    instructions: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(instructions.get("amx_bf16") or instructions.get("avx512_bf16")) and uses_onednn(torch.bfloat16)
+    return bool({"amx_bf16", "avx512_bf16"} & cpu_instructions()) and uses_onednn(torch.bfloat16)
+
+
+def cpu_instructions() -> set[str]:
+    """The names that torch has for what the processor has; empty with an older torch, which does not tell."""
+    told: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+    return {name for name, there in told.items() if there is True}
 
 
 def uses_onednn(dtype: torch.dtype) -> bool:
     """Whether products of this dtype go through oneDNN on a CPU: on the processors that it was tried on.
 
-    ONEDNN_MAX_CPU_ISA and ATEN_CPU_CAPABILITY, which hold oneDNN and torch to older instructions, count.
+    Whoever holds oneDNN to AVX2 (ONEDNN_MAX_CPU_ISA=AVX2) has no bfloat16, whatever the processor.
     """
     if not torch.backends.mkldnn.is_available() or torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
         return False

@@ -19,7 +19,7 @@ from torch.nn.utils import parametrize
 
 from embed.delta import LORA_A, LORA_B
 from embed.encoder import ClipEncoder, load_clip, load_encoder
-from embed.hardware import multiplies
+from embed.hardware import has_products
 from embed.profile import Profile
 from embed.towers import Tower, stock_encoders
 from embed.weights import EncoderUnavailable, find_weights
@@ -263,6 +263,6 @@ def _width(clip: nn.Module, side: str, count: int) -> int:
 
 
 def _autocast(device: torch.device) -> Callable[[], AbstractContextManager]:
-    """bfloat16 where a GPU multiplies it fast. On a CPU it made ViT-L/14 several times slower."""
-    on = device.type == "cuda" and multiplies("bf16", device)
+    """bfloat16 where a GPU has_products it fast. On a CPU it made ViT-L/14 several times slower."""
+    on = device.type == "cuda" and has_products("bf16", device)
     return lambda: torch.autocast(device.type, torch.bfloat16, enabled=on)

@@ -2,6 +2,7 @@
 
 import gc
 import resource
+import sys
 from collections import Counter
 from collections.abc import Iterator
 
@@ -24,8 +25,8 @@ def collected() -> Iterator[None]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    terminalreporter.write_line(f"peak memory: {peak / 1e6:.1f} GB")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in kB, on a Mac in bytes
+    terminalreporter.write_line(f"peak memory: {peak / (1e9 if sys.platform == 'darwin' else 1e6):.1f} GB")
     skipped = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in terminalreporter.getreports("skipped"))
     if skipped:
         said = ", ".join(f"{count} {reason}" for reason, count in skipped.most_common())

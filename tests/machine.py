@@ -4,7 +4,7 @@ import shutil
 import time
 from collections.abc import Callable
 
-import torch
+from embed.hardware import cpu_instructions
 
 # Seconds, of everything that waits: a hang is a failure, a busy machine is not. Starting Python with torch takes 40 s on two
 # cores at a load of 16.
@@ -27,10 +27,9 @@ def until(condition: Callable[[], object]) -> None:
         time.sleep(0.005)
 
 
-def same_in_any_batch(precision: str) -> float:
+def batch_tolerance(precision: str) -> float:
     """How far a vector of length 1 may be from what it is in another batch.
 
     No processor with AMX was at hand to see whether its products are the same for any number of rows.
     """
-    instructions: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
-    return 1e-2 if precision != "fp32" and instructions.get("amx_bf16") else 1e-6
+    return 1e-2 if precision != "fp32" and "amx_bf16" in cpu_instructions() else 1e-6

@@ -76,7 +76,8 @@ def _running(binaries: Path, folder: str, who: dict[str, Any]) -> Iterator[None]
     with open(f"{folder}/log", "wb") as log:
         process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, **who)
     try:
-        until(lambda: _answers(folder))
+        until(lambda: process.poll() is not None or _answers(folder))
+        assert process.poll() is None, Path(folder, "log").read_text()
         yield
     finally:
         process.send_signal(signal.SIGINT)  # the shutdown that does not wait for clients

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from machine import PATIENCE
+from machine import PATIENCE, until
 from torch import Tensor
 
 from api import batching
@@ -333,6 +333,7 @@ def test_memes_that_come_alone_all_go_to_the_wide_lane(lanes: Callable[..., Lane
     one = lanes(2)
     for number in range(30):
         assert values(one.submit(job(number))) == [number]
+        until(lambda: one.batcher._busy == 0)
     assert one.model.threads == [2] * 30, (
         "each lane that uses several cores has workers of its own, which crowd the cores"
     )

@@ -20,7 +20,7 @@ import pytest
 import torch
 from fakes import FakeEncoder, picture
 from flask.testing import FlaskClient
-from machine import PATIENCE, same_in_any_batch
+from machine import PATIENCE, batch_tolerance, until
 from PIL import Image
 from test_api_card import metrics_of
 from torch import Tensor, nn
@@ -310,12 +310,13 @@ def demo(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def test_memes_that_run_together_get_the_probabilities_that_they_get_alone(
     demo: MemeClassifier, trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("api.batching.cores", lambda: 2)
     asked = [prediction.Meme((trained.root / m.image).read_bytes(), m.text) for m in trained.memes.values()][:20]
     with closing(Predictor(demo, settings_of(trained.folder, cache=0), Metrics())) as predictor:
         alone = [predictor.predict(meme, "id").probability for meme in asked]
         sizes, together = run_together(demo, predictor, asked, monkeypatch)
     assert max(sizes) == 8 and np.ptp(alone) > 0.2, "one at a time, or a constant, would pass"
-    apart = 2 * same_in_any_batch("bf16" if demo.encoder.spec["dtype"] == "bfloat16" else "fp32")
+    apart = 2 * batch_tolerance("bf16" if demo.encoder.spec["dtype"] == "bfloat16" else "fp32")
     np.testing.assert_allclose(together, alone, rtol=0, atol=apart)
 
 
@@ -482,8 +483,12 @@ def test_the_exit_code_is_0_also_while_the_model_is_at_work(trained: Trained, me
             body = json.dumps({"image": base64.b64encode(picture()).decode()})
             client.request("POST", "/predict", body, {"Content-Type": "application/json"})
         assert process.stdout and process.stdout.readline() == "busy\n"
-        while process.poll() is None:  # signals that come at once are one
+
+        def ended() -> bool:
             process.send_signal(signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
-                process.wait(0.1)
+                process.wait(0.1)  # signals that come at once are one
+            return process.poll() is not None
+
+        until(ended)
         assert process.returncode == 0

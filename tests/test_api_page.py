@@ -438,9 +438,11 @@ def test_an_error_takes_the_old_answer_away(visit: Visit) -> None:
 
 def test_a_busy_server_is_asked_again_after_the_time_it_named(visit: Visit) -> None:
     site = visit(queue=1)
+    site.page.clock.install()
     with site.service.admission.places():
         site.choose()
         expect(site.at("status")).to_have_text("The server is busy. Asking again in 1 s (1 of 2) …")
+    site.page.clock.run_for(1000)
     expect(site.at("verdict")).to_have_text("Offensive")
     assert len(site.posts) == 2
 

@@ -18,13 +18,14 @@ import pytest
 import torch
 from fakes import picture
 from huggingface_hub import constants
+from machine import PATIENCE
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from cache import differences
 from embed.encoder import ClipEncoder, load_encoder
-from embed.hardware import choose_device, choose_precision, multiplies
+from embed.hardware import choose_device, choose_precision, has_products
 from embed.inputs import resize_only
 from embed.profile import EncoderRequest, Profile
 from embed.recall import recall_spec, remember_spec
@@ -231,11 +232,11 @@ def test_without_instructions_for_halves_products_are_in_float32_of_rounded_weig
 ) -> None:
     wanted = Profile(precision=precision)
     there = load_encoder(DEMO, "", CPU, wanted)
-    monkeypatch.setattr("embed.encoder.multiplies", lambda *_: False)
+    monkeypatch.setattr("embed.encoder.has_products", lambda *_: False)
     caplog.clear()
     here = load_encoder(DEMO, "", CPU, wanted)
     assert [record.getMessage() for record in caplog.records] == [
-        f"cpu has no instructions for {precision}: products are made in float32, of rounded weights"
+        f"on this cpu products of {precision} weights are made in float32"
     ]
     assert here.spec == there.spec and Profile.of_spec(here.spec) == wanted
     assert {weight.dtype for weight in here.image_tower.buffers()} == {torch.float32}
@@ -282,8 +283,8 @@ def test_a_processor_too(
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions)
     monkeypatch.setattr("embed.hardware.uses_onednn", lambda dtype: not held)
     assert choose_precision("auto", CPU) == precision
-    assert multiplies("bf16", CPU) == (precision == "bf16")
-    assert multiplies("fp32", CPU) and not multiplies("fp16", CPU)
+    assert has_products("bf16", CPU) == (precision == "bf16")
+    assert has_products("fp32", CPU) and not has_products("fp16", CPU)
 
 
 HELD = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
@@ -306,7 +307,9 @@ print(choose_precision("auto", cpu), encoder.spec["dtype"], float((together - al
 def test_on_avx2_alone_a_bfloat16_vector_does_not_depend_on_its_batch() -> None:
     """In a process of its own: both libraries look for instructions once."""
     environment = {**os.environ, **HELD}
-    ran = subprocess.run([sys.executable, "-c", ON_AVX2], check=False, env=environment, capture_output=True, text=True)
+    ran = subprocess.run(
+        [sys.executable, "-c", ON_AVX2], check=False, env=environment, capture_output=True, text=True, timeout=PATIENCE
+    )
     assert ran.returncode == 0, ran.stderr
     chosen, dtype, apart = ran.stdout.split()
     assert (chosen, dtype) == ("fp32", "bfloat16") and float(apart) <= 1e-6

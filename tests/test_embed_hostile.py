@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from fakes import FakeEncoder, picture
+from machine import PATIENCE
 from PIL import Image
 
 import embed.encoder
@@ -95,7 +96,7 @@ def test_bombs_take_little_memory_and_time(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(make())
     ran = subprocess.run(
         [sys.executable, "-c", DECODE, *(str(tmp_path / name) for name in BOMBS)],
-        cwd=ROOT, capture_output=True, text=True, timeout=200, check=False,
+        cwd=ROOT, capture_output=True, text=True, timeout=5 * PATIENCE, check=False,
     )  # fmt: skip
     lines = [line.split("|") for line in ran.stdout.splitlines()]
     assert [line[0] for line in lines] == list(BOMBS), ran.stderr

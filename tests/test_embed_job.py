@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -315,14 +314,17 @@ def test_the_index_has_the_groups_that_the_table_names(tmp_path: Path, run: Run)
 
 
 _KILLED = """
-import sys, time
+import itertools, sys, time
 from pathlib import Path
-import embed.encoder, embed.fill
+import embed.ahead, embed.encoder, embed.fill
 from fakes import FakeEncoder
 from embed.job import EmbedSettings, embed_dataset
+embed.ahead.cores = lambda: 1
 embed.fill._SEGMENT_SECONDS = 0.0
 data, artifacts, weights = map(Path, sys.argv[1:])
-embed.encoder.load_encoder = lambda *_: FakeEncoder(weights, on_encode=lambda: time.sleep(0.2))
+number = itertools.count()
+encode = lambda: time.sleep(0 if next(number) < 10 else 1000)  # until it is killed
+embed.encoder.load_encoder = lambda *_: FakeEncoder(weights, on_encode=encode)
 embed_dataset(EmbedSettings(str(data), "fake", artifacts=artifacts), say=print)
 """
 
@@ -333,8 +335,10 @@ def test_kill_9_loses_the_segment_in_hand_and_nothing_else(tmp_path: Path, run: 
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([".", "tests"])}
     command = [sys.executable, "-c", _KILLED, str(data), str(tmp_path / "artifacts"), str(tmp_path / "weights")]
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        until(lambda: len(list(tmp_path.glob("artifacts/vectors/*/image-*.h5"))) >= 3)
-        process.send_signal(signal.SIGKILL)
+        try:
+            until(lambda: len(list(tmp_path.glob("artifacts/vectors/*/image-*.h5"))) >= 3)
+        finally:
+            process.kill()
     resumed = run()
     assert 3 * 8 <= resumed.cached["image"] < 320
     assert resumed.embedded["image"] == 320 - resumed.cached["image"]

@@ -103,11 +103,14 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 
 _KILLED = """
-import itertools, sys, time
+import itertools, signal, sys, time
 from pathlib import Path
+import embed.ahead
 import embed.hashing
 import embed.prepare  # takes its own read_picture before a test changes that of hashing
 from embed.job import EmbedSettings, embed_dataset
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job begins with it ignored
+embed.ahead.cores = lambda: 1
 embed.hashing._FILES_AT_ONCE = 4
 whole = embed.hashing.read_picture
 data, artifacts = sys.argv[1:]
@@ -134,10 +137,13 @@ def test_a_killed_run_is_gone_on_with(
         return list(tmp_path.glob("artifacts/datasets/*.hashed.jsonl"))
 
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        until(lambda: sum(path.read_bytes().count(b"images") for path in noted()) >= 5)
-        process.send_signal(how)
-        time.sleep(0.5)  # so that it ends by the signal, and not because its work is done
-        go_on.touch()
+        try:
+            until(lambda: sum(path.read_bytes().count(b"images") for path in noted()) >= 5)
+            process.send_signal(how)
+            time.sleep(0.5)  # so that it ends by the signal, and not because its work is done
+        finally:
+            go_on.parent.mkdir(exist_ok=True)
+            go_on.touch()
     (there,) = noted()
     lines = [json.loads(line) for line in there.read_text().splitlines() if line.endswith("}")]
     known = {image for line in lines for image, _, _ in line["hashed"]}

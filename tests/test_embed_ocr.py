@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 from fakes import FakeEncoder, interrupted, picture, write_multioff
+from machine import PATIENCE, until
 from PIL import Image, ImageDraw, ImageFont
 
 import embed.encoder
@@ -133,14 +134,14 @@ def test_threads_may_share_a_reader(reader: TextReader, monkeypatch: pytest.Monk
 
 def test_no_more_pictures_at_a_time_than_cores(reader: TextReader, monkeypatch: pytest.MonkeyPatch) -> None:
     under_way, most, lock = 0, 0, threading.Lock()
-    leave = threading.Event()
+    meet = threading.Barrier(2)
 
     def slow(pixels: np.ndarray) -> Any:
         nonlocal under_way, most
         with lock:
             under_way += 1
             most = max(most, under_way)
-        leave.wait(0.05)
+        meet.wait(PATIENCE)
         with lock:
             under_way -= 1
         return type("Found", (), {"txts": ()})
@@ -313,8 +314,10 @@ def test_ctrl_c_keeps_what_is_read(
         patch.setattr(embed.ahead, "cores", lambda: 1)
         stopped, _ = interrupted(FakeReader().read, at=8)
         patch.setattr(FakeReader, "read", lambda self, data: stopped(data))
+        threads = threading.active_count()
         with pytest.raises(KeyboardInterrupt):
             fill()
+        until(lambda: threading.active_count() <= threads)
     texts, reading = fill()
     # the eighth is lost, and one or two may have been begun beside it
     assert all(texts.values()) and 7 <= reading.known <= 9 and reading.known + reading.read == 20

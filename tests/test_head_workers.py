@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from fakes import planted_features
+from machine import PATIENCE
 
 from head import workers
 from head.fusion import HeadConfig
@@ -125,7 +126,7 @@ def test_a_worker_whose_parent_is_gone_ends_without_a_word(capfd: pytest.Capture
     handler, threads = signal.getsignal(signal.SIGINT), torch.get_num_threads()
     pipe, parent = multiprocessing.Pipe()
     parent.send((settings(), False))
-    gone = threading.Thread(target=lambda: (unread and parent.poll(30), parent.close()))
+    gone = threading.Thread(target=lambda: (unread and parent.poll(PATIENCE), parent.close()))
     try:
         gone.start()
         workers._work(pipe, FEATURES, MEMBERS, CPU)
