@@ -49,7 +49,7 @@ COMPOSE = IMAGE="$(IMAGE)" BUNDLE="$(if $(call given,BUNDLE),$(abspath $(BUNDLE)
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo data audit embed tune tune-nested finetune report compare export serve image push up down engine named \
-	bundled image-check test test-ray lint bench-embed bench-crash bench-plan bench-memory bench-tune bench-large bench-finetune bench-serve \
+	bundled image-check test test-ray lint bench-embed bench-crash bench-plan bench-memory bench-tune bench-large bench-halves bench-finetune bench-serve \
 	bench-load bench-ocr
 
 help: ## list the targets
@@ -160,6 +160,9 @@ bench-tune: install ## trials a second, and what they are worth: a plain PyTorch
 
 bench-large: install ## how long, and in how much memory, 100,000 memes are tuned
 	$(PY) -m bench.large
+
+bench-halves: install ## what products in bfloat16 cost on this processor, against float32
+	$(PY) -m bench.halves
 
 bench-finetune: install ## memes a second that learn: a plain loop over the whole model, ours
 	$(PY) -m bench.finetune

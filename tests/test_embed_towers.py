@@ -1,4 +1,7 @@
-"""The quick towers against open_clip's own encode_image and encode_text, on models of full width and random weights."""
+"""The quick towers against open_clip's own encode_image and encode_text, on models of full width and random weights.
+
+Their transformers have four blocks, since whole ones would take gigabytes; `make bench-embed` compares a whole ViT-B-32.
+"""
 
 import gc
 import logging
@@ -16,8 +19,7 @@ from embed.towers import _StockTower, image_tower, text_tower
 from embed.weights import EncoderUnavailable
 
 # A plain transformer, the large one, one that has QuickGELU, one with attention pooling and no causal mask, a
-# convolutional one, and one with encoders of its own. All but the first have four blocks in each tower: all of them
-# would take 5 GB.
+# convolutional one, and one with encoders of its own.
 MODELS = ["ViT-B-32", "ViT-L-14", "ViT-B-32-quickgelu", "ViT-B-16-SigLIP", "RN50", "coca_ViT-B-32"]
 BOTH = {"image", "text"}
 QUICK = {"ViT-B-32": BOTH, "ViT-L-14": BOTH, "ViT-B-32-quickgelu": BOTH, "RN50": {"text"}}
@@ -27,13 +29,12 @@ NATIVE = has_products("bf16", torch.device("cpu"))
 
 
 class Reference:
-    """A model in float32, some pictures and texts of different length, and what open_clip makes of them."""
+    """A model's name, some pictures and texts of different length, and what open_clip makes of them in float32."""
 
     def __init__(self, name: str) -> None:
-        torch.manual_seed(0)
         self.name = name
-        self.clip = self._model("fp32")
-        size, text = self.clip.visual.image_size, getattr(self.clip, "text", self.clip)
+        clip = self.model()
+        size, text = clip.visual.image_size, getattr(clip, "text", clip)
         pixels = torch.randn(2, 3, *((size, size) if isinstance(size, int) else size))
         tokens = torch.zeros(3, text.context_length, dtype=torch.long)
         for row, length in zip(tokens, (20, 41, text.context_length)):
@@ -41,17 +42,14 @@ class Reference:
             row[length - 1] = text.vocab_size - 1  # the end token, the highest
         self.batches = (pixels, tokens)
         with torch.inference_mode():
-            self.expected = (self.clip.encode_image(pixels), self.clip.encode_text(tokens))
+            self.expected = (clip.encode_image(pixels), clip.encode_text(tokens))
 
-    def in_half(self) -> nn.Module:
-        clip = self._model("bf16")
-        clip.load_state_dict(self.clip.state_dict())
-        return clip if NATIVE else clip.float()
-
-    def _model(self, precision: str) -> nn.Module:
+    def model(self, precision: str = "fp32") -> nn.Module:
+        """Made anew, with the same random weights; whoever kept two of them at a time would take gigabytes."""
+        torch.manual_seed(0)
         parts = {name: part for name, part in open_clip.get_model_config(self.name).items() if name.endswith("_cfg")}
         for part in parts.values():
-            if isinstance(part.get("layers"), int) and self.name != MODELS[0]:
+            if isinstance(part.get("layers"), int):
                 part["layers"] = 4
         clip = open_clip.create_model(self.name, load_weights=False, precision=precision, **parts)
         return clip.eval().requires_grad_(False)
@@ -82,7 +80,7 @@ def difference(one: Tensor, other: Tensor) -> float:
 @torch.inference_mode()
 def test_float32_is_open_clips_own_and_neither_batch_nor_threads_change_a_vector(reference: Reference) -> None:
     threads = torch.get_num_threads()
-    for tower, batch, expected in zip(both_towers(reference.clip, FP32), reference.batches, reference.expected):
+    for tower, batch, expected in zip(both_towers(reference.model(), FP32), reference.batches, reference.expected):
         together = tower(batch)
         assert (together - expected).abs().max() <= 1e-5
         try:
@@ -97,9 +95,10 @@ def test_float32_is_open_clips_own_and_neither_batch_nor_threads_change_a_vector
 def test_bfloat16_is_near_and_no_vector_depends_on_its_batch(reference: Reference) -> None:
     if reference.name.startswith("coca") and NATIVE:  # so the encoder takes float32 on every machine
         with pytest.raises(RuntimeError, match="dtype"):
-            both_towers(reference.in_half(), BF16)[0](reference.batches[0])
+            both_towers(reference.model("bf16"), BF16)[0](reference.batches[0])
         return
-    towers = both_towers(reference.in_half(), BF16 if NATIVE else FP32)
+    clip = reference.model("bf16")
+    towers = both_towers(clip, BF16) if NATIVE else both_towers(clip.float(), FP32)
     for tower, batch, expected in zip(towers, reference.batches, reference.expected):
         together = tower(batch)
         assert 0 < angle(together, expected) <= 5e-4
@@ -107,14 +106,15 @@ def test_bfloat16_is_near_and_no_vector_depends_on_its_batch(reference: Referenc
 
 
 def test_the_plain_towers_are_the_quick_ones(reference: Reference) -> None:
-    sides = zip(("image", "text"), both_towers(reference.clip, FP32))
+    sides = zip(("image", "text"), both_towers(reference.model(), FP32))
     assert {side for side, tower in sides if not isinstance(tower, _StockTower)} == QUICK.get(reference.name, set())
 
 
 @torch.inference_mode()
 def test_pooled_features_are_what_the_projection_takes(reference: Reference) -> None:
     (pixels, tokens), (image, text) = reference.batches, reference.expected
-    clip, visual = reference.clip, reference.clip.visual
+    clip = reference.model()
+    visual = clip.visual
     if reference.name in ("RN50", "ViT-B-16-SigLIP"):  # their pooling ends in the joint space
         with pytest.raises(EncoderUnavailable, match="has no projection to leave out"):
             image_tower(clip, "pooled", FP32)
