@@ -347,8 +347,7 @@ def test_clients_that_take_no_answer_hold_no_thread_and_are_cut() -> None:
         assert served.get() == 200
         served.later(29)
         assert len(served.connections()) >= 4, "too early"
-        while len(served.connections()) > 1:  # a byte may have gone out since
-            served.later(31)
+        until(lambda: served.later(31) or len(served.connections()) <= 1)  # again: a byte may have gone out since
         for client in stuck:
             with pytest.raises((http.client.IncompleteRead, ConnectionResetError)):
                 answer_of(client)

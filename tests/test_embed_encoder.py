@@ -258,6 +258,14 @@ def test_a_model_that_does_not_run_in_halves(monkeypatch: pytest.MonkeyPatch, of
         load_encoder(DEMO, "", CPU, Profile(precision="bf16"))
 
 
+def test_coca_has_no_halves_where_float32_would_stand_in_for_them_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or its vectors had a spec that no other machine makes."""
+    monkeypatch.setattr("embed.encoder.has_products", lambda *_: False)
+    monkeypatch.setattr("embed.encoder.CoCa", open_clip.model.CLIP)  # as the demo's is
+    with pytest.raises(EncoderUnavailable, match="cannot run .* in bf16; use --precision fp32"):
+        load_encoder(DEMO, "", CPU, Profile(precision="bf16"))
+
+
 @pytest.mark.parametrize(("capability", "precision"), [((7, 5), "fp16"), ((8, 0), "bf16"), ((9, 0), "bf16")])
 def test_a_gpu_gets_the_halves_it_is_built_for(
     monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], precision: str
@@ -288,9 +296,10 @@ def test_a_processor_too(
 
 
 HELD = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
-# What a processor with AVX2 alone takes by itself, and a vector in bfloat16, alone and beside others.
+# What a processor with AVX2 alone takes by itself, and vectors in bfloat16, alone and beside others.
 ON_AVX2 = """
 import torch
+from torch.nn.functional import normalize
 from embed.encoder import load_encoder
 from embed.hardware import choose_precision
 from embed.profile import Profile
@@ -298,9 +307,12 @@ cpu = torch.device("cpu")
 encoder = load_encoder("local-dir:demo/encoder", "", cpu, Profile(precision="bf16"))
 size = encoder.spec["preprocess"]["size"]
 pixels = torch.randint(256, (9, *size, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-together = torch.nn.functional.normalize(encoder.image_features(list(pixels)))
-alone = torch.nn.functional.normalize(torch.cat([encoder.image_features([one]) for one in pixels]))
-print(choose_precision("auto", cpu), encoder.spec["dtype"], float((together - alone).abs().max()))
+texts = [encoder.tokens("some words " * length) for length in range(1, 30)]
+apart = 0.0
+for encode, items in ((encoder.image_features, list(pixels)), (encoder.text_features, texts)):
+    alone = torch.cat([encode([item]) for item in items])
+    apart = max(apart, float((normalize(encode(items)) - normalize(alone)).abs().max()))
+print(choose_precision("auto", cpu), encoder.spec["dtype"], apart)
 """
 
 
