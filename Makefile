@@ -49,8 +49,8 @@ COMPOSE = IMAGE="$(IMAGE)" BUNDLE="$(if $(call given,BUNDLE),$(abspath $(BUNDLE)
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo data audit embed tune tune-nested finetune report compare export serve image push up down engine named \
-	bundled image-check test test-ray lint bench-embed bench-crash bench-plan bench-memory bench-tune bench-large bench-halves bench-finetune bench-serve \
-	bench-load bench-ocr
+	bundled image-check test test-ray lint bench-embed bench-crash bench-plan bench-memory bench-tune bench-large bench-halves \
+	bench-finetune bench-serve bench-load bench-ocr
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

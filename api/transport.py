@@ -94,7 +94,6 @@ class Listener:
 
     def __init__(self, servers: list["_Server"], sockets: dict[int, Any], dispatcher: ThreadedTaskDispatcher) -> None:
         self._servers, self._sockets, self._dispatcher = servers, sockets, dispatcher
-        self._clock: Callable[[], float] = monotonic
         self._stops = 0
         self._closed = False
         self._next_check = 0.0
@@ -111,21 +110,20 @@ class Listener:
         """Answer until `stop`, then close the door, answer what has been received, and return: at most `stop_after`
         seconds (and half a second for threads) after `stop`, whatever is still at work then. clock: what the seconds of
         all limits are read from."""
-        self._clock = clock
         for server in self._servers:
             server.clock = clock
         try:
             while not self._stops:
                 self._make_room()
                 self._turn(_TICK_SECONDS)
-            self._finish(self._clock() + stop_after)
+            self._finish(self._now() + stop_after)
         finally:
             self._close()
 
     def _turn(self, timeout: float) -> None:
         """Move what can be moved; from time to time, see who takes too long."""
         wasyncore.poll2(timeout, self._sockets)
-        now = self._clock()
+        now = self._now()
         if now >= self._next_check:
             for connection in self._connections():
                 connection.check(now)
@@ -133,14 +131,14 @@ class Listener:
             self._next_check = now + _TICK_SECONDS
 
     def _finish(self, deadline: float) -> None:
-        now = self._clock()
+        now = self._now()
         for server in self._servers:
             server.close_door()
             server.limits, server.stopping = _LAST_LIMITS, True
         for connection in self._connections():
             connection.restart_clock(now)
         self._turn(0)  # what lies in the sockets' buffers has been received as well
-        while (left := self._connections()) and self._stops < 2 and self._clock() < deadline:
+        while (left := self._connections()) and self._stops < 2 and self._now() < deadline:
             self._turn(_TICK_SECONDS / 5)
         if left:
             _LOG.warning("stopped with %d connections open", len(left))
@@ -152,6 +150,9 @@ class Listener:
         self._dispatcher.shutdown(timeout=_THREADS_SECONDS)  # type: ignore[arg-type] # any number does
         wasyncore.close_all(self._sockets)
 
+    def _now(self) -> float:
+        return self._servers[0].clock()
+
     def _connections(self) -> list[Connection]:
         return [connection for server in self._servers for connection in server.active_channels.values()]
 
@@ -160,7 +161,7 @@ class Listener:
         accept none until one of them went by itself."""
         if len(self._sockets) < self._servers[0].adj.connection_limit:
             return
-        since = self._clock() - _SPARE_SECONDS
+        since = self._now() - _SPARE_SECONDS
         idle = [connection for connection in self._connections() if connection.idle and connection.moved < since]
         if idle:
             min(idle, key=lambda connection: connection.moved).handle_close()

@@ -10,7 +10,7 @@ before it makes the processor one with AVX2 alone. `load_encoder` takes one of t
 
 import argparse
 import time
-from typing import Any
+from collections.abc import Sequence
 from unittest.mock import patch
 
 import torch
@@ -39,12 +39,20 @@ def main() -> int:
     for name, (precision, native) in _CONTENDERS.items():
         with patch("embed.encoder.has_products", lambda *_, native=native: native):
             encoders[name] = load_encoder(MODEL, weights, _CPU, Profile(precision=precision))
+    inputs = _inputs(encoders[_FLOAT32])
     rates: dict[str, list[dict[str, float]]] = {name: [] for name in encoders}
     for turn in range(asked.rounds):
         for name in list(encoders)[:: -1 if turn % 2 else 1]:
-            rates[name].append(_rates(encoders[name], asked.seconds))
+            rates[name].append(_rates(encoders[name], inputs, asked.seconds))
             say(f"{name}: {rates[name][-1]}")
-    measured = {name: _figures(rates[name], encoders[name], encoders[_FLOAT32]) for name in encoders}
+    expected = {kind: _vectors(encoders[_FLOAT32], kind, items) for kind, items in inputs.items()}
+    measured = {
+        name: {
+            **{kind: max(one[kind] for one in rates[name]) for kind in inputs},  # of the fastest round
+            **_distances(encoder, inputs, expected),
+        }
+        for name, encoder in encoders.items()
+    }
     chosen = "(a)" if has_products("bf16", _CPU) else "(b)"
     print(f"{'':<32}pictures/s, to (a)   texts/s, to (a)     max 1 - cos to (c)  alone and in a batch")
     for name, found in measured.items():
@@ -55,45 +63,41 @@ def main() -> int:
     return 0
 
 
-def _inputs(encoder: ClipEncoder) -> tuple[list[Tensor], list[Tensor]]:
-    """Random pictures and texts of 10 to 72 tokens, the same for all."""
+def _inputs(encoder: ClipEncoder) -> dict[str, list[Tensor]]:
+    """Random pictures and texts of 10 to 72 tokens, for all encoders of one model."""
     generator = torch.Generator().manual_seed(_SEED)
     size = encoder.spec["preprocess"]["size"]
     pictures = torch.randint(256, (_PICTURES, *size, 3), generator=generator, dtype=torch.uint8)
-    return list(pictures), [encoder.tokens("word " * (8 + 2 * number)) for number in range(_TEXTS)]
+    texts = [encoder.tokens("word " * (8 + 2 * number)) for number in range(_TEXTS)]
+    return {"pictures": list(pictures), "texts": texts}
 
 
-def _rates(encoder: ClipEncoder, seconds: float) -> dict[str, float]:
+def _vectors(encoder: ClipEncoder, kind: str, items: Sequence[Tensor]) -> Tensor:
+    return encoder.image_features(items) if kind == "pictures" else encoder.text_features(items)
+
+
+def _rates(encoder: ClipEncoder, inputs: dict[str, list[Tensor]], seconds: float) -> dict[str, float]:
     """Pictures and texts a second, each measured for so many seconds."""
     found = {}
-    for kind, encode, items in zip(
-        ("pictures", "texts"), (encoder.image_features, encoder.text_features), _inputs(encoder)
-    ):
-        encode(items)
+    for kind, items in inputs.items():
+        _vectors(encoder, kind, items)
         started, done = time.perf_counter(), 0
         while time.perf_counter() - started < seconds:
-            encode(items)
+            _vectors(encoder, kind, items)
             done += len(items)
         found[kind] = round(done / (time.perf_counter() - started), 2)
     return found
 
 
-def _figures(rates: list[dict[str, float]], encoder: ClipEncoder, float32: ClipEncoder) -> dict[str, Any]:
-    """The fastest round, and how far the vectors are from float32's and from what they are alone."""
-    pictures, texts = _inputs(encoder)
-    together = [encoder.image_features(pictures), encoder.text_features(texts)]
-    alone = [
-        torch.cat([encoder.image_features([one]) for one in pictures]),
-        torch.cat([encoder.text_features([one]) for one in texts]),
-    ]
-    expected = [float32.image_features(pictures), float32.text_features(texts)]
-    angles = [1 - F.cosine_similarity(a.double(), b.double()) for a, b in zip(together, expected)]
-    apart = [(F.normalize(a) - F.normalize(b)).abs() for a, b in zip(together, alone)]
-    return {
-        **{kind: max(one[kind] for one in rates) for kind in ("pictures", "texts")},
-        "from_float32": max(float(one.max()) for one in angles),
-        "from_batch": max(float(one.max()) for one in apart),
-    }
+def _distances(encoder: ClipEncoder, inputs: dict[str, list[Tensor]], expected: dict[str, Tensor]) -> dict[str, float]:
+    """The largest 1 - cosine to float32's vectors, and the largest difference to what a vector is alone."""
+    angles, apart = [], []
+    for kind, items in inputs.items():
+        together = _vectors(encoder, kind, items)
+        alone = torch.cat([_vectors(encoder, kind, [item]) for item in items])
+        angles.append(float((1 - F.cosine_similarity(together.double(), expected[kind].double())).max()))
+        apart.append(float((F.normalize(together) - F.normalize(alone)).abs().max()))
+    return {"from_float32": max(angles), "from_batch": max(apart)}
 
 
 def _parser() -> argparse.ArgumentParser:

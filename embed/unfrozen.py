@@ -263,6 +263,6 @@ def _width(clip: nn.Module, side: str, count: int) -> int:
 
 
 def _autocast(device: torch.device) -> Callable[[], AbstractContextManager]:
-    """bfloat16 where a GPU has_products it fast. On a CPU it made ViT-L/14 several times slower."""
+    """bfloat16 where a GPU multiplies it fast. On a CPU it made ViT-L/14 several times slower."""
     on = device.type == "cuda" and has_products("bf16", device)
     return lambda: torch.autocast(device.type, torch.bfloat16, enabled=on)

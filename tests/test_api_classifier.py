@@ -316,7 +316,7 @@ def test_memes_that_run_together_get_the_probabilities_that_they_get_alone(
         alone = [predictor.predict(meme, "id").probability for meme in asked]
         sizes, together = run_together(demo, predictor, asked, monkeypatch)
     assert max(sizes) == 8 and np.ptp(alone) > 0.2, "one at a time, or a constant, would pass"
-    apart = 2 * batch_tolerance("bf16" if demo.encoder.spec["dtype"] == "bfloat16" else "fp32")
+    apart = 2 * batch_tolerance(Profile.of_spec(demo.encoder.spec).precision)
     np.testing.assert_allclose(together, alone, rtol=0, atol=apart)
 
 

@@ -124,8 +124,8 @@ def test_every_message_is_sent_and_answers_find_their_messages(port: int) -> Non
     assert len(measured.answers) == 60 + len(by_status[503])
     assert all(answer.retry_after == 0.01 for answer in by_status[503])
     lengths = {answer.number: int(answer.body) for answer in measured.ok()}
-    base = lengths[0]
-    assert all(length - base == number for number, length in lengths.items())
+    # beside its n bytes of picture, each form is as long as any other: of which message is lost, threads decide
+    assert len({length - number for number, length in lengths.items()}) == 1 < len(lengths)
     assert measured.figures()["answers"] == {str(status): len(found) for status, found in sorted(by_status.items())}
 
 
