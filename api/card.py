@@ -10,8 +10,8 @@ from msgspec import UNSET
 
 from api.classifier import MemeClassifier
 from api.schema import Figure, FineTuning, Model, ModelCard, Review
-from head.bundle import UnusableBundle, read_part
-from head.verdict import verdict
+from head.bundle.format import UnusableBundle, read_part
+from head.judge.verdict import verdict
 
 _INTENDED = [
     "To order and pre-sort memes for people who moderate: a probability that a picture with its words is offensive.",

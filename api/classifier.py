@@ -22,7 +22,7 @@ from embed.delta import DELTA
 from embed.encoder import ClipEncoder, load_encoder
 from embed.portable import load_portable
 from embed.profile import Profile
-from head.bundle import Bundle, UnusableBundle, load_bundle
+from head.bundle.format import Bundle, UnusableBundle, load_bundle
 
 # Where an exported bundle has its encoder.
 ENCODER = "encoder"

@@ -20,9 +20,9 @@ from torch import Tensor
 from api.classifier import MemeClassifier
 from api.schema import Explanation, Neighbour
 from cache import DatasetIndex, SpecMismatch, UnusableIndex, VectorStore, read_index, require_same_spec
-from head.bundle import LABELS
-from head.data import fingerprint, load_everything, usable_rows
-from head.similar import Similar
+from head.bundle.format import LABELS
+from head.data.features import fingerprint, load_everything, usable_rows
+from head.data.similar import Similar
 
 _log = logging.getLogger(__name__)
 NEIGHBOURS = 5

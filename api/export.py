@@ -38,7 +38,7 @@ from cache import (
 )
 from embed.delta import DELTA
 from embed.portable import SOURCE, WEIGHTS, copy_encoder, probe, save_encoder
-from head.bundle import UnusableBundle, read_config, write_part
+from head.bundle.format import UnusableBundle, read_config, write_part
 
 _CPU = torch.device("cpu")
 # Predictions, gallery and report have memes' pictures, words and test labels in them.

@@ -15,7 +15,7 @@ import numpy as np
 
 from bench.machine import ROOT, describe, print_json, python, run, say, verdict
 from bench.planted import planted
-from head.bundle import read_config
+from head.bundle.format import read_config
 
 _GOAL_S, _GOAL_MB = 3600.0, 16 * 1024.0
 _LOOKS_S = 0.5

@@ -18,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from head.data import Features
+from head.data.features import Features
 
 Score = Callable[[Features], np.ndarray]
 

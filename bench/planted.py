@@ -7,8 +7,8 @@ sides' latent numbers, and a little of the picture's own, plus noise.
 
 import numpy as np
 
-from head.data import Features
-from head.metrics import auroc
+from head.data.features import Features
+from head.data.ranking import auroc
 
 IMAGE_DIM, TEXT_DIM = 1024, 768
 # Latent numbers a side, of which so many speak to each other through their products.

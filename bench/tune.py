@@ -27,15 +27,15 @@ from bench.loop import Settings, perceptron_folds, plain_folds
 from bench.machine import describe, print_json, say, verdict
 from bench.planted import planted
 from cache import cores
-from head.data import Features
-from head.folds import Protocol, assign_folds, members
-from head.fusion import HeadConfig
-from head.metrics import auroc
-from head.procedure import ENSEMBLE, TuneConfig, tune
-from head.search import ROUND, StudyConfig
-from head.threshold import Aim
-from head.train import TrainConfig
-from head.workers import open_trainer
+from head.data.features import Features
+from head.data.folds import Protocol, assign_folds, members
+from head.data.ranking import auroc
+from head.judge.threshold import Aim
+from head.model.fusion import HeadConfig
+from head.model.training import TrainConfig
+from head.pipeline import ENSEMBLE, TuneConfig, tune
+from head.search.study import ROUND, StudyConfig
+from head.search.workers import open_trainer
 
 _GOAL_RATIO, _GOAL_AUROC, _GOAL_SECONDS = 8.0, 0.005, 120.0
 _MEMES, _FRESH, _FOLDS = 594, 20_000, 5

@@ -30,9 +30,9 @@ from finetune.finish import embed_finetuned, save_finetuned
 from finetune.kept import Memes
 from finetune.start import Start, UnusableStart, encoder_of, frozen_head, read_start, sides_of
 from finetune.train import FinetuneConfig, Finetuned, Model, Share, Training, usual_rate
-from head.data import usable_rows
-from head.ensemble import HeadEnsemble
-from head.verdict import metrics_table, unfrozen_words
+from head.data.features import usable_rows
+from head.judge.verdict import metrics_table, unfrozen_words
+from head.model.ensemble import HeadEnsemble
 
 # Narrower blocks than these, of which no published CLIP has any, are too little work to share between cores.
 _NARROW = 256

@@ -19,13 +19,14 @@ from embed.noted import NotedHashes
 from embed.profile import Profile
 from finetune.start import Start, UnusableStart, encoder_of
 from head.baselines import BOTH, fit_baselines
-from head.bundle import point_latest, save_bundle
-from head.data import fingerprint, load_tuning, prompt_vectors, usable_rows
-from head.ensemble import HeadEnsemble
-from head.evaluate import FINETUNED, FROZEN
-from head.folds import members
-from head.methods import Judged, Method, judge
-from head.settings import Source, bundle_settings
+from head.bundle.evaluation import FINETUNED, FROZEN
+from head.bundle.format import point_latest, save_bundle
+from head.bundle.settings import Source, bundle_settings
+from head.data.features import fingerprint, load_tuning, prompt_vectors, usable_rows
+from head.data.folds import members
+from head.judge.scored import Judged, judge
+from head.model.ensemble import HeadEnsemble
+from head.model.method import Method
 
 # Methods whose heads are in the bundle; the others are quickly fitted again when the report wants them.
 _KEPT = (FINETUNED, FROZEN, BOTH)

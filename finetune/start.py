@@ -15,16 +15,17 @@ import torch
 from cache import DatasetIndex, UnusableIndex, absolute_if_file
 from embed.hashing import hash_pictures
 from embed.locate import pictures_root
-from head.bundle import load_bundle
-from head.data import Features, fingerprint, load_tuning, usable_rows
-from head.ensemble import HeadEnsemble, weighted
-from head.evaluate import load_vectors
-from head.folds import Protocol, assign_folds, members
-from head.fusion import HeadConfig
-from head.methods import Judged, Method, judge
-from head.settings import Judging
-from head.threshold import Aim
-from head.train import Diverged, TrainConfig, Trained, TrainingSet, train_head
+from head.bundle.evaluation import load_vectors
+from head.bundle.format import load_bundle
+from head.bundle.settings import Judging
+from head.data.features import Features, fingerprint, load_tuning, usable_rows
+from head.data.folds import Protocol, assign_folds, members
+from head.judge.scored import Judged, judge
+from head.judge.threshold import Aim
+from head.model.ensemble import HeadEnsemble, weighted
+from head.model.fusion import HeadConfig
+from head.model.method import Method
+from head.model.training import Diverged, TrainConfig, Trained, TrainingSet, train_head
 
 _OFFICIAL = Protocol("official")
 

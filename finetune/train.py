@@ -18,10 +18,10 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from finetune.checkpoint import Checkpoint
-from head.calibration import Calibration
-from head.ensemble import HeadEnsemble
-from head.fusion import Dropout
-from head.metrics import auroc
+from head.data.ranking import auroc
+from head.judge.calibration import Calibration
+from head.model.ensemble import HeadEnsemble
+from head.model.fusion import Dropout
 
 # The step of Adam that serves shrinks as a model grows wider (Yang et al., "Tensor Programs V: Tuning Large Neural Networks
 # via Zero-Shot Hyperparameter Transfer", 2022): this is 1e-5 for ViT-L/14, of width 1024. On the demo, of width 96, 1e-4

@@ -18,17 +18,17 @@ import torch
 
 from cache import FEATURES, LONG_TEXTS, DatasetIndex, cores, find_index, limit_threads, read_index
 from head.baselines import BOTH
-from head.bundle import point_latest, save_bundle, write_part
-from head.data import Features, fingerprint, load_tuning, prompt_vectors
-from head.evaluate import regression_wins
-from head.folds import PROTOCOLS, Protocol
-from head.metrics import read_figure
+from head.bundle.evaluation import regression_wins
+from head.bundle.format import point_latest, save_bundle, write_part
+from head.bundle.settings import Judging, Source, bundle_settings, split_counts
+from head.data.features import Features, fingerprint, load_tuning, prompt_vectors
+from head.data.folds import PROTOCOLS, Protocol
+from head.judge.metrics import read_figure
+from head.judge.threshold import OBJECTIVES, Aim
+from head.judge.verdict import metrics_table, verdict
 from head.nested import nested
-from head.procedure import ENSEMBLE, SINGLE, TuneConfig, Tuned, study_digest, tune
-from head.search import ROUND, StudyConfig, finished_trials, pruner, sampler
-from head.settings import Judging, Source, bundle_settings, split_counts
-from head.threshold import OBJECTIVES, Aim
-from head.verdict import metrics_table, verdict
+from head.pipeline import ENSEMBLE, SINGLE, TuneConfig, Tuned, study_digest, tune
+from head.search.study import ROUND, StudyConfig, finished_trials, pruner, sampler
 
 SHIP = {"ensemble": ENSEMBLE, "regression": BOTH}
 # The methods whose heads are in the bundle; the others are quickly fitted again when the report wants them.

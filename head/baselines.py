@@ -17,13 +17,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from head.data import Features
-from head.ensemble import HeadEnsemble
-from head.fusion import FusionHead, HeadConfig
-from head.methods import Method
-from head.metrics import aurocs
-from head.scaling import Scaling
-from head.workers import Members
+from head.data.features import Features
+from head.data.ranking import aurocs
+from head.model.ensemble import HeadEnsemble
+from head.model.fusion import FusionHead, HeadConfig
+from head.model.method import Method
+from head.model.scaling import Scaling
+from head.search.workers import Members
 
 BOTH, IMAGE, TEXT = ("logistic regression, both", "logistic regression, image only", "logistic regression, text only")
 NEIGHBOURS, ZERO_SHOT, MAJORITY = "nearest neighbours", "zero-shot prompts", "majority class"

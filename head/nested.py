@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from head.data import Features, fingerprint
-from head.evaluate import describe
-from head.folds import Protocol, assign_folds, members
-from head.metrics import auroc
-from head.procedure import ENSEMBLE, TuneConfig, tune
+from head.bundle.evaluation import describe
+from head.data.features import Features, fingerprint
+from head.data.folds import Protocol, assign_folds, members
+from head.data.ranking import auroc
+from head.pipeline import ENSEMBLE, TuneConfig, tune
 
 _OUTER_FOLDS = 5
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from jinja2 import UndefinedError
 
 from cache import limit_threads, write_bytes_atomically
-from head.bundle import UnusableBundle, read_part
-from head.evaluate import evaluate_bundle
-from head.verdict import verdict
+from head.bundle.evaluation import evaluate_bundle
+from head.bundle.format import UnusableBundle, read_part
+from head.judge.verdict import verdict
 from report import words
 from report.compare import compare_bundles, comparison_table, render_comparison, said
 from report.judged import read_judged

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from cache import spec_id
-from head.metrics import METRICS, Figure, compare
+from head.judge.metrics import METRICS, Figure, compare
 from report import charts, words
 from report.curves import both_classes
 from report.html import fill

@@ -5,7 +5,7 @@ Works on labels and probabilities; draws nothing and knows no method's name. `re
 
 import numpy as np
 
-from head.metrics import rates, share
+from head.judge.metrics import rates, share
 
 # Memes in a bin of the reliability plot: with fewer, its bars say nothing.
 _BIN_MEMES = 15

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from head.bundle import UnusableBundle, load_bundle, read_part, read_predictions
+from head.bundle.format import UnusableBundle, load_bundle, read_part, read_predictions
 
 
 @dataclass(frozen=True)

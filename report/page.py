@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from head.procedure import ENSEMBLE
-from head.verdict import verdict
+from head.judge.verdict import verdict
+from head.pipeline import ENSEMBLE
 from report import charts, words
 from report.curves import both_classes, confusion
 from report.html import fill

@@ -6,11 +6,11 @@ Knows the names that config.json and metrics.json use; knows nothing of HTML. Ev
 from typing import Any
 
 from cache import spec_id
-from head.metrics import read_figure
-from head.procedure import ENSEMBLE
-from head.verdict import unfrozen_words
+from head.judge.metrics import read_figure
+from head.judge.verdict import unfrozen_words
+from head.pipeline import ENSEMBLE
 
-# As in the tables' heads; the order is that of `head.metrics.METRICS`.
+# As in the tables' heads; the order is that of `head.judge.metrics.METRICS`.
 METRIC_NAMES = {
     "accuracy": "accuracy",
     "f1_offensive": "F1 offensive",

@@ -14,7 +14,7 @@ from PIL import Image
 
 from cache import DatasetIndex, Segment, VectorStore, content_key, index_path, text_key, write_index
 from embed.pictures import decode_picture
-from head.data import Features
+from head.data.features import Features
 
 SPEC = {"model": "fake", "dim": 8}
 

@@ -15,14 +15,14 @@ from fakes import SPEC, planted_features, write_features
 
 from cache import read_index
 from head import space
-from head.data import fingerprint, load_tuning
-from head.evaluate import describe
-from head.folds import Protocol
-from head.metrics import read_figure
-from head.procedure import ENSEMBLE, TuneConfig, tune
-from head.search import StudyConfig
-from head.threshold import Aim
-from head.verdict import verdict
+from head.bundle.evaluation import describe
+from head.data.features import fingerprint, load_tuning
+from head.data.folds import Protocol
+from head.judge.metrics import read_figure
+from head.judge.threshold import Aim
+from head.judge.verdict import verdict
+from head.pipeline import ENSEMBLE, TuneConfig, tune
+from head.search.study import StudyConfig
 
 SEEDS, TRIALS = 100, 8
 SPLITS = ["train"] * 445 + ["validation"] * 149 + ["test"] * 149

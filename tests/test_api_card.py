@@ -11,8 +11,8 @@ import pytest
 
 from api.card import model_card
 from api.schema import ModelCard
-from head.bundle import UnusableBundle
-from head.metrics import DEFINITION
+from head.bundle.format import UnusableBundle
+from head.judge.metrics import DEFINITION
 
 SHIPPED, REFERENCE = "fusion ensemble", "logistic regression, both"
 HERE = "/home/somebody/secret"
@@ -39,7 +39,7 @@ def figure(point: float | None, low: float = 0.0, high: float = 1.0) -> dict[str
 
 
 def metrics_of(split: str, auroc: float | None = 0.7, low: float = 0.6) -> dict[str, Any]:
-    """As `head.evaluate.describe` writes them; a third method, which the card leaves out, is there too."""
+    """As `head.bundle.evaluation.describe` writes them; a third method, which the card leaves out, is there too."""
     figures = {"auroc": figure(auroc, low, 0.8), "macro_f1": figure(0.64, 0.55, 0.71)}
     names = (SHIPPED, REFERENCE, "majority class")
     return {

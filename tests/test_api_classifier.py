@@ -39,11 +39,11 @@ from embed.encoder import load_encoder
 from embed.job import EmbedSettings, embed_dataset
 from embed.profile import Profile
 from embed.weights import EncoderUnavailable
-from head.bundle import Bundle, UnusableBundle, load_bundle, save_bundle
-from head.calibration import Calibration
-from head.data import Features
-from head.ensemble import HeadEnsemble
-from head.fusion import FusionHead, HeadConfig
+from head.bundle.format import Bundle, UnusableBundle, load_bundle, save_bundle
+from head.data.features import Features
+from head.judge.calibration import Calibration
+from head.model.ensemble import HeadEnsemble
+from head.model.fusion import FusionHead, HeadConfig
 
 CPU = torch.device("cpu")
 LONG = "a very long tale " * 60

@@ -20,8 +20,8 @@ from api.explanation import NEIGHBOURS, Explainer
 from api.prediction import Meme
 from api.schema import Explanation
 from cache import DatasetIndex, read_index, write_index
-from head.bundle import LABELS
-from head.data import Features, fingerprint, load_everything, load_tuning
+from head.bundle.format import LABELS
+from head.data.features import Features, fingerprint, load_everything, load_tuning
 
 SPLITS = ("train", "train", "validation", "test")
 COLUMN, CARVED = SPLITS, ("train",)

@@ -35,9 +35,9 @@ from embed.encoder import load_encoder
 from embed.job import EmbedSettings, embed_dataset
 from embed.profile import Profile
 from embed.weights import EncoderUnavailable
-from head.bundle import LABELS, UnusableBundle
-from head.calibration import Calibration
-from head.data import fingerprint, load_tuning
+from head.bundle.format import LABELS, UnusableBundle
+from head.data.features import fingerprint, load_tuning
+from head.judge.calibration import Calibration
 from report.__main__ import main as report
 
 CPU = torch.device("cpu")

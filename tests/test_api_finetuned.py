@@ -28,7 +28,7 @@ from api.service import Service
 from cache import SpecMismatch, VectorStore, file_digest, read_index
 from embed.delta import DELTA, write_delta
 from embed.weights import EncoderUnavailable
-from head.bundle import UnusableBundle, load_bundle
+from head.bundle.format import UnusableBundle, load_bundle
 
 
 @pytest.fixture(scope="module")

@@ -24,10 +24,10 @@ from finetune.train import Model
 from head import __main__ as tuning
 from head import baselines, metrics, space
 from head.baselines import BOTH
-from head.bundle import load_bundle, read_part
-from head.data import load_everything, load_tuning, usable_rows
-from head.evaluate import FINETUNED, FROZEN, evaluate_bundle
-from head.folds import Protocol
+from head.bundle.evaluation import FINETUNED, FROZEN, evaluate_bundle
+from head.bundle.format import load_bundle, read_part
+from head.data.features import load_everything, load_tuning, usable_rows
+from head.data.folds import Protocol
 from report.__main__ import main as report
 
 ENCODER = f"local-dir:{Path('demo/encoder').resolve()}"

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from finetune.checkpoint import Checkpoint
 from finetune.train import FinetuneConfig, Finetuned, Model, Share, Training, usual_rate
-from head.calibration import Calibration
-from head.ensemble import HeadEnsemble
-from head.fusion import FusionHead, HeadConfig
+from head.judge.calibration import Calibration
+from head.model.ensemble import HeadEnsemble
+from head.model.fusion import FusionHead, HeadConfig
 
 COUNT, DIM = 96, 6
 CALIBRATION = Calibration("platt", 1.5, -0.2)

@@ -14,8 +14,8 @@ from threadpoolctl import threadpool_limits
 
 from head import baselines as module
 from head.baselines import BOTH, IMAGE, MAJORITY, NEIGHBOURS, TEXT, ZERO_SHOT, fit_baselines
-from head.data import Features
-from head.methods import Method
+from head.data.features import Features
+from head.model.method import Method
 
 SIDES = {BOTH: ("image", "text"), IMAGE: ("image",), TEXT: ("text",)}
 PENALTIES = [10.0**power for power in np.arange(-5, 1.5, 0.5)]

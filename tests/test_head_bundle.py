@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from head import bundle as module
-from head.bundle import (
+from head.bundle.format import (
     LABELS,
     UnusableBundle,
     load_bundle,
@@ -24,8 +24,8 @@ from head.bundle import (
     save_bundle,
     write_part,
 )
-from head.ensemble import HeadEnsemble
-from head.fusion import FUSIONS, FusionHead, HeadConfig
+from head.model.ensemble import HeadEnsemble
+from head.model.fusion import FUSIONS, FusionHead, HeadConfig
 
 ROOT = Path(__file__).parent.parent
 SETTINGS: dict[str, Any] = {

@@ -3,9 +3,9 @@ import pytest
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
-from head.calibrating import fit_calibration
-from head.calibration import PLATT, TEMPERATURE, Calibration
-from head.metrics import compare
+from head.judge.calibrating import fit_calibration
+from head.judge.calibration import PLATT, TEMPERATURE, Calibration
+from head.judge.metrics import compare
 
 
 def planted(rows: int, slope: float, offset: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

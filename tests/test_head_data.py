@@ -5,7 +5,7 @@ import pytest
 from fakes import SPEC, planted_features, write_features
 
 from cache import MissingVectors, VectorStore, content_key, read_index, text_key
-from head.data import Features, fingerprint, load_everything, load_tuning, prompt_vectors, usable_rows
+from head.data.features import Features, fingerprint, load_everything, load_tuning, prompt_vectors, usable_rows
 
 SPLITS = ("train", "train", "validation", "test")
 

@@ -3,7 +3,7 @@ import pytest
 
 from cache import text_key
 from head import duplicates
-from head.duplicates import duplicate_groups
+from head.data.duplicates import duplicate_groups
 
 
 def noise(count: int, width: int, seed: int = 0) -> np.ndarray:

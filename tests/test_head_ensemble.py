@@ -5,8 +5,8 @@ from fakes import planted_features
 from sklearn.metrics import roc_auc_score
 
 from head import ensemble as module
-from head.ensemble import HeadEnsemble, select, weighted
-from head.fusion import FusionHead, HeadConfig
+from head.model.ensemble import HeadEnsemble, select, weighted
+from head.model.fusion import FusionHead, HeadConfig
 
 
 def library(heads: int, memes: int, seed: int, folds: int = 3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

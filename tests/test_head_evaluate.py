@@ -14,12 +14,12 @@ from cache import DatasetIndex, VectorStore, read_index, write_index
 from head import __main__ as command
 from head import evaluate, space
 from head.baselines import BOTH
-from head.bundle import UnusableBundle, load_bundle
-from head.data import Features, load_tuning
-from head.evaluate import FINETUNED, FROZEN, MISTAKES, NEIGHBOURS, describe, evaluate_bundle, regression_wins
-from head.metrics import Estimate, Figure, compare, share
-from head.procedure import ENSEMBLE
-from head.verdict import verdict
+from head.bundle.evaluation import FINETUNED, FROZEN, MISTAKES, NEIGHBOURS, describe, evaluate_bundle, regression_wins
+from head.bundle.format import UnusableBundle, load_bundle
+from head.data.features import Features, load_tuning
+from head.judge.metrics import Estimate, Figure, compare, share
+from head.judge.verdict import verdict
+from head.pipeline import ENSEMBLE
 
 QUICK = ("--data=data", "--model=fake", "--trials=2", "--folds=2", "--jobs=1")
 SPLITS = ("train", "train", "validation", "test")

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from head.duplicates import duplicate_groups
-from head.folds import Protocol, assign_folds, carve, check_split, members
+from head.data.duplicates import duplicate_groups
+from head.data.folds import Protocol, assign_folds, carve, check_split, members
 
 
 def memes(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from head.fusion import FUSIONS, OUTPUTS, Dropout, FusionHead, HeadConfig
+from head.model.fusion import FUSIONS, OUTPUTS, Dropout, FusionHead, HeadConfig
 
 ROOT = Path(__file__).parent.parent
 ROWS, MEMBERS = 9, 2
@@ -217,6 +217,6 @@ def test_impossible_configs_are_refused_by_name(wrong: dict[str, Any]) -> None:
 
 
 def test_the_server_can_import_the_bundle_without_the_tuning_libraries() -> None:
-    code = "import sys, head.bundle; print({'optuna', 'sklearn', 'matplotlib', 'open_clip'} & set(sys.modules))"
+    code = "import sys, head.bundle.format; print({'optuna', 'sklearn', 'matplotlib', 'open_clip'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "set()"

@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.utils.class_weight import compute_sample_weight
 
-from head.losses import LossConfig, class_weights, classification_loss, cosines, nearest, retrieval_loss
+from head.model.losses import LossConfig, class_weights, classification_loss, cosines, nearest, retrieval_loss
 
 MEMBERS, MEMES, WIDTH = 3, 11, 5
 RNG = np.random.default_rng(0)

@@ -14,9 +14,9 @@ from head import __main__ as command
 from head import baselines, metrics, space, workers
 from head import nested as nesting
 from head.baselines import BOTH, ZERO_SHOT
-from head.bundle import load_bundle
-from head.procedure import ENSEMBLE
-from head.train import train_head
+from head.bundle.format import load_bundle
+from head.model.training import train_head
+from head.pipeline import ENSEMBLE
 
 SPLITS = ("train", "train", "validation", "test")
 

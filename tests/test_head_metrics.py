@@ -6,7 +6,8 @@ import pytest
 from sklearn import metrics as peer
 
 from head import metrics
-from head.metrics import METRICS, Estimate, Figure, auroc, aurocs, compare, read_figure, share
+from head.data.ranking import auroc, aurocs
+from head.judge.metrics import METRICS, Estimate, Figure, compare, read_figure, share
 
 
 def draw(rows: int, seed: int = 0, ties: bool = False) -> tuple[np.ndarray, np.ndarray]:

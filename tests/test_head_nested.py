@@ -11,15 +11,15 @@ from head import baselines, metrics, space, workers
 from head import nested as nesting
 from head import search as searching
 from head.baselines import BOTH
-from head.data import Features
-from head.evaluate import describe
-from head.folds import Protocol
+from head.bundle.evaluation import describe
+from head.data.features import Features
+from head.data.folds import Protocol
+from head.judge.threshold import Aim
+from head.judge.verdict import verdict
+from head.model.training import train_head
 from head.nested import nested
-from head.procedure import ENSEMBLE, TuneConfig, tune
-from head.search import StudyConfig, finished_trials
-from head.threshold import Aim
-from head.train import train_head
-from head.verdict import verdict
+from head.pipeline import ENSEMBLE, TuneConfig, tune
+from head.search.study import StudyConfig, finished_trials
 
 
 @pytest.fixture(autouse=True)

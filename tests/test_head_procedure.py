@@ -12,14 +12,14 @@ from cache import read_index
 from head import baselines, space, workers
 from head import search as searching
 from head.baselines import BOTH, NEIGHBOURS, ZERO_SHOT
-from head.data import Features, load_tuning
-from head.ensemble import HeadEnsemble
-from head.folds import Protocol, members
-from head.fusion import FusionHead
-from head.procedure import ENSEMBLE, SINGLE, TuneConfig, Tuned, study_digest, tune
-from head.search import StudyConfig
-from head.threshold import Aim, choose_threshold
-from head.train import Diverged, train_head
+from head.data.features import Features, load_tuning
+from head.data.folds import Protocol, members
+from head.judge.threshold import Aim, choose_threshold
+from head.model.ensemble import HeadEnsemble
+from head.model.fusion import FusionHead
+from head.model.training import Diverged, train_head
+from head.pipeline import ENSEMBLE, SINGLE, TuneConfig, Tuned, study_digest, tune
+from head.search.study import StudyConfig
 
 
 @pytest.fixture(scope="module", autouse=True)

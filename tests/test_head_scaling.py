@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from head import scaling as module
-from head.scaling import Scaling
+from head.model.scaling import Scaling
 
 
 def draw(rows: int, dim: int, seed: int = 0, rank: int | None = None) -> Tensor:

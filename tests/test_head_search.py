@@ -20,10 +20,10 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 from head import search as searching
 from head import space as spaces
 from head import workers
-from head.folds import Protocol, assign_folds, members
-from head.search import Found, OtherData, StudyConfig, StudyUnusable, finished_trials, search
-from head.space import Space
-from head.workers import GoOn, Outcome, Settings, open_trainer
+from head.data.folds import Protocol, assign_folds, members
+from head.search.space import Space
+from head.search.study import Found, OtherData, StudyConfig, StudyUnusable, finished_trials, search
+from head.search.workers import GoOn, Outcome, Settings, open_trainer
 
 SPACE = Space({"image_dim": 8, "text_dim": 6}, 120)
 DIGEST = "0123456789abcdef"

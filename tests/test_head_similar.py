@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from fakes import planted_features
 
-from head.similar import Similar
+from head.data.similar import Similar
 
 
 def cosine(known: np.ndarray, row: int, own: np.ndarray) -> float:

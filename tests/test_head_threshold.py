@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from sklearn import metrics as peer
 
-from head.metrics import share
-from head.threshold import OBJECTIVES, Aim, Unreachable, choose_threshold, measure_band, review_band
+from head.judge.metrics import share
+from head.judge.threshold import OBJECTIVES, Aim, Unreachable, choose_threshold, measure_band, review_band
 
 
 def draw(rows: int, seed: int = 0, ties: bool = False) -> tuple[np.ndarray, np.ndarray]:

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from head import train as module
-from head.data import Features
-from head.fusion import FusionHead, HeadConfig
-from head.losses import LossConfig, cosines, nearest, retrieval_loss
-from head.metrics import auroc
-from head.train import OPTIMIZERS, Diverged, TrainConfig, Trained, TrainingSet, train_head
+from head.data.features import Features
+from head.data.ranking import auroc
+from head.model.fusion import FusionHead, HeadConfig
+from head.model.losses import LossConfig, cosines, nearest, retrieval_loss
+from head.model.training import OPTIMIZERS, Diverged, TrainConfig, Trained, TrainingSet, train_head
 
 CPU = torch.device("cpu")
 SUM = planted_features(61)

@@ -12,9 +12,9 @@ from fakes import planted_features
 from machine import PATIENCE
 
 from head import workers
-from head.fusion import HeadConfig
-from head.train import TrainConfig
-from head.workers import GoOn, Outcome, Trainer, WorkerLost, open_trainer
+from head.model.fusion import HeadConfig
+from head.model.training import TrainConfig
+from head.search.workers import GoOn, Outcome, Trainer, WorkerLost, open_trainer
 
 CPU = torch.device("cpu")
 FEATURES = planted_features(60)

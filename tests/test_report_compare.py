@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from test_report_page import NAMES, REFERENCE, SHIPPED, _Outline, bundle, metrics_of
 
-from head.metrics import compare
+from head.judge.metrics import compare
 from report.compare import compare_bundles, comparison_table, render_comparison, said
 from report.judged import Judged
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from test_report_page import bundle, nested_of, write_bundle
 
-from head.bundle import UnusableBundle
+from head.bundle.format import UnusableBundle
 from report import __main__ as command
 from report import judged
 

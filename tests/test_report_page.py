@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from head.metrics import METRICS, compare
+from head.judge.metrics import METRICS, compare
 from report import charts
 from report.page import render
 

@@ -1,7 +1,7 @@
 """Trainings side by side: in this process, or in worker processes that each keep the memes in memory.
 
-It trains what it is given and asks after each epoch whether to go on; it knows nothing of studies. `head.search` uses
-it for the trials of a round, and `head.procedure` to train the best ones again.
+It trains what it is given and asks after each epoch whether to go on; it knows nothing of studies. `head.search.study` uses
+it for the trials of a round, and `head.pipeline` to train the best ones again.
 """
 
 import multiprocessing
@@ -17,9 +17,9 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from head.data import Features
-from head.fusion import FusionHead, HeadConfig
-from head.train import Diverged, TrainConfig, Trained, TrainingSet, train_head
+from head.data.features import Features
+from head.model.fusion import FusionHead, HeadConfig
+from head.model.training import Diverged, TrainConfig, Trained, TrainingSet, train_head
 
 Settings = tuple[HeadConfig, TrainConfig]
 Members = Sequence[tuple[np.ndarray, np.ndarray]]

@@ -1,6 +1,6 @@
 """The losses that a head can be trained with: one number per member.
 
-Works on logits and embeddings of M members at once; knows nothing of optimizers or of data. `head.train` calls it.
+Works on logits and embeddings of M members at once; knows nothing of optimizers or of data. `head.model.training` calls it.
 """
 
 from dataclasses import dataclass

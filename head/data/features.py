@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from cache import SPLITS, DatasetIndex, VectorStore, spec_id, text_key
-from head.duplicates import duplicate_groups
-from head.folds import carve
+from head.data.duplicates import duplicate_groups
+from head.data.folds import carve
 
 
 @dataclass(frozen=True, eq=False)

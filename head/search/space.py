@@ -1,6 +1,6 @@
 """What the search may choose: the space of heads and trainings, and the published recipes that it begins with.
 
-Knows nothing of data but their dimensions and number. `head.search` draws from it.
+Knows nothing of data but their dimensions and number. `head.search.study` draws from it.
 """
 
 import math
@@ -8,9 +8,9 @@ from typing import Any
 
 from optuna import Trial
 
-from head.fusion import FUSIONS, OUTPUTS, HeadConfig
-from head.losses import LOSSES, LossConfig
-from head.train import OPTIMIZERS, TrainConfig
+from head.model.fusion import FUSIONS, OUTPUTS, HeadConfig
+from head.model.losses import LOSSES, LossConfig
+from head.model.training import OPTIMIZERS, TrainConfig
 
 # Per optimizer, because its rate means something else in each. HateCLIPper's 1e-4 lies within AdamW's range; SGD wants
 # large rates, since the gradient is clipped to .1.

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from cache import SPLITS, DatasetIndex
-from head.bundle import LABELS
-from head.data import Features
-from head.evaluate import describe, part
-from head.folds import Protocol
-from head.methods import Judged
-from head.metrics import Figure
-from head.threshold import Aim, Unreachable, review_band
+from head.bundle.evaluation import describe, part
+from head.bundle.format import LABELS
+from head.data.features import Features
+from head.data.folds import Protocol
+from head.judge.metrics import Figure
+from head.judge.scored import Judged
+from head.judge.threshold import Aim, Unreachable, review_band
 
 
 @dataclass(frozen=True, eq=False)

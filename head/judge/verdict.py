@@ -5,7 +5,7 @@ Reads metrics as they stand in a bundle's JSON; fits and measures nothing, so th
 
 from typing import Any
 
-from head.metrics import Estimate, read_figure
+from head.judge.metrics import Estimate, read_figure
 
 # The metrics that fit a terminal; the report has all.
 _SHOWN = {"accuracy": "accuracy", "f1_offensive": "F1 offensive", "macro_f1": "macro-F1", "auroc": "AUROC"}

@@ -1,32 +1,18 @@
-"""What every method is to the others: scores of the memes tuned on, and a way to score new ones.
+"""From scores to probabilities and a threshold, in one way for all methods.
 
 Probabilities, thresholds and figures are made from scores in one way for all, so that methods differ in nothing else.
-`head.procedure` makes the methods, `head.evaluate` compares them.
+`head.pipeline` makes the methods, `head.bundle.evaluation` compares them.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
-from head.calibrating import fit_calibration
-from head.calibration import Calibration
-from head.data import Features
-from head.ensemble import HeadEnsemble
-from head.threshold import Aim, Unreachable, choose_threshold
-
-
-@dataclass(frozen=True, eq=False)
-class Method:
-    """out_of_fold: (N,) float64 scores of the memes tuned on, each by members that have not seen it, NaN where there is
-    none; score: Features of K memes -> (K,) float64, by all members; settings: what was chosen for it; ensemble: the
-    heads that it is, where it is one and can be shipped."""
-
-    out_of_fold: np.ndarray
-    score: Callable[[Features], np.ndarray]
-    settings: dict[str, Any] = field(default_factory=dict)
-    ensemble: HeadEnsemble | None = None
+from head.data.features import Features
+from head.judge.calibrating import fit_calibration
+from head.judge.calibration import Calibration
+from head.judge.threshold import Aim, Unreachable, choose_threshold
+from head.model.method import Method
 
 
 @dataclass(frozen=True, eq=False)

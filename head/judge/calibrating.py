@@ -7,7 +7,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit, logit
 
-from head.calibration import PLATT, TEMPERATURE, Calibration
+from head.judge.calibration import PLATT, TEMPERATURE, Calibration
 
 # A negative slope, likely on noise, would turn the ranking and 0 would lose it. No sensible logit is out by more.
 _SLOPES = (0.01, 100.0)

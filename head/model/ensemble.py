@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from head.data import Features
-from head.fusion import FusionHead
-from head.metrics import aurocs
+from head.data.features import Features
+from head.data.ranking import aurocs
+from head.model.fusion import FusionHead
 
 # Picks of one ensemble, repeats included: beyond some ten the mean no longer moves.
 _MOST_PICKS = 12

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from head.data import Features
-from head.fusion import FusionHead, HeadConfig
-from head.losses import LossConfig, class_weights, classification_loss, cosines, nearest, retrieval_loss
-from head.metrics import aurocs
-from head.scaling import Scaling
+from head.data.features import Features
+from head.data.ranking import aurocs
+from head.model.fusion import FusionHead, HeadConfig
+from head.model.losses import LossConfig, class_weights, classification_loss, cosines, nearest, retrieval_loss
+from head.model.scaling import Scaling
 
 OPTIMIZERS = ("adamw", "adam", "sgd", "rmsprop")
 # HateCLIPper's value. With so few memes a batch, one odd meme would otherwise undo an epoch.

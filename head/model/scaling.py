@@ -1,7 +1,7 @@
 """How a vector of the encoder is made ready for a head: unit length, standardised columns, principal components.
 
 Every member of a head has a scaling of its own, fitted to that member's train memes and to nothing else, so that a
-held-out meme never says how it is scaled itself. Used by `head.fusion` and fitted by `head.train`.
+held-out meme never says how it is scaled itself. Used by `head.model.fusion` and fitted by `head.model.training`.
 """
 
 from collections.abc import Sequence

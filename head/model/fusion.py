@@ -3,7 +3,7 @@
 A FusionHead holds M members: heads of one shape and with weights of their own, the folds and repeats of a trial. They
 are trained together and answer together, as batched products. Knows neither the encoder nor the training; a head is
 rebuilt from its HeadConfig, the number of its members and its state dict alone. Used by `python -m head tune`, and by
-the server through `head.bundle`.
+the server through `head.bundle.format`.
 """
 
 import math
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from head.scaling import Scaling
+from head.model.scaling import Scaling
 
 # The fused vector's width, in widths of a mapped side. "linear" has no mapped sides: it is logistic regression's form.
 _FUSED_WIDTHS = {

@@ -28,9 +28,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from cache import folder_replaced, write_bytes_atomically
-from head.calibration import Calibration
-from head.ensemble import HeadEnsemble
-from head.fusion import FusionHead, HeadConfig
+from head.judge.calibration import Calibration
+from head.model.ensemble import HeadEnsemble
+from head.model.fusion import FusionHead, HeadConfig
 
 FORMAT = 2
 LABELS = ["non-offensive", "offensive"]

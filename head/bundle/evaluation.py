@@ -13,14 +13,14 @@ import numpy as np
 
 from cache import DatasetIndex, read_index
 from head.baselines import BOTH, fit_baselines
-from head.bundle import Bundle, UnusableBundle, load_bundle, read_part, read_predictions, write_part
-from head.calibration import Calibration
-from head.data import Features, fingerprint, load_everything, load_tuning, prompt_vectors, usable_rows
-from head.folds import Protocol, assign_folds, members
-from head.metrics import DEFINITION, Estimate, Figure, compare, read_figure, share
-from head.procedure import ENSEMBLE
-from head.similar import Similar
-from head.threshold import measure_band
+from head.bundle.format import Bundle, UnusableBundle, load_bundle, read_part, read_predictions, write_part
+from head.data.features import Features, fingerprint, load_everything, load_tuning, prompt_vectors, usable_rows
+from head.data.folds import Protocol, assign_folds, members
+from head.data.similar import Similar
+from head.judge.calibration import Calibration
+from head.judge.metrics import DEFINITION, Estimate, Figure, compare, read_figure, share
+from head.judge.threshold import measure_band
+from head.pipeline import ENSEMBLE
 
 MISTAKES, NEIGHBOURS = 12, 3
 # Methods of a fine-tuned bundle: what it ships, and the head that this began with, on the encoder as it was.

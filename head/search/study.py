@@ -20,10 +20,10 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, ProgrammingError, SQLAlchemyError
 from tqdm import tqdm
 
-from head.fusion import HeadConfig
-from head.space import Space
-from head.train import TrainConfig
-from head.workers import Outcome, Settings, Trainer
+from head.model.fusion import HeadConfig
+from head.model.training import TrainConfig
+from head.search.space import Space
+from head.search.workers import Outcome, Settings, Trainer
 
 # Trials drawn before any of them is known. Fixed, whatever the number of workers, so that the same seed gives the same
 # study on one core and on eight; more workers than this would wait.

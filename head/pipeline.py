@@ -12,14 +12,15 @@ import numpy as np
 import torch
 
 from head.baselines import fit_baselines
-from head.data import Features
-from head.ensemble import evened, select, weighted
-from head.folds import Protocol, assign_folds, members
-from head.methods import Judged, Method, judge
-from head.search import Found, StudyConfig, Trial, search
-from head.space import Space
-from head.threshold import Aim
-from head.workers import Trainer, open_trainer
+from head.data.features import Features
+from head.data.folds import Protocol, assign_folds, members
+from head.judge.scored import Judged, judge
+from head.judge.threshold import Aim
+from head.model.ensemble import evened, select, weighted
+from head.model.method import Method
+from head.search.space import Space
+from head.search.study import Found, StudyConfig, Trial, search
+from head.search.workers import Trainer, open_trainer
 
 ENSEMBLE, SINGLE = "fusion ensemble", "best single head"
 # Trials that the ensemble is chosen from. Their heads are trained again: a study keeps settings, not weights.
@@ -56,8 +57,8 @@ class Tuned:
 def tune(features: Features, digest: str, prompts: dict[str, np.ndarray], config: TuneConfig) -> Tuned:
     """Search, choose an ensemble, fit the baselines, calibrate all and choose their thresholds.
 
-    digest: fingerprint of the features; prompts: see `fit_baselines`. Raises what `head.search.search`,
-    `head.folds.assign_folds` and `head.threshold.choose_threshold` raise, and ValueError for test memes.
+    digest: fingerprint of the features; prompts: see `fit_baselines`. Raises what `head.search.study.search`,
+    `head.data.folds.assign_folds` and `head.judge.threshold.choose_threshold` raise, and ValueError for test memes.
     """
     if "test" in features.split:
         raise ValueError("tuning must not see test memes")

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import expit, logit
 
-from head.metrics import Estimate, check_probabilities, rates
-from head.metrics import share as share_of
+from head.judge.metrics import Estimate, check_probabilities, rates
+from head.judge.metrics import share as share_of
 
 OBJECTIVES = ("macro-f1", "f1", "accuracy", "precision", "recall")
 _WITH_TARGET = ("precision", "recall")

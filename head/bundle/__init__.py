@@ -1,0 +1,1 @@
+"""The model bundle: its files, its settings, its evaluation on test."""

@@ -1,0 +1,1 @@
+"""Plain methods that a tuned head must beat, and that may ship."""

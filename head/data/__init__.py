@@ -1,0 +1,1 @@
+"""Memes as arrays: features, near-copies, folds, rankings."""

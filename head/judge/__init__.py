@@ -1,0 +1,1 @@
+"""Figures, calibration, thresholds and the verdict in words."""

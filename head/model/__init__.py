@@ -1,0 +1,1 @@
+"""Heads, their losses and training, and several heads as one."""
