@@ -14,7 +14,6 @@ import torch
 from fakes import SPEC, planted_features, write_features
 
 from cache import read_index
-from head import space
 from head.bundle.evaluation import describe
 from head.data.features import fingerprint, load_tuning
 from head.data.folds import Protocol
@@ -22,6 +21,7 @@ from head.judge.metrics import read_figure
 from head.judge.threshold import Aim
 from head.judge.verdict import verdict
 from head.pipeline import ENSEMBLE, TuneConfig, tune
+from head.search import space
 from head.search.study import StudyConfig
 
 SEEDS, TRIALS = 100, 8

@@ -22,12 +22,14 @@ from finetune import train as training
 from finetune.__main__ import main
 from finetune.train import Model
 from head import __main__ as tuning
-from head import baselines, metrics, space
+from head import baselines
 from head.baselines import BOTH
 from head.bundle.evaluation import FINETUNED, FROZEN, evaluate_bundle
 from head.bundle.format import load_bundle, read_part
 from head.data.features import load_everything, load_tuning, usable_rows
 from head.data.folds import Protocol
+from head.judge import metrics
+from head.search import space
 from report.__main__ import main as report
 
 ENCODER = f"local-dir:{Path('demo/encoder').resolve()}"

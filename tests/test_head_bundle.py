@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from head import bundle as module
+from head.bundle import format as module
 from head.bundle.format import (
     LABELS,
     UnusableBundle,

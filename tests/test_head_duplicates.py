@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from cache import text_key
-from head import duplicates
+from head.data import duplicates
 from head.data.duplicates import duplicate_groups
 
 

@@ -4,7 +4,7 @@ import torch
 from fakes import planted_features
 from sklearn.metrics import roc_auc_score
 
-from head import ensemble as module
+from head.model import ensemble as module
 from head.model.ensemble import HeadEnsemble, select, weighted
 from head.model.fusion import FusionHead, HeadConfig
 

@@ -12,14 +12,15 @@ from sklearn.metrics import accuracy_score, roc_auc_score
 
 from cache import DatasetIndex, VectorStore, read_index, write_index
 from head import __main__ as command
-from head import evaluate, space
 from head.baselines import BOTH
+from head.bundle import evaluation as evaluate
 from head.bundle.evaluation import FINETUNED, FROZEN, MISTAKES, NEIGHBOURS, describe, evaluate_bundle, regression_wins
 from head.bundle.format import UnusableBundle, load_bundle
 from head.data.features import Features, load_tuning
 from head.judge.metrics import Estimate, Figure, compare, share
 from head.judge.verdict import verdict
 from head.pipeline import ENSEMBLE
+from head.search import space
 
 QUICK = ("--data=data", "--model=fake", "--trials=2", "--folds=2", "--jobs=1")
 SPLITS = ("train", "train", "validation", "test")

@@ -11,12 +11,14 @@ from fakes import SPEC, interrupted, planted_features, write_features
 
 from cache import DatasetIndex, read_index, write_index
 from head import __main__ as command
-from head import baselines, metrics, space, workers
+from head import baselines
 from head import nested as nesting
 from head.baselines import BOTH, ZERO_SHOT
 from head.bundle.format import load_bundle
+from head.judge import metrics
 from head.model.training import train_head
 from head.pipeline import ENSEMBLE
+from head.search import space, workers
 
 SPLITS = ("train", "train", "validation", "test")
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from sklearn import metrics as peer
 
-from head import metrics
 from head.data.ranking import auroc, aurocs
+from head.judge import metrics
 from head.judge.metrics import METRICS, Estimate, Figure, compare, read_figure, share
 
 

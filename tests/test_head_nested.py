@@ -7,18 +7,20 @@ import pytest
 from fakes import SPEC, interrupted, planted_features
 from sklearn.metrics import roc_auc_score
 
-from head import baselines, metrics, space, workers
+from head import baselines
 from head import nested as nesting
-from head import search as searching
 from head.baselines import BOTH
 from head.bundle.evaluation import describe
 from head.data.features import Features
 from head.data.folds import Protocol
+from head.judge import metrics
 from head.judge.threshold import Aim
 from head.judge.verdict import verdict
 from head.model.training import train_head
 from head.nested import nested
 from head.pipeline import ENSEMBLE, TuneConfig, tune
+from head.search import space, workers
+from head.search import study as searching
 from head.search.study import StudyConfig, finished_trials
 
 

@@ -9,8 +9,7 @@ from fakes import planted_features, write_features
 from sklearn.metrics import roc_auc_score
 
 from cache import read_index
-from head import baselines, space, workers
-from head import search as searching
+from head import baselines
 from head.baselines import BOTH, NEIGHBOURS, ZERO_SHOT
 from head.data.features import Features, load_tuning
 from head.data.folds import Protocol, members
@@ -19,6 +18,8 @@ from head.model.ensemble import HeadEnsemble
 from head.model.fusion import FusionHead
 from head.model.training import Diverged, train_head
 from head.pipeline import ENSEMBLE, SINGLE, TuneConfig, Tuned, study_digest, tune
+from head.search import space, workers
+from head.search import study as searching
 from head.search.study import StudyConfig
 
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from head import scaling as module
+from head.model import scaling as module
 from head.model.scaling import Scaling
 
 

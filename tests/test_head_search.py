@@ -17,10 +17,10 @@ from fakes import interrupted, planted_features, write_features
 from machine import PATIENCE
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
-from head import search as searching
-from head import space as spaces
-from head import workers
 from head.data.folds import Protocol, assign_folds, members
+from head.search import space as spaces
+from head.search import study as searching
+from head.search import workers
 from head.search.space import Space
 from head.search.study import Found, OtherData, StudyConfig, StudyUnusable, finished_trials, search
 from head.search.workers import GoOn, Outcome, Settings, open_trainer
@@ -411,9 +411,7 @@ def test_the_reason_is_the_databases_own_where_optuna_has_words_for_it(config, m
         search(SPACE, DIGEST, config, Rehearsal())
 
 
-_NARROW_TUNE = (
-    "import sys; from head import __main__, space; space._WIDTHS = (8,); sys.exit(__main__.main(sys.argv[1:]))"
-)
+_NARROW_TUNE = "import sys; from head import __main__; from head.search import space; space._WIDTHS = (8,); sys.exit(__main__.main(sys.argv[1:]))"
 
 
 def test_two_machines_tune_one_study_at_once(server, tmp_path):

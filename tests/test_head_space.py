@@ -22,7 +22,7 @@ def test_every_point_is_a_head_and_a_training(study, memes):
     space, drawn = Space(DIMS, memes), []
     for _ in range(200):
         drawn.append(space.suggest(study.ask(), seed=7))  # both validate themselves
-    assert {head.model.fusion for head, _ in drawn} == set(FUSIONS)
+    assert {head.fusion for head, _ in drawn} == set(FUSIONS)
     assert {train.optimizer for _, train in drawn} == set(OPTIMIZERS)
     assert {train.loss.kind for _, train in drawn} == {"bce", "focal"}
     assert all((head.image_dim, head.text_dim, train.seed) == (48, 40, 7) for head, train in drawn)
@@ -57,7 +57,7 @@ def test_the_recipes_are_the_published_settings(study):
     for head, train in (align, combiner, guided, cross):
         assert (head.map_dropout, head.dropout, head.depth, train.optimizer) == (0.2, 0.4, 1, "adamw")
         assert train.learning_rate == pytest.approx(1e-4) and train.weight_decay == 1e-4
-    assert [head.model.fusion for head, _ in settings] == ["align", "linear", "combiner", "align", "cross", "align"]
+    assert [head.fusion for head, _ in settings] == ["align", "linear", "combiner", "align", "cross", "align"]
     assert [train.loss.contrastive for _, train in settings] == [0, 0, 0, 0.5, 0, 0]
     assert (probe[0].depth, probe[0].dropout) == (0, 0.0)
     assert (cosine[0].output, cosine[0].adapter) == ("cosine", 64)

@@ -12,9 +12,9 @@ from sklearn.utils.class_weight import compute_sample_weight
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from head import train as module
 from head.data.features import Features
 from head.data.ranking import auroc
+from head.model import training as module
 from head.model.fusion import FusionHead, HeadConfig
 from head.model.losses import LossConfig, cosines, nearest, retrieval_loss
 from head.model.training import OPTIMIZERS, Diverged, TrainConfig, Trained, TrainingSet, train_head

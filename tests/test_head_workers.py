@@ -11,9 +11,9 @@ import torch
 from fakes import planted_features
 from machine import PATIENCE
 
-from head import workers
 from head.model.fusion import HeadConfig
 from head.model.training import TrainConfig
+from head.search import workers
 from head.search.workers import GoOn, Outcome, Trainer, WorkerLost, open_trainer
 
 CPU = torch.device("cpu")
