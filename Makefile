@@ -24,7 +24,7 @@ OBJECTIVE ?= macro-f1
 TARGET_RECALL ?=
 TARGET_PRECISION ?=
 REVIEW ?=
-SHIP ?= ensemble
+SHIP ?= best
 BUNDLE ?= artifacts/bundles/latest
 BLOCKS ?= 2
 TOWERS ?= both
@@ -49,7 +49,7 @@ COMPOSE = IMAGE="$(IMAGE)" BUNDLE="$(if $(call given,BUNDLE),$(abspath $(BUNDLE)
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo data audit embed tune tune-nested finetune report compare export serve image push up down engine named \
-	bundled image-check test test-ray lint bench-embed bench-crash bench-plan bench-memory bench-tune bench-large bench-halves \
+	bundled image-check test test-ray lint bench-embed bench-crash bench-plan bench-memory bench-tune bench-heads bench-large bench-halves \
 	bench-finetune bench-serve bench-load bench-ocr
 
 help: ## list the targets
@@ -157,6 +157,9 @@ bench-memory: install ## peak memory for 1,000 and for 10,000 memes
 
 bench-tune: install ## trials a second, and what they are worth: a plain PyTorch loop, scikit-learn's perceptron, ours
 	$(PY) -m bench.tune
+
+bench-heads: install ## what tuning finds on planted memes with the geometry of CLIP's space, beside who knows the rule
+	$(PY) -m bench.heads agreement image text both noise
 
 bench-large: install ## how long, and in how much memory, 100,000 memes are tuned
 	$(PY) -m bench.large

@@ -177,7 +177,7 @@ class FineTuning(Struct, frozen=True):
 class ModelCard(Struct, frozen=True):
     """What answers, how good it is, and what it is not for.
 
-    metrics: {method: {metric: figure}} of what answers and of the logistic regression, which gets the vectors of the
+    metrics: {method: {metric: figure}} of what answers and of the best simple method, which gets the vectors of the
     encoder as it was before any fine-tuning; judged_on says on which memes, `definition` what each metric is. encoder:
     what made the vectors. finetuned: only where the encoder was.
     """

@@ -23,7 +23,7 @@ from cache.spec import Spec
 FORMAT = 3
 SPLITS = ("train", "validation", "test")
 # What a name may say of its vectors; the first of each is usual and needs no mention.
-FEATURES = ("projected", "pooled")
+FEATURES = ("projected", "pooled", "both")
 LONG_TEXTS = ("truncate", "chunk")
 # A group's name heads a row of a report; a cell that is longer is prose in the wrong column.
 _MAX_GROUP = 100

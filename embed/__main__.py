@@ -64,7 +64,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pretrained", default="", help="open_clip tag of the weights, or a local checkpoint file")
     parser.add_argument("--artifacts", type=Path, default=Path("artifacts"), help="where results go")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: the GPU if there is one")
-    parser.add_argument("--features", choices=FEATURES, default="projected", help="pooled: before the projection")
+    parser.add_argument(
+        "--features",
+        choices=FEATURES,
+        default="projected",
+        help="pooled: before the projection; both: one after the other",
+    )
     parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="auto: what the hardware does fast")
     parser.add_argument("--long-text", choices=LONG_TEXTS, default="truncate", help="chunk: the mean of its pieces")
     parser.add_argument("--retry-failed", action="store_true", help="try again the pictures that failed before")

@@ -138,6 +138,8 @@ def load_encoder(
         "preprocess": preprocess,
         "tokenizer": {**tokenizer.spec(), "ftfy": library_versions()["ftfy"]},
         "feature": profile.features,
+        # how many of the last columns lie in the space that both towers share
+        **({"joint": config["embed_dim"]} if profile.features == "both" else {}),
         "dtype": str(_DTYPES[precision]).removeprefix("torch."),
     }
     return ClipEncoder(

@@ -49,31 +49,60 @@ class Tower(nn.Module):
 
 def image_tower(clip: _Clip, features: str, dtype: torch.dtype) -> Tower:
     """(N, 3, H, W) float32 -> (N, D) float32. Raises EncoderUnavailable for pooled features of a tower without them."""
-    if features == "pooled":
-        _drop_image_projection(clip.visual)
+    projection = None if features == "projected" else _take_image_projection(clip.visual)
     if _is_plain_vision(clip.visual):
-        return _VisionTower(clip.visual)
-    return _StockTower(clip, lambda pixels: clip.encode_image(pixels.to(dtype), **_pooled_options(features)), dtype)
+        tower: Tower = _VisionTower(clip.visual)
+    else:
+        options = _pooled_options(features)
+        tower = _StockTower(clip, lambda pixels: clip.encode_image(pixels.to(dtype), **options), dtype)
+    return _BothTower(tower, projection) if projection is not None and features == "both" else tower
 
 
 def text_tower(clip: _Clip, features: str, dtype: torch.dtype) -> Tower:
     """(N, context_length) int64 -> (N, D) float32. Raises EncoderUnavailable as above."""
-    tower = clip if isinstance(clip, CLIP) else clip.text
-    if features == "pooled":
-        _drop_text_projection(tower)
-    if _is_causal_text(tower):
-        return _TextTower(tower)
-    return _StockTower(clip, lambda tokens: clip.encode_text(tokens, **_pooled_options(features)), dtype)
+    whole = clip if isinstance(clip, CLIP) else clip.text
+    projection = None if features == "projected" else _take_text_projection(whole)
+    if _is_causal_text(whole):
+        tower: Tower = _TextTower(whole)
+    else:
+        options = _pooled_options(features)
+        tower = _StockTower(clip, lambda tokens: clip.encode_text(tokens, **options), dtype)
+    return _BothTower(tower, projection) if projection is not None and features == "both" else tower
 
 
 def stock_encoders(clip: _Clip, features: str) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
-    """open_clip's own encode_image and encode_text, through which gradients flow; for pooled features the model has no
-    projections afterwards. Raises EncoderUnavailable as above."""
-    if features == "pooled":
-        _drop_image_projection(clip.visual)
-        _drop_text_projection(clip if isinstance(clip, CLIP) else clip.text)
+    """open_clip's own encode_image and encode_text, through which gradients flow; for pooled features, and for both, the
+    model has no projections afterwards, so that they do not learn. Raises EncoderUnavailable as above."""
     options = _pooled_options(features)
-    return partial(clip.encode_image, **options), partial(clip.encode_text, **options)
+    image, text = partial(clip.encode_image, **options), partial(clip.encode_text, **options)
+    if features == "projected":
+        return image, text
+    projections = (
+        _take_image_projection(clip.visual),
+        _take_text_projection(clip if isinstance(clip, CLIP) else clip.text),
+    )
+    if features == "pooled":
+        return image, text
+    return partial(_both, image, projections[0]), partial(_both, text, projections[1])
+
+
+def _both(encode: Callable[[Tensor], Tensor], projection: nn.Module, batch: Tensor) -> Tensor:
+    """(N, ...) -> (N, P + J): pooled and projected columns."""
+    pooled = encode(batch).float()
+    return torch.cat((pooled, projection(pooled)), dim=-1)
+
+
+class _BothTower(Tower):
+    """Pooled and projected columns in one pass: the projection is one small product."""
+
+    def __init__(self, tower: Tower, projection: nn.Module) -> None:
+        super().__init__()
+        self.tower = tower
+        self.projection = _projection(projection) if isinstance(projection, nn.Linear) else projection
+        self.at_once = tower.at_once
+
+    def forward(self, batch: Tensor) -> Tensor:
+        return _both(self.tower, self.projection, batch)
 
 
 class _StockTower(Tower):
@@ -302,22 +331,39 @@ def _is_plain(transformer: Transformer) -> bool:
     )
 
 
-def _drop_image_projection(visual: _Visual) -> None:
-    if isinstance(getattr(visual, "proj", None), nn.Parameter):
+def _take_image_projection(visual: _Visual) -> nn.Module:
+    """The tower's way to the joint space, in float32, which the tower then ends before."""
+    projection = getattr(visual, "proj", None)
+    if isinstance(projection, nn.Parameter):
         visual.proj = None
-    elif hasattr(visual, "trunk") and set(dict(visual.head.named_children())) in ({"drop", "proj"}, {"mlp"}):
-        visual.head = nn.Identity()
-    else:
-        raise EncoderUnavailable(_no_pooled("image", visual))
+        return _linear(projection)
+    if hasattr(visual, "trunk") and set(dict(visual.head.named_children())) in ({"drop", "proj"}, {"mlp"}):
+        taken, visual.head = visual.head, nn.Identity()
+        return taken.float()
+    raise EncoderUnavailable(_no_pooled("image", visual))
 
 
-def _drop_text_projection(tower: _Text) -> None:
-    if getattr(tower, "text_projection", None) is not None:
+def _take_text_projection(tower: _Text) -> nn.Module:
+    """As of the image tower."""
+    projection = getattr(tower, "text_projection", None)
+    if projection is not None:
         tower.text_projection = None
-    elif isinstance(getattr(tower, "proj", None), (nn.Linear, nn.Sequential)):
+        return _linear(projection)
+    taken = getattr(tower, "proj", None)
+    if isinstance(taken, (nn.Linear, nn.Sequential)):
         tower.proj = nn.Identity()
-    else:
-        raise EncoderUnavailable(_no_pooled("text", tower))
+        return taken.float()
+    raise EncoderUnavailable(_no_pooled("text", tower))
+
+
+def _linear(weight: Tensor | nn.Linear) -> nn.Linear:
+    """open_clip's projections, (width, D) or a layer, as a layer in float32 through which gradients flow."""
+    if isinstance(weight, nn.Linear):
+        return weight.float()
+    width, dim = weight.shape
+    layer = nn.Linear(width, dim, bias=False, device=weight.device).requires_grad_(False)
+    layer.weight.copy_(weight.T)
+    return layer
 
 
 def _no_pooled(side: str, tower: nn.Module) -> str:
@@ -326,4 +372,4 @@ def _no_pooled(side: str, tower: nn.Module) -> str:
 
 def _pooled_options(features: str) -> dict[str, bool]:
     """Models that normalise what they encode (CoCa) do so to joint-space vectors only."""
-    return {"normalize": False} if features == "pooled" else {}
+    return {} if features == "projected" else {"normalize": False}

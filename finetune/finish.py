@@ -18,18 +18,16 @@ from embed.job import EmbedSettings, embed_dataset
 from embed.noted import NotedHashes
 from embed.profile import Profile
 from finetune.start import Start, UnusableStart, encoder_of
-from head.baselines import BOTH, fit_baselines
 from head.bundle.evaluation import FINETUNED, FROZEN
 from head.bundle.format import point_latest, save_bundle
 from head.bundle.settings import Source, bundle_settings
+from head.candidates.given import Given
+from head.candidates.table import fit_candidates, strongest
 from head.data.features import fingerprint, load_tuning, prompt_vectors, usable_rows
 from head.data.folds import members
 from head.judge.scored import Judged, judge
 from head.model.ensemble import HeadEnsemble
 from head.model.method import Method
-
-# Methods whose heads are in the bundle; the others are quickly fitted again when the report wants them.
-_KEPT = (FINETUNED, FROZEN, BOTH)
 
 
 def embed_finetuned(
@@ -81,20 +79,23 @@ def save_finetuned(
     scores[held] = ensemble.score(features.at(held))
     method = Method(scores, ensemble.score, {"heads": len(ensemble.heads)}, ensemble)
     prompts = prompt_vectors(start.index, artifacts / "vectors")
-    baselines = fit_baselines(start.features, members(folds[None]), prompts, judging.seed)
+    candidates = fit_candidates(Given(start.features, members(folds[None]), judging.seed, prompts))
+    reference = strongest(start.features.label, candidates)
     methods = {FINETUNED: judge(method, features.label, folds, judging.aim), FROZEN: frozen}
-    methods |= {name: judge(one, start.features.label, folds, judging.aim) for name, one in baselines.items()}
+    methods |= {name: judge(one, start.features.label, folds, judging.aim) for name, one in candidates.items()}
     settings, predictions = bundle_settings(
         Source(file, index, features, fingerprint(features, index.spec)),
         judging,
         methods,
         held,
         FINETUNED,
+        reference=reference,
         study={**start.config["study"], "protocol": start.config["protocol"]},
         finetuned=facts,
     )
     folder = artifacts / "bundles" / file.stem
-    kept = {name: one for name in _KEPT if (one := methods[name].method.ensemble) is not None}
+    # The other methods are quickly fitted again when the report wants them.
+    kept = {name: one for name in (FINETUNED, FROZEN, reference) if (one := methods[name].method.ensemble) is not None}
     save_bundle(folder, kept, settings, predictions, {DELTA: delta.read_bytes()})
     point_latest(folder)
     return folder, settings

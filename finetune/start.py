@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from cache import DatasetIndex, UnusableIndex, absolute_if_file
 from embed.hashing import hash_pictures
@@ -18,14 +19,17 @@ from embed.locate import pictures_root
 from head.bundle.evaluation import load_vectors
 from head.bundle.format import load_bundle
 from head.bundle.settings import Judging
+from head.candidates.given import Given
+from head.candidates.table import CANDIDATES
 from head.data.features import Features, fingerprint, load_tuning, usable_rows
 from head.data.folds import Protocol, assign_folds, members
 from head.judge.scored import Judged, judge
 from head.judge.threshold import Aim
 from head.model.ensemble import HeadEnsemble, weighted
 from head.model.fusion import HeadConfig
+from head.model.kinds import can_learn
 from head.model.method import Method
-from head.model.training import Diverged, TrainConfig, Trained, TrainingSet, train_head
+from head.model.training import Diverged, TrainConfig, TrainingSet, train_head
 
 _OFFICIAL = Protocol("official")
 
@@ -88,23 +92,43 @@ def read_start(folder: Path, artifacts: Path) -> Start:
 
 
 def frozen_head(start: Start) -> Judged:
-    """The picked heads, trained on train alone, as one ensemble, calibrated on validation. Raises UnusableStart."""
+    """What the bundle ships, made anew on train alone, calibrated on validation. Of an ensemble, those of its methods
+    through which an encoder can learn. Raises UnusableStart where there is none."""
     features, folds = start.features, start.folds
-    data = TrainingSet(features, members(folds[None]), torch.device("cpu"))
-    trained: list[Trained] = []
-    counts: list[int] = []
-    for pick in start.config["study"]["picks"]:
+    shares = members(folds[None])
+    picks = start.config["study"]["picks"]
+    if start.config["shipped"] in CANDIDATES:
+        picks = [{"method": start.config["shipped"], "picked": 1}]
+    data = TrainingSet(features, shares, torch.device("cpu"))
+    heads: list[tuple[nn.Module, np.ndarray, int]] = []
+    for pick in picks:
         try:
-            trained.append(train_head(HeadConfig(**pick["head"]), TrainConfig.from_dict(pick["train"]), data))
-            counts.append(pick["picked"])
+            head, logits = _again(pick, Given(features, shares, start.config["seed"]), data)
         except Diverged:
             continue
-    if not trained:
-        raise UnusableStart(f"{start.folder}: none of its heads converged on train alone; tune with more trials")
-    logits = np.stack([one.logits for one in trained])
-    ensemble, together = weighted([one.head for one in trained], logits, np.array(counts))
+        if can_learn(head):
+            heads.append((head, logits, pick["picked"]))
+    if not heads:
+        raise UnusableStart(
+            f"{start.folder}: it ships {start.config['shipped']}, of which nothing converged on train alone, or through which "
+            "no encoder can learn (votes and trees have no gradient); tune with more trials, or with SHIP=ensemble or "
+            "SHIP=regression"
+        )
+    trained, scores, counts = zip(*heads)
+    ensemble, together = weighted(trained, np.stack(scores), np.array(counts))
     method = Method(together, ensemble.score, {"heads": len(trained)}, ensemble)
     return judge(method, features.label, folds, start.judging.aim)
+
+
+def _again(pick: dict[str, Any], given: Given, data: TrainingSet) -> tuple[nn.Module, np.ndarray]:
+    """A pick's head, and its logits (N,) of the memes of validation."""
+    if "head" in pick:
+        trained = train_head(HeadConfig(**pick["head"]), TrainConfig.from_dict(pick["train"]), data)
+        return trained.head, trained.logits
+    method = CANDIDATES[pick["method"]](given)
+    if method is None or method.ensemble is None:  # neighbours in the space of a head that is not trained here
+        raise Diverged(pick["method"])
+    return method.ensemble.heads[0], method.out_of_fold
 
 
 def sides_of(ensemble: HeadEnsemble) -> set[str]:

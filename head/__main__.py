@@ -17,22 +17,20 @@ import numpy as np
 import torch
 
 from cache import FEATURES, LONG_TEXTS, DatasetIndex, cores, find_index, limit_threads, read_index
-from head.baselines import BOTH
-from head.bundle.evaluation import regression_wins
 from head.bundle.format import point_latest, save_bundle, write_part
 from head.bundle.settings import Judging, Source, bundle_settings, split_counts
+from head.candidates.table import BOTH, CANDIDATES
 from head.data.features import Features, fingerprint, load_tuning, prompt_vectors
 from head.data.folds import PROTOCOLS, Protocol
 from head.judge.metrics import read_figure
 from head.judge.threshold import OBJECTIVES, Aim
 from head.judge.verdict import metrics_table, verdict
-from head.nested import nested
-from head.pipeline import ENSEMBLE, SINGLE, TuneConfig, Tuned, study_digest, tune
-from head.search.study import ROUND, StudyConfig, finished_trials, pruner, sampler
+from head.nested import SHIPPED, nested
+from head.pipeline import ENSEMBLE, SINGLE, Pick, TuneConfig, Tuned, study_digest, tune
+from head.search.study import ROUND, KindPruner, StudyConfig, finished_trials, sampler
 
-SHIP = {"ensemble": ENSEMBLE, "regression": BOTH}
-# The methods whose heads are in the bundle; the others are quickly fitted again when the report wants them.
-_KEPT = (ENSEMBLE, SINGLE, BOTH)
+# "best": the strongest candidate, unless the ensemble is better beyond noise; "regression": on both sides; else by name.
+SHIP = {"ensemble": ENSEMBLE, "regression": BOTH} | {name: name for name in CANDIDATES}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -63,7 +61,12 @@ def _parser() -> argparse.ArgumentParser:
         _add_aim(command)
         command.set_defaults(run=run)
         if name == "tune":
-            command.add_argument("--ship", choices=SHIP, default="ensemble", help="what the bundle answers with")
+            command.add_argument(
+                "--ship",
+                choices=("best", *SHIP),
+                default="best",
+                help="what the bundle answers with; best: the simplest method that none is better than beyond noise",
+            )
             command.add_argument(
                 "--review",
                 type=float,
@@ -127,19 +130,29 @@ def _tune(options: argparse.Namespace) -> None:
         Judging(config.protocol, config.aim, config.study.seed, options.review),
         tuned.methods,
         np.flatnonzero(tuned.folds[0] >= 0),
-        SHIP[options.ship],
+        _shipped(options.ship, tuned),
+        reference=tuned.reference,
         study=_study(config, tuned),
     )
     folder = options.artifacts / "bundles" / index_file.stem
+    # The other methods are quickly fitted again when the report wants them.
+    kept = (ENSEMBLE, SINGLE, tuned.reference, settings["shipped"])
     ensembles = {
         name: ensemble
         for name, judged in tuned.methods.items()
-        if name in _KEPT and (ensemble := judged.method.ensemble) is not None
+        if name in kept and (ensemble := judged.method.ensemble) is not None
     }
     save_bundle(folder, ensembles, settings, predictions)
     point_latest(folder)
     _print_results(settings)
     print(f"bundle  {folder}")
+
+
+def _shipped(wanted: str, tuned: Tuned) -> str:
+    name = tuned.best if wanted == "best" else SHIP[wanted]
+    if name not in tuned.methods:
+        raise ValueError(f"--ship {wanted!r}: it needs sides that share a space; these have {', '.join(tuned.methods)}")
+    return name
 
 
 def _nested(options: argparse.Namespace) -> None:
@@ -153,7 +166,7 @@ def _nested(options: argparse.Namespace) -> None:
     folder = options.artifacts / "nested" / index_file.stem
     write_part(folder, "nested.json", {**metrics, "fingerprint": digest})
     print(f"\n{metrics_table('nested cross-validation', metrics)}")
-    print(f"\n{verdict({'shipped': ENSEMBLE}, metrics)}\nnested  {folder / 'nested.json'}")
+    print(f"\n{verdict({'shipped': SHIPPED}, metrics)}\nnested  {folder / 'nested.json'}")
 
 
 def _load(options: argparse.Namespace) -> tuple[Path, DatasetIndex, Features]:
@@ -206,11 +219,8 @@ def _study(config: TuneConfig, tuned: Tuned) -> dict[str, Any]:
         "best_trial": best.number,
         "best_value": best.value,
         "sampler": type(sampler(0, 0)).__name__,
-        "pruner": type(pruner()).__name__,
-        "picks": [
-            {"trial": trial.number, "picked": picked, "head": asdict(trial.head), "train": asdict(trial.train)}
-            for trial, picked in tuned.picks
-        ],
+        "pruner": KindPruner.__name__,
+        "picks": [_pick(pick) for pick in tuned.picks],
         "history": [
             {
                 "trial": trial.number,
@@ -218,11 +228,22 @@ def _study(config: TuneConfig, tuned: Tuned) -> dict[str, Any]:
                 "value": trial.value,
                 "params": trial.params,
                 "seconds": trial.seconds,
+                **({} if trial.recipe is None else {"recipe": trial.recipe}),
             }
             for trial in tuned.found.trials
         ],
         "importances": tuned.found.importances,
     }
+
+
+def _pick(pick: Pick) -> dict[str, Any]:
+    trial = pick.trial
+    told = {"method": pick.name, "picked": pick.picked}
+    return (
+        told
+        if trial is None
+        else {**told, "trial": trial.number, "head": asdict(trial.head), "train": asdict(trial.train)}
+    )
 
 
 def _print_memes(features: Features, index: DatasetIndex) -> None:
@@ -242,17 +263,22 @@ def _print_results(settings: dict[str, Any]) -> None:
     title = "validation" if protocol["name"] == "official" else f"out of fold, {protocol['folds']} folds"
     print(f"\n{metrics_table(title, metrics)}")
     print(f"\nbest of {study['trials']} trials: number {study['best_trial']}, mean AUROC {study['best_value']:.3f}")
-    print("ensemble    " + ", ".join(f"{pick['picked']} x trial {pick['trial']}" for pick in study["picks"]))
+    print("ensemble    " + ", ".join(f"{pick['picked']} x {pick['method']}" for pick in study["picks"]))
+    print(f"ships       {settings['shipped']}{_why(settings)}")
     aim = settings["aim"]
     wanted = aim["objective"] if aim["target"] is None else f"{aim['objective']} of at least {aim['target']}"
     print(f"threshold   {settings['threshold']:.3f}, for {wanted}")
     if settings["review"]:
         _print_review(settings["review"])
-    if settings["shipped"] == ENSEMBLE and regression_wins(metrics):
-        print("\nLogistic regression does at least as well on these memes and is simpler: SHIP=regression ships it.")
     print(
         "Chosen on the memes that they are measured on, all of this is optimistic; `make report` looks at test, once."
     )
+
+
+def _why(settings: dict[str, Any]) -> str:
+    if settings["shipped"] == settings["reference"]:
+        return ", the best of the simple methods: the ensemble is no better beyond noise"
+    return ""
 
 
 def _print_review(review: dict[str, Any]) -> None:

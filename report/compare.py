@@ -165,5 +165,8 @@ def _flat(config: dict[str, Any]) -> dict[str, str]:
         chosen["review"] = {name: config["review"][name] for name in _REVIEW}
     chosen["study"] = {name: config["study"][name] for name in _STUDY}
     chosen["versions"] = config["versions"]
-    picks = {f"trial {n} of the ensemble": words.pick_words(pick) for n, pick in enumerate(config["study"]["picks"], 1)}
+    picks = {
+        f"part {n} of the ensemble": f"{words.pick_name(pick)}, {words.pick_words(pick)}"
+        for n, pick in enumerate(config["study"]["picks"], 1)
+    }
     return {**words.leaves(chosen), **picks}

@@ -10,6 +10,7 @@ import numpy as np
 
 from head.judge.verdict import verdict
 from head.pipeline import ENSEMBLE
+from head.search.space import DIFFERENCES
 from report import charts, words
 from report.curves import both_classes, confusion
 from report.html import fill
@@ -33,6 +34,7 @@ def render(
     Raises KeyError, TypeError, AttributeError or jinja2.UndefinedError where the values are not a bundle's.
     """
     part = predictions[metrics["split"]]
+    nested_shipped = (nested or {}).get("shipped", ENSEMBLE)
     label = np.array(part["label"])
     probabilities = {name: np.array(values) for name, values in part["probability"].items()}
     return fill(
@@ -41,18 +43,20 @@ def render(
         config=config,
         metrics=metrics,
         nested=nested,
-        nested_verdict="" if nested is None else verdict({**config, "shipped": ENSEMBLE}, nested),
+        nested_shipped=nested_shipped,
+        nested_verdict="" if nested is None else verdict({**config, "shipped": nested_shipped}, nested),
+        main=words.main_methods(config["shipped"], metrics),
         gallery=gallery,
         pictures=pictures,
         verdict=verdict(config, metrics),
         facts=words.facts(config, metrics, part["label"]),
         judged=words.judged_words(config, metrics["split"]),
         confusion=_confusion(config, label, probabilities[config["shipped"]]),
-        measured=_measured(config, label, probabilities),
+        measured=_measured(config, metrics, label, probabilities),
         finetuning=_finetuning(config),
         search=_search(config),
         made=words.provenance(config),
-        picks=[(pick["trial"], words.pick_words(pick)) for pick in config["study"]["picks"]],
+        picks=[(words.pick_name(pick), words.pick_words(pick)) for pick in config["study"]["picks"]],
         spec=json.dumps(config["spec"], indent=2, ensure_ascii=False, sort_keys=True),
     )
 
@@ -70,14 +74,16 @@ def _confusion(config: dict[str, Any], label: np.ndarray, probability: np.ndarra
     return rows
 
 
-def _measured(config: dict[str, Any], label: np.ndarray, probabilities: dict[str, np.ndarray]) -> dict[str, str]:
+def _measured(
+    config: dict[str, Any], metrics: dict[str, Any], label: np.ndarray, probabilities: dict[str, np.ndarray]
+) -> dict[str, str]:
     """Plots of the judged memes, {name: data URI}; of memes of one class only, those that mean something."""
     shipped = config["shipped"]
     ours = probabilities[shipped]
     plots = {"reliability": charts.reliability_chart(label, ours)}
     if both_classes(label):
-        others = {name: values for name, values in probabilities.items() if name not in (shipped, _CONSTANT)}
-        curves = {shipped: ours, **others}
+        others = [name for name in words.main_methods(shipped, metrics) if name not in (shipped, _CONSTANT)]
+        curves = {name: probabilities[name] for name in (shipped, *others)}
         plots["roc"] = charts.roc_chart(label, curves)
         plots["precision_recall"] = charts.precision_recall_chart(label, curves)
         plots["threshold"] = charts.threshold_chart(label, ours, config["threshold"])
@@ -107,6 +113,8 @@ def _search(config: dict[str, Any]) -> dict[str, Any]:
         "slices": {
             name: charts.slice_chart(name, runs) for name, runs in _slices(study["history"], importances).items()
         },
+        "recipes": words.recipes(study),
+        "differences": DIFFERENCES,
         "complete": sum(run["state"] == "complete" for run in study["history"]),
         "pruned": sum(run["state"] == "pruned" for run in study["history"]),
     }

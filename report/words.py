@@ -6,6 +6,7 @@ Knows the names that config.json and metrics.json use; knows nothing of HTML. Ev
 from typing import Any
 
 from cache import spec_id
+from head.candidates.table import CANDIDATES
 from head.judge.metrics import read_figure
 from head.judge.verdict import unfrozen_words
 from head.pipeline import ENSEMBLE
@@ -24,6 +25,8 @@ METRIC_NAMES = {
 LOWER_IS_BETTER = ("brier", "ece")
 # Of the metrics: what a line of 100 columns has room for.
 _MAIN = ("accuracy", "f1_offensive", "macro_f1")
+# Candidates shown beside what ships and the reference; the others are folded away.
+_BEST = 3
 
 
 def point(figure: dict[str, Any]) -> str:
@@ -125,8 +128,20 @@ def shipped_words(config: dict[str, Any]) -> str:
     if shipped != ENSEMBLE:
         return str(shipped)
     heads = sum(part["members"] for part in config["parts"][shipped])
-    trials = "trial" if len(picks) == 1 else "trials"
-    return f"{shipped}, {heads} head{'' if heads == 1 else 's'} of {len(picks)} {trials}"
+    methods = "method" if len(picks) == 1 else "methods"
+    return f"{shipped}, {heads} head{'' if heads == 1 else 's'} of {len(picks)} {methods}"
+
+
+def main_methods(shipped: str, metrics: dict[str, Any]) -> list[str]:
+    """The methods that matter, in their order: what ships, the reference, whatever is no candidate, and the candidates that
+    rank the memes best."""
+
+    def worth(name: str) -> float:
+        return read_figure(metrics["methods"][name]["figures"]["auroc"]).estimate.point or 0.0
+
+    candidates = sorted((name for name in metrics["methods"] if name in CANDIDATES), key=worth, reverse=True)
+    lesser = set(candidates[_BEST:]) - {shipped, metrics["reference"]}
+    return [name for name in metrics["methods"] if name not in lesser]
 
 
 def settings_line(values: dict[str, Any]) -> str:
@@ -151,9 +166,21 @@ def setting(value: Any) -> str:
 
 
 def pick_words(pick: dict[str, Any]) -> str:
-    """A trial of the ensemble in one line."""
+    """A part of the ensemble in one line; of a candidate the table of methods has the settings."""
     times = "once" if pick["picked"] == 1 else f"{pick['picked']} times"
-    return f"picked {times}; {settings_line({**pick['head'], **pick['train']})}"
+    settings = settings_line({**pick.get("head", {}), **pick.get("train", {})})
+    return f"picked {times}" + (f"; {settings}" if settings else "")
+
+
+def pick_name(pick: dict[str, Any]) -> str:
+    """What was picked: a candidate or a trial, which older bundles have alone."""
+    return pick["method"] if "method" in pick else f"trial {pick['trial']}"
+
+
+def recipes(study: dict[str, Any]) -> dict[str, str]:
+    """{published settings: what they reached}, in the order of trials."""
+    tried = {run["recipe"]: run for run in study["history"] if "recipe" in run}
+    return {name: "diverged" if run["value"] is None else f"{run['value']:.3f}" for name, run in tried.items()}
 
 
 def facts(config: dict[str, Any], metrics: dict[str, Any], label: list[int]) -> dict[str, str]:
@@ -195,13 +222,15 @@ def methods_table(config: dict[str, Any], metrics: dict[str, Any]) -> str:
     widths = {metric: len(METRIC_NAMES[metric]) + 2 for metric in _MAIN}
     heads = "".join(f"{METRIC_NAMES[metric]:<{width}}" for metric, width in widths.items())
     lines = [f"{'':<34}{heads}{'AUROC':<23}p"]
-    for name, method in metrics["methods"].items():
-        figures = method["figures"]
+    shown = main_methods(config["shipped"], metrics)
+    for name in shown:
+        figures = metrics["methods"][name]["figures"]
         mark = "* " if name == config["shipped"] else "  "
         cells = "".join(f"{point(figures[metric]):<{width}}" for metric, width in widths.items())
         p = p_value(figures["auroc"]).removeprefix("p ")
         lines.append(f"{mark}{name:<32}{cells}{estimate(figures['auroc']):<23}{p}".rstrip())
-    return "\n".join(lines)
+    folded = len(metrics["methods"]) - len(shown)
+    return "\n".join(lines + [f"  and {folded} more in the page"] * bool(folded))
 
 
 def _best(study: dict[str, Any]) -> str:

@@ -109,14 +109,15 @@ def planted_features(
     dims: tuple[int, int] = (8, 6),
 ) -> Features:
     """Memes of random vectors whose label follows from the first number of both sides: their "sum", their "product", or
-    "none" of it. splits are dealt out in turn; no meme is a copy of another."""
+    "none" of it. splits are dealt out in turn; no meme is a copy of another; sides of equal width share a space."""
     generator = np.random.default_rng(seed)
     image, text = (generator.normal(size=(count, dim)).astype(np.float32) for dim in dims)
     signal = {"sum": image[:, 0] + text[:, 0], "product": image[:, 0] * text[:, 0], "none": np.zeros(count)}[kind]
     label = (generator.random(count) < 1 / (1 + np.exp(-4 * signal))).astype(np.int64)
     split = np.array([splits[row % len(splits)] for row in range(count)])
     ids = np.array([f"m{row}" for row in range(count)])
-    return Features(ids, image, text, label, split, np.arange(count), np.full(count, ""))
+    joint = dims[0] if dims[0] == dims[1] else 0
+    return Features(ids, image, text, label, split, np.arange(count), np.full(count, ""), joint)
 
 
 def write_features(artifacts: Path, features: Features, **more: Any) -> Path:

@@ -196,6 +196,20 @@ def test_what_changes_a_vector_is_in_the_spec(demo: ClipEncoder, other_weights: 
     assert Profile.of_spec(other.spec) == profiles[changed]
 
 
+def test_both_features_are_pooled_and_projected_columns_and_the_spec_says_how_many(demo: ClipEncoder) -> None:
+    pooled, both = (load_encoder(DEMO, "", CPU, Profile(features, "fp32")) for features in ("pooled", "both"))
+    joint = both.spec["joint"]
+    for encode in (
+        lambda of: of.image_features([of.pixels(picture())]),
+        lambda of: of.text_features([of.tokens("some")]),
+    ):
+        whole, part, projected = (encode(of) for of in (both, pooled, demo))
+        assert projected.shape == (1, joint) and whole.shape[1] == part.shape[1] + joint
+        torch.testing.assert_close(whole, torch.cat((part, projected), dim=1), rtol=1e-5, atol=1e-5)
+    assert Profile.of_spec(both.spec) == Profile("both", "fp32")
+    assert "joint" not in pooled.spec and "joint" not in demo.spec
+
+
 def test_what_changes_no_vector_is_not(demo: ClipEncoder) -> None:
     threads, alone = torch.get_num_threads(), vectors(demo)
     try:

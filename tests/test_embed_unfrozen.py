@@ -68,6 +68,7 @@ def step(encoder: UnfrozenEncoder) -> None:
     [
         (Unfreezing(2), {}),
         (Unfreezing(1, ("image",)), {"features": "pooled"}),
+        (Unfreezing(1), {"features": "both"}),
         (Unfreezing(2, SIDES, 4), {"long_text": "chunk"}),
     ],
 )
@@ -78,7 +79,12 @@ def test_before_it_learns_a_divided_model_is_the_encoder(unfreezing: Unfreezing,
 
 @pytest.mark.parametrize(
     ("unfreezing", "profile"),
-    [(Unfreezing(2), {}), (Unfreezing(1, ("text",)), {"features": "pooled"}), (Unfreezing(2, SIDES, 4), {})],
+    [
+        (Unfreezing(2), {}),
+        (Unfreezing(1, ("text",)), {"features": "pooled"}),
+        (Unfreezing(1), {"features": "both"}),
+        (Unfreezing(2, SIDES, 4), {}),
+    ],
 )
 def test_what_learnt_serves_as_a_delta(unfreezing: Unfreezing, profile: dict[str, str], tmp_path: Path) -> None:
     encoder = unfrozen(unfreezing, **profile)
@@ -117,8 +123,9 @@ def test_the_last_blocks_learn_and_what_comes_after_them_as_open_clip_unlocks_th
     assert unfrozen(Unfreezing(blocks)).weights.keys() == theirs
 
 
-def test_without_a_projection_none_learns() -> None:
-    names = unfrozen(Unfreezing(1), features="pooled").weights
+@pytest.mark.parametrize("features", ["pooled", "both"])
+def test_without_a_projection_none_learns_and_beside_pooled_features_it_stays(features: str) -> None:
+    names = unfrozen(Unfreezing(1), features=features).weights
     assert not {"visual.proj", "text_projection"} & names.keys() and "visual.ln_post.weight" in names
 
 

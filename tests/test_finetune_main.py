@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from fakes import interrupted, picture
 
 from cache import read_index
@@ -22,13 +23,14 @@ from finetune import train as training
 from finetune.__main__ import main
 from finetune.train import Model
 from head import __main__ as tuning
-from head import baselines
-from head.baselines import BOTH
 from head.bundle.evaluation import FINETUNED, FROZEN, evaluate_bundle
 from head.bundle.format import load_bundle, read_part
+from head.candidates import forest, regression
+from head.candidates.table import BOTH
 from head.data.features import load_everything, load_tuning, usable_rows
 from head.data.folds import Protocol
 from head.judge import metrics
+from head.model.linear import LinearHead
 from head.search import space
 from report.__main__ import main as report
 
@@ -43,7 +45,8 @@ def quick() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(space, "_WIDTHS", (8,))
         patch.setattr(metrics, "_RESAMPLES", 100)
-        patch.setattr(baselines, "_PENALTIES", np.array([0.01, 1.0]))
+        patch.setattr(regression, "_PENALTIES", np.array([0.01, 1.0]))
+        patch.setattr(forest, "_TREES", 5)
         yield
 
 
@@ -63,7 +66,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = EmbedSettings(str(data), ENCODER, "", folder, "cpu", Profile(precision="fp32"))
     embed_dataset(settings, lambda _: None)
     usual = [f"--data={data}", f"--model={ENCODER}", f"--artifacts={folder}", "--folds=2", "--jobs=1"]
-    assert tuning.main(["tune", *usual, "--trials=2", "--review=0.3"]) == 0
+    assert tuning.main(["tune", *usual, "--trials=2", "--review=0.3", "--ship=ensemble"]) == 0
     return folder
 
 
@@ -145,7 +148,7 @@ def test_what_was_trained_is_what_is_served(finetuned: Path) -> None:
     served = config["tuning_metrics"]["methods"][FINETUNED]["figures"]["auroc"]["point"]
     # by open_clip's modules while it trained, by the quick towers afterwards
     assert config["finetuned"]["history"][-1]["validation_auroc"] == pytest.approx(served, abs=0.01)
-    assert served != config["tuning_metrics"]["methods"][FROZEN]["figures"]["auroc"]["point"]
+    assert not np.allclose(chances, tuning["probability"][FROZEN], atol=1e-3)
 
 
 def test_test_is_judged_by_the_vectors_that_each_method_had(finetuned: Path, tmp_path: Path) -> None:
@@ -288,11 +291,35 @@ def test_a_tower_that_no_head_reads_is_not_trained(
 ) -> None:
     path = artifacts / "bundles" / "latest" / "config.json"
     study = json.loads(path.read_text("utf-8"))["study"]
-    for pick in study["picks"]:
-        pick["head"]["fusion"] = "text"
-    edit(artifacts, study=study)
+    edit(artifacts, study={**study, "picks": [{"method": "logistic regression, text only", "picked": 1}]})
     assert run(artifacts, "--towers=image") == 2
     assert "the heads of this bundle read text vectors alone; use --towers text" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [BOTH, "cosine of the sides", "logistic regression, all inputs"])
+def test_a_shipped_candidate_is_where_fine_tuning_starts_and_learns_with_the_encoder(
+    name: str, artifacts: Path, any_better: None
+) -> None:
+    usual = [f"--data={artifacts.parent}", "--folds=2", "--jobs=1", "--trials=2", f"--artifacts={artifacts}"]
+    index = next((artifacts / "datasets").glob("*.h5"))
+    assert tuning.main(["tune", *usual, f"--data={index}", f"--ship={name}"]) == 0
+    assert run(artifacts) == 0
+    bundle = load_bundle(artifacts / "bundles" / "latest")
+    (head,) = bundle.shipped.heads
+    (before,) = bundle.ensembles[FROZEN].heads
+    assert isinstance(head, LinearHead) and isinstance(before, LinearHead) and head.config == before.config
+    assert not torch.equal(head.weight, before.weight)
+
+
+@pytest.mark.parametrize("name", ["random forest", "nearest neighbours, both", "nearest neighbours, trained"])
+def test_votes_and_trees_cannot_be_fine_tuned_and_it_says_so(
+    name: str, artifacts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = artifacts / "bundles" / "latest" / "config.json"
+    study = json.loads(path.read_text("utf-8"))["study"]
+    edit(artifacts, study={**study, "picks": [{"method": name, "picked": 1}]})
+    assert run(artifacts) == 2
+    assert "votes and trees have no gradient" in capsys.readouterr().err
 
 
 def test_the_start_knows_nothing_of_the_validation_memes(tuned: Path) -> None:

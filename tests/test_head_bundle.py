@@ -25,7 +25,7 @@ from head.bundle.format import (
     write_part,
 )
 from head.model.ensemble import HeadEnsemble
-from head.model.fusion import FUSIONS, FusionHead, HeadConfig
+from head.model.fusion import FUSIONS, FusionHead, HeadConfig, scaled_columns
 
 ROOT = Path(__file__).parent.parent
 SETTINGS: dict[str, Any] = {
@@ -39,12 +39,13 @@ def make_head(fusion: str = "align", seed: int = 0, members: int = 2) -> FusionH
     """A head with weights of its own, and the scaling that all heads over the same folds have."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        head = FusionHead(HeadConfig(5, 4, fusion, components=3, width=6, hidden=7), members)
+        joint = 2 if fusion == "agreement" else 0
+        head = FusionHead(HeadConfig(5, 4, fusion, components=3, width=6, hidden=7, joint=joint), members)
         torch.manual_seed(0)
         rows = [torch.randperm(9)[:6] for _ in range(members)]
-        for side, vectors in (("image", torch.randn(9, 5)), ("text", torch.randn(9, 4))):
-            if side in head.scaling:
-                head.scaling[side].fit(vectors, rows)
+        image, text = torch.randn(9, 5), torch.randn(9, 4)
+        for name, scaling in head.scaling.items():
+            scaling.fit(*scaled_columns(name, image, text, joint), rows)
     return head.eval()
 
 

@@ -13,6 +13,10 @@ from head.model.fusion import FUSIONS, OUTPUTS, Dropout, FusionHead, HeadConfig
 
 ROOT = Path(__file__).parent.parent
 ROWS, MEMBERS = 9, 2
+# Every fusion alone, without a shared space, and beside agreement inputs, of which the last three columns are.
+ALONE = [{"fusion": fusion} for fusion in FUSIONS if fusion != "agreement"]
+AGREEING = [{"fusion": fusion, "agreement": True, "joint": 3, "centred": fusion != "align"} for fusion in FUSIONS]
+KINDS = pytest.mark.parametrize("kind", [*ALONE, *AGREEING], ids=str)
 
 
 def make(config: HeadConfig, seed: int = 0) -> FusionHead:
@@ -22,6 +26,8 @@ def make(config: HeadConfig, seed: int = 0) -> FusionHead:
         head = FusionHead(config, MEMBERS)
         for name, buffer in head.named_buffers():
             buffer.uniform_(0.5, 2) if name.endswith("std") else buffer.normal_()
+            if name.endswith("centre"):
+                buffer.mul_(config.centred)  # as a fit leaves it
     return head.eval()
 
 
@@ -45,23 +51,35 @@ def in_numpy(head: FusionHead, image: Tensor, text: Tensor) -> np.ndarray:
 
 def _of_member(head: FusionHead, member: int, image: np.ndarray, text: np.ndarray) -> np.ndarray:
     config = head.config
-    weights = {name: value[member].double().numpy() for name, value in head.state_dict().items()}
+    state = {name: value for name, value in head.state_dict().items() if not name.endswith("centre")}
+    weights = {name: value[member].double().numpy() for name, value in state.items()}
 
     def linear(rows: np.ndarray, name: str) -> np.ndarray:
         return rows @ weights[f"{name}.weight"] + weights[f"{name}.bias"]
 
     sides = {}
     for side, rows in (("image", image), ("text", text)):
-        if config.fusion in ("image", "text") and config.fusion != side:
+        if config.fusion == "agreement" or (config.fusion in ("image", "text") and config.fusion != side):
             continue
-        x = (unit(rows) - weights[f"scaling.{side}.mean"]) / weights[f"scaling.{side}.std"]
+        own = rows[:, : rows.shape[1] - config.joint]
+        x = (unit(own) - weights[f"scaling.{side}.mean"]) / weights[f"scaling.{side}.std"]
         if f"scaling.{side}.projection" in weights:
             x = x @ weights[f"scaling.{side}.projection"]
         if config.adapter:
             adapted = relu(linear(relu(linear(x, f"adapters.{side}.down")), f"adapters.{side}.up"))
             x = 0.2 * adapted + 0.8 * x
         sides[side] = x if config.fusion == "linear" else linear(x, f"maps.{side}")
-    x = _fused(config.fusion, linear, *sides.values())
+    parts = [_fused(config.fusion, linear, *sides.values())] if sides else []
+    if config.agrees:
+        centre = head.get_buffer("scaling.agreement.centre")[:, member, 0].double().numpy()
+        i, t = (unit(rows[:, -3:]) - at for rows, at in zip((image, text), centre))
+        if config.centred:
+            i, t = unit(i), unit(t)
+        cosine = (i * t).sum(axis=1, keepdims=True)
+        i, t = (side @ weights["scaling.agreement.rotation"] for side in (i, t))
+        seen = np.hstack((i * t, abs(i - t), cosine))
+        parts.append(4 * (seen - weights["scaling.agreement.mean"]) / weights["scaling.agreement.std"])
+    x = np.hstack(parts)
     first = 0 if config.fusion == "linear" else 1  # after the dropout of the fused vector
     for layer in range(config.depth):
         x = relu(linear(x, f"hidden.{first + 3 * layer}"))
@@ -88,12 +106,12 @@ def _fused(fusion: str, linear: Any, *sides: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("depth", [0, 1, 2])
-@pytest.mark.parametrize("fusion", FUSIONS)
-def test_each_fusion_is_its_formula(fusion: str, depth: int) -> None:
+@KINDS
+def test_each_fusion_is_its_formula(kind: dict[str, Any], depth: int) -> None:
     image, text = draw()
     for adapter, output, components in product((0, 3), OUTPUTS, (0, 3)):
         config = HeadConfig(
-            5, 4, fusion, components=components, adapter=adapter, width=6, depth=depth, hidden=7, output=output
+            5, 4, **kind, components=components, adapter=adapter, width=6, depth=depth, hidden=7, output=output
         )
         head = make(config)
         with torch.inference_mode():
@@ -103,19 +121,21 @@ def test_each_fusion_is_its_formula(fusion: str, depth: int) -> None:
         assert (logits[0] - logits[1]).abs().max() > 1e-3  # members have weights of their own
 
 
-@pytest.mark.parametrize("fusion", FUSIONS)
-def test_a_head_depends_on_the_sides_that_its_kind_names_and_on_no_other(fusion: str) -> None:
+@KINDS
+def test_a_head_depends_on_the_sides_that_its_kind_names_and_on_no_other(kind: dict[str, Any]) -> None:
     (image, text), (other_image, other_text) = draw(), draw(seed=2)
-    head = make(HeadConfig(5, 4, fusion, width=6, hidden=7))
+    head = make(HeadConfig(5, 4, **kind, width=6, hidden=7))
     with torch.inference_mode():
         logits, with_image, with_text = head(image, text), head(other_image, text), head(image, other_text)
-    assert torch.equal(logits, with_image) is (fusion == "text")
-    assert torch.equal(logits, with_text) is (fusion == "image")
+    assert torch.equal(logits, with_image) is (kind == {"fusion": "text"})
+    assert torch.equal(logits, with_text) is (kind == {"fusion": "image"})
+    sides = [side for side in ("image", "text") if kind["fusion"] == side] or ["image", "text"]
+    assert head.config.sides == tuple(["image", "text"] if "joint" in kind else sides)
 
 
-@pytest.mark.parametrize("fusion", FUSIONS)
-def test_config_and_state_dict_rebuild_a_head(fusion: str) -> None:
-    head = make(HeadConfig(5, 4, fusion, components=3, adapter=2, width=6, hidden=7, output="cosine"))
+@KINDS
+def test_config_and_state_dict_rebuild_a_head(kind: dict[str, Any]) -> None:
+    head = make(HeadConfig(5, 4, **kind, components=3, adapter=2, width=6, hidden=7, output="cosine"))
     again = FusionHead(head.config, MEMBERS).eval()
     again.load_state_dict(head.state_dict())
     assert torch.equal(head(*draw()), again(*draw()))
@@ -126,10 +146,10 @@ def test_a_cross_is_an_outer_product_of_maps_of_at_most_32() -> None:
     assert head.maps["image"].weight.shape == (1, 5, 32) and head.output.weight.shape == (1, 1024, 1)
 
 
-@pytest.mark.parametrize("fusion", FUSIONS)
+@KINDS
 @pytest.mark.parametrize("output", OUTPUTS)
-def test_vectors_of_zeros_have_logits_and_gradients(fusion: str, output: str) -> None:
-    head = FusionHead(HeadConfig(5, 4, fusion, width=6, hidden=7, output=output), MEMBERS)
+def test_vectors_of_zeros_have_logits_and_gradients(kind: dict[str, Any], output: str) -> None:
+    head = FusionHead(HeadConfig(5, 4, **kind, width=6, hidden=7, output=output), MEMBERS)
     logits = head(torch.zeros(3, 5), torch.zeros(3, 4))
     logits.sum().backward()
     assert logits.isfinite().all() and all(part.grad.isfinite().all() for part in head.parameters())
@@ -192,7 +212,7 @@ def test_nothing_is_dropped_in_eval_mode_or_at_a_rate_of_zero() -> None:
     assert torch.equal(Dropout(0.9).eval()(rows), rows) and torch.equal(Dropout(0.0)(rows), rows)
 
 
-@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize("fusion", [kind["fusion"] for kind in ALONE])
 def test_dropout_is_between_the_layers_of_every_kind_but_the_linear_probe(fusion: str) -> None:
     image, text = draw()
     config = HeadConfig(5, 4, fusion, width=64, depth=0, map_dropout=0.5, dropout=0.0)
@@ -204,7 +224,7 @@ def test_dropout_is_between_the_layers_of_every_kind_but_the_linear_probe(fusion
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"fusion": "sum"}, {"output": "softmax"}, {"image_dim": 0}, {"text_dim": -1}, {"image_dim": 10**9},
+        {"fusion": "sum"}, {"joint": -1}, {"joint": 5}, {"agreement": 2}, {"centred": "yes"}, {"output": "softmax"}, {"image_dim": 0}, {"text_dim": -1}, {"image_dim": 10**9},
         {"components": -1}, {"components": "all"}, {"spectrum": -1}, {"adapter": -1}, {"adapter": 1.0}, {"width": 0}, {"width": 2.5},
         {"width": 10**7}, {"depth": -1}, {"depth": 65}, {"hidden": True}, {"hidden": 0}, {"dropout": 1.0},
         {"dropout": float("nan")}, {"map_dropout": -0.1}, {"map_dropout": "0.1"},

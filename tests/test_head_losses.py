@@ -83,21 +83,30 @@ def cosine(one: np.ndarray, other: np.ndarray) -> float:
     return float(one @ other / np.linalg.norm(one) / np.linalg.norm(other))
 
 
-def test_the_retrieval_loss_is_the_mean_triplet_loss_of_cosines() -> None:
+def test_the_retrieval_loss_is_the_mean_triplet_loss_with_the_batchs_negatives_inside_the_margin() -> None:
     anchor, like, unlike = RNG.normal(size=(3, MEMBERS, MEMES, WIDTH))
-    found = retrieval_loss(*tensors(anchor, like, unlike))
+    found = retrieval_loss(*tensors(anchor, like, unlike, LABEL))
     for m in range(MEMBERS):
-        each = [
-            max(0.0, cosine(anchor[m, n], unlike[m, n]) - cosine(anchor[m, n], like[m, n]) + 0.1) for n in range(MEMES)
-        ]
+        each = []
+        for n in range(MEMES):
+            others = [cosine(anchor[m, n], anchor[m, o]) for o in range(MEMES) if LABEL[m, o] != LABEL[m, n]]
+            negative = cosine(anchor[m, n], unlike[m, n]) + np.mean(others)
+            each.append(max(0.0, negative - cosine(anchor[m, n], like[m, n]) + 0.1))
         assert 0 in each and max(each) > 0  # both sides of the hinge
         assert float(found[m]) == pytest.approx(np.mean(each))
+
+
+def test_a_batch_of_one_label_has_no_negatives() -> None:
+    anchor, like, unlike = RNG.normal(size=(3, MEMBERS, MEMES, WIDTH))
+    found = retrieval_loss(*tensors(anchor, like, unlike, np.ones_like(LABEL)))
+    each = [max(0.0, cosine(a, u) - cosine(a, s) + 0.1) for a, s, u in zip(anchor[0], like[0], unlike[0])]
+    assert float(found[0]) == pytest.approx(np.mean(each))
 
 
 def test_the_retrieval_loss_of_a_member_is_its_own() -> None:
     anchor, like, unlike = tensors(*RNG.normal(size=(3, MEMBERS, MEMES, WIDTH)))
     anchor.requires_grad_()
-    retrieval_loss(anchor, like, unlike)[2].backward()
+    retrieval_loss(anchor, like, unlike, *tensors(LABEL))[2].backward()
     assert not anchor.grad[:2].any() and anchor.grad[2].any()
 
 

@@ -11,10 +11,11 @@ from fakes import SPEC, interrupted, planted_features, write_features
 
 from cache import DatasetIndex, read_index, write_index
 from head import __main__ as command
-from head import baselines
 from head import nested as nesting
-from head.baselines import BOTH, ZERO_SHOT
+from head import pipeline
 from head.bundle.format import load_bundle
+from head.candidates import forest, regression
+from head.candidates.table import BOTH
 from head.judge import metrics
 from head.model.training import train_head
 from head.pipeline import ENSEMBLE
@@ -28,7 +29,8 @@ def quick(monkeypatch):
     """Narrow heads, few resamples: the tests are about the command, not about what it finds."""
     monkeypatch.setattr(space, "_WIDTHS", (8,))
     monkeypatch.setattr(metrics, "_RESAMPLES", 100)
-    monkeypatch.setattr(baselines, "_PENALTIES", np.array([0.01, 1.0]))
+    monkeypatch.setattr(regression, "_PENALTIES", np.array([0.01, 1.0]))
+    monkeypatch.setattr(forest, "_TREES", 5)
 
 
 def fill(artifacts: Path, splits: tuple[str, ...] = SPLITS, **columns: Any) -> Path:
@@ -62,11 +64,12 @@ def test_tune_from_end_to_end(tmp_path, capsys):
 
     config = load_bundle(tmp_path / "bundles" / "latest").config
     assert config["spec"] == SPEC and config["encoder"] == {"model": "fake", "pretrained": ""}
-    assert (config["shipped"], config["aim"]["objective"]) == (ENSEMBLE, "macro-f1")
+    assert config["shipped"] in (ENSEMBLE, config["reference"]) and config["aim"]["objective"] == "macro-f1"
+    assert f"ships       {config['shipped']}" in out
     assert config["study"]["trials"] == 2 and len(config["study"]["history"]) == 2
     assert config["study"]["name"].startswith(f"{index.stem}-")
-    assert config["threshold"] == config["methods"][ENSEMBLE]["threshold"]
-    assert config["data"]["counts"].keys() == {"train", "validation"} and ZERO_SHOT in config["methods"]
+    assert config["threshold"] == config["methods"][config["shipped"]]["threshold"]
+    assert config["data"]["counts"].keys() == {"train", "validation"} and "zero-shot prompts" in config["methods"]
     predictions = json.loads((folder / "predictions.json").read_text())
     assert predictions.keys() == {"tuning"} and len(predictions["tuning"]["ids"]) == 89
     assert not (folder / "metrics.json").exists()
@@ -134,6 +137,9 @@ def test_the_bundle_of_an_earlier_run_stays_whole_when_the_next_is_stopped(tmp_p
         (("--target-precision=0.6", "--ship=regression"), {"aim": {"objective": "precision", "target": 0.6}}),
         (("--objective=accuracy",), {"aim": {"objective": "accuracy", "target": None}}),
         (("--ship=regression",), {"shipped": BOTH}),
+        (("--ship=ensemble",), {"shipped": ENSEMBLE}),
+        (("--ship=random forest",), {"shipped": "random forest"}),
+        (("--ship=nearest neighbours, trained",), {"shipped": "nearest neighbours, trained"}),
         (("--protocol=official", "--repeats=2"), {"protocol": {"name": "official", "folds": 2, "repeats": 2}}),
         (("--seed=3",), {"seed": 3}),
     ],
@@ -150,12 +156,20 @@ def test_what_is_asked_for_is_in_the_bundle(tmp_path, capsys, options, expected)
     assert ("validation" if "official" in str(options) else "out of fold, 2 folds") in out
 
 
-def test_a_regression_that_wins_is_said(tmp_path, capsys):
-    fill(tmp_path)  # heads as narrow as these learn nothing in two trials
-    assert run(tmp_path) == 0
-    assert "Logistic regression does at least as well on these memes and is simpler" in capsys.readouterr().out
-    assert run(tmp_path, "--ship=regression") == 0
-    assert "and is simpler" not in capsys.readouterr().out
+def test_the_simpler_method_ships_unless_the_ensemble_is_better_beyond_noise(tmp_path, capsys, monkeypatch):
+    fill(tmp_path)
+    for lead, why in ((0.9, "the best of the simple methods: the ensemble is no better beyond noise"), (1.1, "")):
+        monkeypatch.setattr(pipeline, "auroc_lead", lambda *_, lead=lead: lead)
+        assert run(tmp_path) == 0
+        config, out = load_bundle(tmp_path / "bundles" / "latest").config, capsys.readouterr().out
+        assert config["shipped"] == (config["reference"] if why else ENSEMBLE) and why in out
+        assert load_bundle(tmp_path / "bundles" / "latest").ensembles.keys() >= {ENSEMBLE, config["reference"]}
+
+
+def test_a_candidate_that_the_vectors_do_not_allow_is_refused_by_name(tmp_path, capsys):
+    write_features(tmp_path, planted_features(120, splits=SPLITS, dims=(6, 5)))
+    assert run(tmp_path, "--ship=cosine of the sides") == 2
+    assert "'cosine of the sides': it needs sides that share a space; these have" in capsys.readouterr().err
 
 
 def relabel(artifacts: Path, index: Path) -> None:
@@ -202,8 +216,8 @@ def test_a_study_of_other_data_is_refused(tmp_path, capsys):
 
 
 def test_a_precision_that_no_threshold_reaches_is_one_sentence_and_its_trials_are_kept(tmp_path, capsys):
-    fill(tmp_path)
-    assert run(tmp_path, "--target-precision=0.99") == 2
+    write_features(tmp_path, planted_features(120, seed=6, kind="none", splits=SPLITS, dims=(6, 6)))
+    assert run(tmp_path, "--target-precision=0.99", "--ship=ensemble") == 2
     said = capsys.readouterr().err
     assert re.search(
         r"\nerror: fusion ensemble: precision 0.99: the best that any threshold reaches is 0\.\d+.*\n$", said
@@ -270,7 +284,7 @@ def test_nested_writes_its_estimate_and_says_it(tmp_path, capsys, monkeypatch):
     index = fill(tmp_path)
     assert run(tmp_path, name="nested") == 0
     said = capsys.readouterr()
-    assert "outer fold 2 of 2" in said.err and "In nested cross-validation, the fusion ensemble" in said.out
+    assert "outer fold 2 of 2" in said.err and "In nested cross-validation, the as shipped" in said.out
     written = json.loads((tmp_path / "nested" / index.stem / "nested.json").read_text())
     assert written["split"] == "nested" and len(written["folds"]) == 2 and len(written["fingerprint"]) == 64
     assert sum(fold["memes"] for fold in written["folds"]) == 90  # test is left alone

@@ -7,10 +7,10 @@ import pytest
 from fakes import SPEC, interrupted, planted_features
 from sklearn.metrics import roc_auc_score
 
-from head import baselines
 from head import nested as nesting
-from head.baselines import BOTH
 from head.bundle.evaluation import describe
+from head.candidates import forest, regression
+from head.candidates.table import BOTH
 from head.data.features import Features
 from head.data.folds import Protocol
 from head.judge import metrics
@@ -29,7 +29,8 @@ def quick(monkeypatch):
     monkeypatch.setattr(space, "_WIDTHS", (8,))
     monkeypatch.setattr(nesting, "_OUTER_FOLDS", 3)
     monkeypatch.setattr(metrics, "_RESAMPLES", 100)
-    monkeypatch.setattr(baselines, "_PENALTIES", np.array([0.01, 1.0]))
+    monkeypatch.setattr(regression, "_PENALTIES", np.array([0.01, 1.0]))
+    monkeypatch.setattr(forest, "_TREES", 5)
     monkeypatch.setattr(searching, "_importances", lambda *_: {})
 
 

@@ -25,7 +25,7 @@ from head.search.space import Space
 from head.search.study import Found, OtherData, StudyConfig, StudyUnusable, finished_trials, search
 from head.search.workers import GoOn, Outcome, Settings, open_trainer
 
-SPACE = Space({"image_dim": 8, "text_dim": 6}, 120)
+SPACE = Space({"image_dim": 8, "text_dim": 6, "joint": 4}, 120)
 DIGEST = "0123456789abcdef"
 
 
@@ -84,7 +84,7 @@ def found_by(config: StudyConfig, jobs: int = 1) -> list[tuple[int, float | None
 def test_the_published_recipes_come_first(config):
     trainer = Rehearsal()
     found = search(SPACE, DIGEST, replace(config, trials=8), trainer)
-    recipes = SPACE.recipes()
+    recipes = list(SPACE.recipes().values())
     assert [trial.params for trial in found.trials[: len(recipes)]] == recipes
     assert found.trials[6].params not in recipes and len(trainer.trained) == 8
     # fewer trials than recipes are the first recipes
@@ -102,7 +102,7 @@ class Disordered(Rehearsal):
 
 
 def test_each_recipe_is_tried_once_even_if_a_stopped_run_tried_them_out_of_order(config):
-    recipes = SPACE.recipes()
+    recipes = list(SPACE.recipes().values())
     with pytest.raises(KeyboardInterrupt):
         search(SPACE, DIGEST, replace(config, trials=9), Disordered())
     assert [trial.params for trial in stored(config)] == [recipes[0], recipes[2]]
@@ -168,19 +168,57 @@ def test_ctrl_c_keeps_what_ended_and_the_next_run_goes_on(config, monkeypatch, a
     assert rest[: at - 1] == [(trial.number, trial.value, trial.params) for trial in stored(config)[: at - 1]]
 
 
-def test_bad_trials_are_pruned_trials_with_what_was_seen_of_them(config):
-    number: dict[int, int] = {}
+def test_trials_are_pruned_beside_their_own_kind_with_what_was_seen_of_them(config, monkeypatch):
+    monkeypatch.setattr(searching, "_least_tried", lambda *_: ["text"] * 8)
+    values = iter(np.linspace(0.9, 0.4, 100))
+    own: dict[int, float] = {}
 
     def auroc(settings: Settings, epoch: int) -> float:
-        return 0.4 if number.setdefault(id(settings), len(number)) == 12 else 0.7 + epoch / 100
+        if settings[0].fusion != "text":
+            return 0.99  # another kind, which starts better, prunes nothing
+        return own.setdefault(id(settings), next(values)) + epoch / 100
 
-    found = search(SPACE, DIGEST, replace(config, trials=13), Rehearsal(auroc))
-    assert [trial.complete for trial in found.trials] == [True] * 12 + [False]
-    last = stored(config)[12]
-    assert last.state == optuna.trial.TrialState.PRUNED
-    assert last.intermediate_values == dict.fromkeys(range(5), 0.4)  # the first four epochs are a warm-up
-    assert found.trials[12].value == 0.4 and 12 not in [trial.number for trial in found.best(13)]
-    assert stored(config)[0].intermediate_values == {epoch: 0.7 + epoch / 100 for epoch in range(12)}
+    found = search(SPACE, DIGEST, replace(config, trials=12), Rehearsal(auroc))
+    # the recipes run to their end; of a kind two pass first, then only who is among the best third
+    assert [trial.complete for trial in found.trials] == [True] * 8 + [False] * 4
+    last = stored(config)[11]
+    assert last.state == optuna.trial.TrialState.PRUNED and list(last.intermediate_values) == list(range(5))
+    assert found.trials[11].value == last.intermediate_values[4]
+    assert not {8, 9, 10, 11} & {trial.number for trial in found.best(13)}
+
+
+@pytest.mark.parametrize(("others", "pruned"), [([0.9], False), ([0.9, 0.9], True), ([0.9, 0.1], True)])
+def test_a_trial_passes_a_rung_if_it_is_among_the_best_third_of_its_kind(others, pruned):
+    study = optuna.create_study(direction="maximize", pruner=searching.KindPruner())
+    kinds = optuna.distributions.CategoricalDistribution(["align", "text"])
+    for kind, value in [*(("align", value) for value in others), *[("text", 0.99)] * 9]:
+        study.add_trial(
+            optuna.trial.create_trial(
+                value=value, params={"kind": kind}, distributions={"kind": kinds}, intermediate_values={4: value}
+            )
+        )
+    study.enqueue_trial({"kind": "align"})
+    trial = study.ask({"kind": kinds})
+    for epoch in range(5):
+        assert not trial.should_prune()
+        trial.report(0.5, epoch)
+    assert trial.should_prune() == pruned
+
+
+def test_every_kind_is_tried_early_and_every_other_trial_goes_to_the_least_tried(config):
+    found = search(
+        SPACE, DIGEST, replace(config, trials=120), Rehearsal(lambda s, e: 0.9 if s[0].fusion == "text" else 0.6)
+    )
+    kinds = [trial.kind for trial in found.trials]
+    assert set(kinds[:40]) == set(SPACE.kinds)
+    assert min(kinds.count(kind) for kind in SPACE.kinds) >= 4
+
+
+def test_recipes_train_until_they_converge_and_are_not_pruned(config):
+    trainer = Rehearsal(lambda settings, epoch: 0.5 - epoch / 100)
+    found = search(SPACE, DIGEST, replace(config, trials=8), trainer)
+    assert [train.max_epochs for _, train in trainer.trained] == [240] * 6 + [30] * 2
+    assert all(trial.complete for trial in found.trials[:6])
 
 
 def test_a_training_that_diverges_is_pruned_and_the_search_goes_on(config):
@@ -201,16 +239,28 @@ def test_importances_are_shares_and_empty_where_all_trials_are_alike(config):
     assert sum(found.importances.values()) == pytest.approx(1)
     assert max(found.importances, key=found.importances.__getitem__) == "dropout"
     alike = search(SPACE, DIGEST, replace(config, study="b"), Rehearsal(lambda settings, epoch: 0.5))
-    assert set(alike.importances.values()) <= {0.0}
+    assert alike.importances == {}
+
+
+def test_importances_count_pruned_trials(config):
+    """Where all that survives is of one kind of loss, survivors alone would call the loss unimportant."""
+    found = search(
+        SPACE, DIGEST, replace(config, trials=60), Rehearsal(lambda s, e: 0.9 if s[1].loss.kind == "bce" else 0.5)
+    )
+    assert max(found.importances, key=found.importances.__getitem__) == "loss"
 
 
 def test_the_best_are_the_complete_ones_by_value_then_by_number():
     trials = search_result((0, True, 0.5), (1, True, 0.7), (2, False, 0.9), (3, True, 0.7), (4, False, None))
     assert [trial.number for trial in Found(trials, {}).best(3)] == [1, 3, 0]
+    assert [trial.number for trial in Found(trials, {}).best(3, of_a_kind=1)] == [1, 0]
 
 
 def search_result(*rows: tuple[int, bool, float | None]) -> list[searching.Trial]:
-    return [searching.Trial(number, complete, value, None, None, {}, 1.0) for number, complete, value in rows]
+    return [
+        searching.Trial(number, complete, value, None, None, {"kind": "odd" if number % 2 else "even"}, 1.0)
+        for number, complete, value in rows
+    ]
 
 
 def test_a_study_of_other_data_is_refused_and_says_what_to_do(config):
@@ -382,7 +432,7 @@ def test_in_postgresql_who_joins_others_leaves_them_the_recipes_and_draws_its_ow
 
     found = search(SPACE, DIGEST, shared, Rehearsal(first))
     tried = [trial.params for trial in found.trials]
-    recipes = SPACE.recipes()
+    recipes = list(SPACE.recipes().values())
     assert not any(trial.params in recipes for trial in joining[0].trials) and len(joining[0].trials) == 3
     assert tried[3:9] == recipes and len({str(params) for params in tried}) == len(tried) == 12
 

@@ -7,8 +7,8 @@ from head.model.fusion import FUSIONS
 from head.model.training import OPTIMIZERS
 from head.search.space import Space
 
-DIMS = {"image_dim": 48, "text_dim": 40}
-RECIPES = Space(DIMS, 600).recipes()
+DIMS = {"image_dim": 48, "text_dim": 40, "joint": 8}
+RECIPES = list(Space(DIMS, 600).recipes().values())
 
 
 @pytest.fixture
@@ -22,7 +22,11 @@ def test_every_point_is_a_head_and_a_training(study, memes):
     space, drawn = Space(DIMS, memes), []
     for _ in range(200):
         drawn.append(space.suggest(study.ask(), seed=7))  # both validate themselves
-    assert {head.fusion for head, _ in drawn} == set(FUSIONS)
+    seen = {(head.fusion, head.agreement) for head, _ in drawn}
+    assert seen == {(fusion, agreeing) for fusion in FUSIONS for agreeing in (fusion != "agreement",) * 1} | {
+        (fusion, False) for fusion in FUSIONS
+    }
+    assert len(space.kinds) == len(seen)
     assert {train.optimizer for _, train in drawn} == set(OPTIMIZERS)
     assert {train.loss.kind for _, train in drawn} == {"bce", "focal"}
     assert all((head.image_dim, head.text_dim, train.seed) == (48, 40, 7) for head, train in drawn)
@@ -39,7 +43,7 @@ def test_every_trial_has_the_same_parameters_so_that_they_are_drawn_together(stu
 @pytest.mark.parametrize("number", range(len(RECIPES)))
 def test_the_recipes_lie_within_the_space(study, number, memes, recwarn):
     space = Space(DIMS, memes)
-    recipe = space.recipes()[number]
+    recipe = list(space.recipes().values())[number]
     study.enqueue_trial(recipe)
     trial = study.ask()
     space.suggest(trial, seed=0)
@@ -49,9 +53,9 @@ def test_the_recipes_lie_within_the_space(study, number, memes, recwarn):
 
 def test_the_recipes_are_the_published_settings(study):
     space, settings = Space(DIMS, 600), []
-    for recipe in space.recipes():
+    for recipe in space.recipes().values():
         study.enqueue_trial(recipe)
-        settings.append(space.suggest(study.ask(), seed=0))
+        settings.append(space.suggest(study.ask(), seed=0, recipe=True))
     align, probe, combiner, guided, cross, cosine = settings
     # HateCLIPper's; ISSUES and RGCL share them
     for head, train in (align, combiner, guided, cross):
@@ -62,6 +66,21 @@ def test_the_recipes_are_the_published_settings(study):
     assert (probe[0].depth, probe[0].dropout) == (0, 0.0)
     assert (cosine[0].output, cosine[0].adapter) == ("cosine", 64)
     assert all(16 <= train.batch_size <= 64 for _, train in settings)  # of the papers
+    assert all((train.max_epochs, train.patience) == (213, 10) for _, train in settings)  # 2,000 steps
+    assert space.suggest(study.ask(), seed=0)[1].max_epochs == 30
+
+
+@pytest.mark.parametrize(("memes", "epochs"), [(100, 240), (2000, 64), (100_000, 30)])
+def test_recipes_train_some_two_thousand_steps(study, memes, epochs):
+    space = Space(DIMS, memes)
+    study.enqueue_trial(space.recipes()["RGCL"])
+    assert space.suggest(study.ask(), seed=0, recipe=True)[1].max_epochs == epochs
+
+
+def test_without_a_shared_space_no_kind_has_agreement_inputs(study):
+    space = Space({"image_dim": 48, "text_dim": 40, "joint": 0}, 600)
+    assert set(space.kinds) == set(FUSIONS) - {"agreement"}
+    assert not any(space.suggest(study.ask(), seed=0)[0].agrees for _ in range(50))
 
 
 def test_an_optimizer_keeps_its_rates(study):
@@ -85,9 +104,9 @@ def test_an_optimizer_keeps_its_rates(study):
     ],
 )
 def test_sizes_follow_the_number_of_memes_and_columns(dims, memes, components, smallest_width, smallest_batch, study):
-    space = Space(dict(zip(("image_dim", "text_dim"), dims)), memes)
+    space = Space({**dict(zip(("image_dim", "text_dim"), dims)), "joint": 0}, memes)
     drawn = [space.suggest(study.ask(), seed=0) for _ in range(60)]
     assert sorted({head.components for head, _ in drawn}) == components
     assert min(head.width for head, _ in drawn) == smallest_width
     assert min(train.batch_size for _, train in drawn) == smallest_batch
-    assert all(recipe["components"] == components[-1] for recipe in space.recipes())
+    assert all(recipe["components"] == components[-1] for recipe in space.recipes().values())

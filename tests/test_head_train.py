@@ -249,7 +249,7 @@ def test_the_retrieval_guided_term_lowers_the_triplet_loss_of_the_train_memes() 
         alike, other = label[:, None] == label, ~torch.eye(len(rows), dtype=torch.bool)
         similarity = cosines(embedded, embedded)
         like, unlike = (embedded[0, nearest(similarity, which[None])[0]] for which in (alike & other, ~alike))
-        values.append(retrieval_loss(embedded, like[None], unlike[None]).item())
+        values.append(retrieval_loss(embedded, like[None], unlike[None], label[None].float()).item())
     assert values[1] < 0.5 * values[0]
 
 

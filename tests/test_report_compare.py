@@ -56,7 +56,7 @@ def test_the_same_memes_are_compared_pair_by_pair_whatever_their_order(two: tupl
 def test_a_bundle_beside_itself_differs_in_nothing(both: tuple) -> None:
     comparison = compare_bundles(judged(both[0]), judged(both[0]))
     assert comparison.differing == {}
-    assert {"encoder", "spec", "data", "protocol", "aim", "seed", "versions", "trial 2 of the ensemble"} <= {
+    assert {"encoder", "spec", "data", "protocol", "aim", "seed", "versions", "part 2 of the ensemble"} <= {
         *comparison.equal
     }
     assert all(row.difference == 0 and row.p == 1 for row in comparison.rows.values())
@@ -68,9 +68,7 @@ def test_settings_that_differ_are_named_with_both_values(both: tuple) -> None:
     assert comparison.differing["seed"] == ("0", "7")
     assert comparison.differing["shipped"] == (SHIPPED, "nearest neighbours")
     assert comparison.differing["spec.model"] == ("ViT-L-14", "ViT-B-32")
-    assert (
-        comparison.differing["trial 2 of the ensemble"][1] == "none" and "trial 1 of the ensemble" in comparison.equal
-    )
+    assert comparison.differing["part 2 of the ensemble"][1] == "none" and "part 1 of the ensemble" in comparison.equal
     assert "spec.dtype" in comparison.equal and "encoder" in comparison.equal
 
 

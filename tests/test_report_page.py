@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from head.candidates.table import CANDIDATES
 from head.judge.metrics import METRICS, compare
 from report import charts
 from report.page import render
+from report.words import main_methods, methods_table
 
 SHIPPED, REFERENCE = "fusion ensemble", "logistic regression, both"
 NAMES = (SHIPPED, "best single head", REFERENCE, "nearest neighbours", "zero-shot prompts", "majority class")
@@ -131,7 +133,7 @@ def config_of(trials: int = 40) -> dict[str, Any]:
             "pruner": "median",
             "picks": [
                 {"trial": 17, "picked": 2, "head": head, "train": train},
-                {"trial": 3, "picked": 1, "head": {**head, "fusion": "cross"}, "train": train},
+                {"method": "trial 3", "trial": 3, "picked": 1, "head": {**head, "fusion": "cross"}, "train": train},
             ],
             "history": runs,
             "importances": {
@@ -267,7 +269,7 @@ def test_the_page_says_what_was_judged_how_and_what_made_it(page: str) -> None:
     for words in (
         "the test split: 149 memes, 59 offensive",
         "5-fold cross-validation on train and validation, near-copies in one fold",
-        "fusion ensemble, 10 heads of 2 trials",
+        "fusion ensemble, 10 heads of 2 methods",
         "0.500, chosen for the best macro-F1",
         "from 0.450 to 0.560: a person decides",
         "memes answered 80.0 % 79.0 %",
@@ -492,3 +494,39 @@ def test_fine_tuning_has_a_section_with_its_losses() -> None:
 
 def test_without_fine_tuning_nothing_is_said_of_it(page: str) -> None:
     assert "ine-tun" not in page
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_lesser_candidates_are_folded_away_and_what_ships_never_is(ours: dict[str, Any]) -> None:
+    methods, candidates = ours["metrics"]["methods"], list(CANDIDATES)
+    for place, name in enumerate(candidates):
+        methods[name] = {
+            **methods[REFERENCE],
+            "figures": {**methods[REFERENCE]["figures"], "auroc": figure(0.9 - place / 100)},
+        }
+        ours["predictions"]["test"]["probability"][name] = ours["predictions"]["test"]["probability"][REFERENCE]
+    ours["config"]["methods"] = methods
+    ours["config"]["shipped"] = ours["metrics"]["reference"] = candidates[-1]
+    shown = main_methods(candidates[-1], ours["metrics"])
+    assert [name for name in shown if name in CANDIDATES] == [*candidates[:3], candidates[-1]]
+    assert {SHIPPED, "best single head", "majority class"} <= set(shown)
+    page = render(**ours)
+    first, folded = page.split(f"{len(candidates) - 4} more methods, none with a higher AUROC", 1)
+    for name in candidates[3:-1]:
+        assert f'<th scope="row">{name}</th>' not in first and f'<th scope="row">{name}</th>' in folded
+    assert f"and {len(candidates) - 4} more in the page" in methods_table(ours["config"], ours["metrics"])
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_recipes_are_told_with_what_they_reached_and_how_they_differ_from_the_papers(ours: dict[str, Any]) -> None:
+    study = ours["config"]["study"]
+    study["history"][0] |= {"recipe": "RGCL", "value": 0.61}
+    study["history"][1] |= {"recipe": "MemeCLIP", "value": None}
+    text = _Outline(render(**ours)).text
+    assert "RGCL 0.610; MemeCLIP diverged." in text and "Unlike in their papers" in text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_candidate_in_the_ensemble_is_named_and_its_settings_are_in_the_table(ours: dict[str, Any]) -> None:
+    ours["config"]["study"]["picks"] = [{"method": "random forest", "picked": 3}]
+    assert "random forest picked 3 times" in _Outline(render(**ours)).text

@@ -12,15 +12,17 @@ from typing import Any
 import numpy as np
 
 from cache import DatasetIndex, read_index
-from head.baselines import BOTH, fit_baselines
 from head.bundle.format import Bundle, UnusableBundle, load_bundle, read_part, read_predictions, write_part
+from head.candidates.given import Given
+from head.candidates.table import fit_candidates
 from head.data.features import Features, fingerprint, load_everything, load_tuning, prompt_vectors, usable_rows
 from head.data.folds import Protocol, assign_folds, members
 from head.data.similar import Similar
 from head.judge.calibration import Calibration
-from head.judge.metrics import DEFINITION, Estimate, Figure, compare, read_figure, share
+from head.judge.metrics import DEFINITION, Estimate, Figure, compare, share
 from head.judge.threshold import measure_band
-from head.pipeline import ENSEMBLE
+from head.model.fusion import FusionHead
+from head.pipeline import SINGLE, scoring_members
 
 MISTAKES, NEIGHBOURS = 12, 3
 # Methods of a fine-tuned bundle: what it ships, and the head that this began with, on the encoder as it was.
@@ -37,15 +39,16 @@ def describe(
     """The metrics of every method on some memes, ready for JSON.
 
     split: "tuning", "test" or "nested"; probability: {method: (N,)}; config: of the bundle, of which methods' thresholds
-    and settings, shipped, review and seed are read; copied: (N,) bool, which memes have a near-copy among those tuned on.
+    and settings, shipped, reference, review and seed are read; copied: (N,) bool, which memes have a near-copy among those tuned on.
     """
     methods, seed, shipped = config["methods"], config["seed"], config["shipped"]
     thresholds = {name: methods[name]["threshold"] for name in probability}
-    figures = compare(memes.label, probability, thresholds, BOTH, seed)
+    reference = config["reference"]
+    figures = compare(memes.label, probability, thresholds, reference, seed)
     described = {
         "split": split,
         "definition": DEFINITION,
-        "reference": BOTH,
+        "reference": reference,
         "methods": {
             name: {
                 "threshold": thresholds[name],
@@ -98,6 +101,11 @@ def evaluate_bundle(folder: Path, artifacts: Path, say: Callable[[str], None]) -
     if read_part(folder, "metrics.json") is not None:
         return
     config, predictions = bundle.config, read_predictions(folder)
+    if "reference" not in config:
+        raise UnusableBundle(
+            f"{folder}: tuned by an older program, whose methods cannot be fitted again; it is served as before, but for a "
+            "report run `make tune` again"
+        )
     ours = frozen = load_vectors(folder, artifacts, config, test=True)
     if "finetuned" in config:
         frozen = load_vectors(folder, artifacts, config, test=True, frozen=True)
@@ -128,11 +136,15 @@ def evaluate_bundle(folder: Path, artifacts: Path, say: Callable[[str], None]) -
 
 
 def _scores(bundle: Bundle, frozen: Vectors, artifacts: Path) -> dict[str, Callable[[Features], np.ndarray]]:
-    """What gives each method's scores: the bundle's own heads, and the baselines fitted again as they were."""
+    """What gives each method's scores: the bundle's own heads, and the candidates fitted again as they were."""
     protocol, seed = Protocol(**bundle.config["protocol"]), bundle.config["seed"]
     tuning, prompts = frozen.tuning, prompt_vectors(frozen.index, artifacts / "vectors")
-    shares = members(assign_folds(tuning.label, tuning.copies, tuning.split, protocol, seed))
-    fitted = {name: method.score for name, method in fit_baselines(tuning, shares, prompts, seed).items()}
+    folds = assign_folds(tuning.label, tuning.copies, tuning.split, protocol, seed)
+    crossed = scoring_members(tuning, folds, seed)
+    trained = bundle.ensembles[SINGLE].heads[0] if SINGLE in bundle.ensembles else None
+    assert trained is None or isinstance(trained, FusionHead)
+    given = Given(tuning, members(folds), seed, prompts, trained, crossed)
+    fitted = {name: method.score for name, method in fit_candidates(given).items()}
     return fitted | {name: ensemble.score for name, ensemble in bundle.ensembles.items()}
 
 
@@ -144,13 +156,6 @@ def part(memes: Features, probability: dict[str, np.ndarray]) -> dict[str, Any]:
         "group": memes.subgroup.tolist(),
         "probability": {name: values.tolist() for name, values in probability.items()},
     }
-
-
-def regression_wins(tuning_metrics: dict[str, Any]) -> bool:
-    """Whether logistic regression ranks the memes tuned on, out of fold, at least as well as the tuned ensemble."""
-    figures = (tuning_metrics["methods"][name]["figures"]["auroc"] for name in (ENSEMBLE, BOTH))
-    ours, peer = (read_figure(figure).estimate.point for figure in figures)
-    return ours is not None and peer is not None and peer >= ours
 
 
 def _against_frozen(

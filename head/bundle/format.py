@@ -17,7 +17,7 @@ import os
 import platform
 import uuid
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -30,12 +30,14 @@ from safetensors.torch import load, save
 from cache import folder_replaced, write_bytes_atomically
 from head.judge.calibration import Calibration
 from head.model.ensemble import HeadEnsemble
-from head.model.fusion import FusionHead, HeadConfig
+from head.model.kinds import described, rebuilt
 
 FORMAT = 2
 LABELS = ["non-offensive", "offensive"]
 # Folds times repeats, far beyond any protocol: what is more is a damaged config.json.
 _MOST_MEMBERS = 10_000
+# Weights, and the nodes of trees.
+_DTYPES = (torch.float32, torch.int32)
 _LIBRARIES = ("torch", "numpy", "scikit-learn", "optuna", "safetensors", "h5py")
 # What decides an answer, beside the weights. The date and the figures do not change the version.
 _SERVED = ("name", "shipped", "parts", "encoder", "spec", "labels", "calibration", "threshold", "review", "twins")
@@ -184,11 +186,7 @@ def _state(ensembles: dict[str, HeadEnsemble]) -> tuple[dict[str, torch.Tensor],
 
 
 def _parts(ensemble: HeadEnsemble) -> list[dict[str, Any]]:
-    parts = []
-    for head, weight in zip(ensemble.heads, ensemble.weights):
-        assert isinstance(head, FusionHead)  # a ModuleList does not say what it holds
-        parts.append({"head": asdict(head.config), "members": head.members, "weight": weight})
-    return parts
+    return [{**described(head), "weight": weight} for head, weight in zip(ensemble.heads, ensemble.weights)]
 
 
 def _empty(parts: Sequence[dict[str, Any]]) -> HeadEnsemble:
@@ -202,7 +200,7 @@ def _empty(parts: Sequence[dict[str, Any]]) -> HeadEnsemble:
     if not parts:
         raise ValueError("parts: expected at least one head")
     with torch.device("meta"):
-        heads = [FusionHead(HeadConfig(**part["head"]), part["members"]) for part in parts]
+        heads = [rebuilt(part) for part in parts]
     return HeadEnsemble(heads, [part["weight"] for part in parts])
 
 
@@ -242,7 +240,7 @@ def _load_weights(ensembles: dict[str, HeadEnsemble], path: Path, config: dict[s
         raise UnusableBundle(
             f"{path}: the weights do not fit the heads of config.json ({error}); run `make tune` again"
         ) from error
-    if not all(value.dtype == torch.float32 and torch.isfinite(value).all() for value in state.values()):
+    if not all(value.dtype in _DTYPES and torch.isfinite(value).all() for value in state.values()):
         raise UnusableBundle(f"{path}: the weights hold NaN, infinite or no float32 numbers; run `make tune` again")
 
 

@@ -21,6 +21,7 @@ class Features:
 
     ids: (N,) str; image: (N, Di) float32; text: (N, Dt) float32; label: (N,) int64, 1 is offensive, 0 is not;
     split: (N,) str, each of SPLITS; copies: (N,) int64, equal for near-duplicates; subgroup: (N,) str, "" for none.
+    joint: the last columns of either side that lie in a space which both share, 0 where they share none.
     """
 
     ids: np.ndarray
@@ -30,6 +31,7 @@ class Features:
     split: np.ndarray
     copies: np.ndarray
     subgroup: np.ndarray
+    joint: int = 0
 
     def __post_init__(self) -> None:
         rows = len(self.ids)
@@ -44,6 +46,8 @@ class Features:
         for name in ("copies", "subgroup"):
             if getattr(self, name).shape != (rows,):
                 raise ValueError(f"{name}: expected {rows} values, got {getattr(self, name).shape}")
+        if not 0 <= self.joint <= min(self.image.shape[1], self.text.shape[1]):
+            raise ValueError(f"joint: expected 0 to the width of the narrower side, got {self.joint}")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -54,7 +58,8 @@ class Features:
 
     def at(self, rows: np.ndarray) -> "Features":
         """The memes of the given rows."""
-        return Features(**{name: values[rows] for name, values in vars(self).items()})
+        arrays = {name: values[rows] for name, values in vars(self).items() if name != "joint"}
+        return Features(**arrays, joint=self.joint)
 
 
 def load_tuning(index: DatasetIndex, vectors: Path, official: bool, seed: int) -> Features:
@@ -70,6 +75,14 @@ def load_tuning(index: DatasetIndex, vectors: Path, official: bool, seed: int) -
 def load_everything(index: DatasetIndex, vectors: Path, official: bool, seed: int) -> Features:
     """As `load_tuning`, and the memes of test, for the one time that they are looked at."""
     return _load(index, vectors, official, seed, with_test=True)
+
+
+def joint_columns(spec: dict, image_dim: int, text_dim: int) -> int:
+    """How many of the last columns of either side lie in the space that CLIP maps both to: all of projected features,
+    and of imported ones where both sides are equally wide; none of pooled ones."""
+    if spec.get("feature") == "both":
+        return spec["joint"]
+    return image_dim if image_dim == text_dim and spec.get("feature") != "pooled" else 0
 
 
 def prompt_vectors(index: DatasetIndex, vectors: Path) -> dict[str, np.ndarray]:
@@ -116,7 +129,8 @@ def _load(index: DatasetIndex, vectors: Path, official: bool, seed: int, with_te
     if official and "validation" not in split:
         wanted.append("validation")
     split = carve(label, copies, split, wanted, seed)
-    return Features(ids, found["image"], found["text"], label, split, copies, np.array(index.groups)[rows])
+    joint = joint_columns(index.spec, found["image"].shape[1], found["text"].shape[1])
+    return Features(ids, found["image"], found["text"], label, split, copies, np.array(index.groups)[rows], joint)
 
 
 def _require_finite(ids: np.ndarray, side: str, vectors: np.ndarray) -> None:

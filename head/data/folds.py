@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 PROTOCOLS = ("kfold", "official")
+Members = Sequence[tuple[np.ndarray, ...]]
+"""Of each member, the rows that it trains on and those held out from it; or those that it trains on, stops by and scores."""
 
 # Five folds: a carved split is 20 % of the memes, the share that MultiOFF's own validation and test splits have.
 _CARVED_FOLDS = 5
@@ -63,6 +65,21 @@ def members(folds: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     return [
         (np.flatnonzero(row != fold), np.flatnonzero(row == fold)) for row in folds for fold in range(row.max() + 1)
     ]
+
+
+def crossed(label: np.ndarray, groups: np.ndarray, folds: np.ndarray, seed: int) -> Members:
+    """(rows to train on, rows to stop by, rows to score): each fold twice, its held-out memes halved by group, so that
+    no score comes from a member that stopped on that meme. A fold that cannot be halved with both labels in either part
+    is there once and stops on what it scores."""
+    parts: list[tuple[np.ndarray, ...]] = []
+    for number, (train, held) in enumerate(members(folds)):
+        half = _deal(label[held], groups[held], 2, (seed, number))
+        halves = [held[half == value] for value in (0, 1)]
+        if all(len(np.unique(label[part])) == 2 for part in halves):
+            parts += [(train, *halves), (train, *halves[::-1])]
+        else:
+            parts.append((train, held, held))
+    return parts
 
 
 def carve(label: np.ndarray, groups: np.ndarray, split: np.ndarray, wanted: Sequence[str], seed: int) -> np.ndarray:

@@ -14,7 +14,7 @@ _SIGNIFICANT = 0.05
 
 
 def verdict(config: dict[str, Any], metrics: dict[str, Any]) -> str:
-    """The evaluation in a few plain sentences: the shipped method against chance, then against logistic regression."""
+    """The evaluation in a few plain sentences: the shipped method against chance, then against the simple one."""
     figures = {name: read_figure(method["figures"]["auroc"]) for name, method in metrics["methods"].items()}
     shipped, reference, split = config["shipped"], metrics["reference"], metrics["split"]
     ours, peer = figures[shipped].estimate, figures[reference].estimate
@@ -24,7 +24,7 @@ def verdict(config: dict[str, Any], metrics: dict[str, Any]) -> str:
     name = f"{shipped} model" if "frozen" in metrics else shipped
     said = f"{where}, the {name} has an AUROC of {ours}"
     vectors = "the encoder's vectors as they were" if "frozen" in metrics else "the same vectors"
-    said += "" if shipped == reference else f", logistic regression on {vectors} {peer}"
+    said += "" if shipped == reference else f", the best simple method ({reference}) on {vectors} {peer}"
     if ours.contains(0.5):
         said += ". The interval contains 0.5: no better than guessing here."
     elif ours.point < 0.5:
@@ -33,8 +33,8 @@ def verdict(config: dict[str, Any], metrics: dict[str, Any]) -> str:
         # The best of many trials has an interval above 0.5 on pure noise, too.
         said += ". Whether that is better than guessing cannot be told from the memes that chose it."
     else:
-        regression = _against("logistic regression", ours, peer, figures[shipped].p)
-        said += ". It is better than guessing" + ("." if shipped == reference else f", and {regression}.")
+        simple = _against("the best simple method", ours, peer, figures[shipped].p)
+        said += ". It is better than guessing" + ("." if shipped == reference else f", and {simple}.")
     if "frozen" in metrics:
         said += f" {_against_frozen(metrics, ours)}"
     return said + (_OPTIMISTIC["frozen" in metrics] if split == "tuning" else "")

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from head.data.features import Features
 from head.data.ranking import aurocs
-from head.model.fusion import FusionHead
 
 # Picks of one ensemble, repeats included: beyond some ten the mean no longer moves.
 _MOST_PICKS = 12
@@ -23,7 +22,7 @@ _ROWS = 4096
 class HeadEnsemble(nn.Module):
     """Weighted mean of the logits of heads, each the mean of its members'; (N, Di) and (N, Dt) -> (N,)."""
 
-    def __init__(self, heads: Sequence[FusionHead], weights: Sequence[float]) -> None:
+    def __init__(self, heads: Sequence[nn.Module], weights: Sequence[float]) -> None:
         super().__init__()
         self.heads, self.weights = nn.ModuleList(heads), tuple(weights)
 
@@ -45,7 +44,7 @@ def evened(logits: np.ndarray) -> np.ndarray:
     return 1 / np.maximum(np.nanstd(logits, axis=1), 1e-6)
 
 
-def weighted(heads: Sequence[FusionHead], logits: np.ndarray, counts: np.ndarray) -> tuple[HeadEnsemble, np.ndarray]:
+def weighted(heads: Sequence[nn.Module], logits: np.ndarray, counts: np.ndarray) -> tuple[HeadEnsemble, np.ndarray]:
     """The ensemble of those of T heads that are picked, evened and weighted by how often, and its own logits (N,).
 
     logits: (T, N), of memes that the heads had not seen; counts: (T,), how often each is picked, at least one is.

@@ -15,10 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from head.model.inputs import Agreement, check_widths, own_columns, own_width
 from head.model.scaling import Scaling
 
 # The fused vector's width, in widths of a mapped side. "linear" has no mapped sides: it is logistic regression's form.
+# "agreement" has none at all: it sees nothing but how the sides agree.
 _FUSED_WIDTHS = {
+    "agreement": 0,
     "align": 1,
     "align_concat": 3,
     "combiner": 1,
@@ -33,8 +36,10 @@ FUSIONS = tuple(_FUSED_WIDTHS)
 OUTPUTS = ("linear", "cosine")
 # An outer product is as wide as the square of its sides: 32 x 32 is as wide as the papers' mapped sides are.
 _CROSS_WIDTH = 32
-# Far beyond any encoder's vectors and any head: what is larger is a damaged config.json, not a wish.
+# Far beyond any head: what is larger is a damaged config.json, not a wish.
 _WIDEST, _DEEPEST, _STEEPEST = 1 << 20, 64, 4
+# What agreement inputs, of energy 3 together, are multiplied by: mapped sides of equal length have components of about 1.
+_AGREEMENT_SCALE = 4.0
 # How much of the adapted vector is mixed in: CLIP-Adapter's ratio on most of its data sets.
 _ADAPTER_RATIO = 0.2
 # MemeCLIP's scale of cosines: without one, sigmoid(1 - (-1)) would be the highest probability there is.
@@ -49,10 +54,12 @@ _MASKS_PER_POOL = 4
 class HeadConfig:
     """The shape of a head. Raises ValueError for what no head can have.
 
-    image_dim, text_dim: of the encoder's vectors; fusion: one of FUSIONS; components: principal components that a
-    side is reduced to first, 0 for none of that; spectrum: see Scaling; adapter: width of a residual bottleneck on each
-    side, 0 for none; width: of a mapped side; depth: hidden layers, each `hidden` wide; output: one of OUTPUTS;
-    map_dropout: on the mapped sides; dropout: on the fused vector and after each hidden layer.
+    image_dim, text_dim: of the encoder's vectors, whose last `joint` columns lie in a space that both share; fusion: one of
+    FUSIONS; agreement: whether the fused vector also has product, difference and cosine of the joint columns; centred:
+    whether those are centred first; components: principal components that a side, and the joint space, is reduced to
+    first, 0 for none of that; spectrum: see Scaling; adapter: width of a residual bottleneck on each side, 0 for none;
+    width: of a mapped side; depth: hidden layers, each `hidden` wide; output: one of OUTPUTS; map_dropout: on the mapped
+    sides; dropout: on the fused vector and after each hidden layer.
     """
 
     image_dim: int
@@ -67,11 +74,13 @@ class HeadConfig:
     output: str = "linear"
     map_dropout: float = 0.2  # HateCLIPper
     dropout: float = 0.4  # HateCLIPper
+    joint: int = 0  # a bundle from before it was known has no agreement inputs
+    agreement: bool = False
+    centred: bool = True  # on real CLIP vectors the centred cosine ranks agreement best
 
     def __post_init__(self) -> None:
+        check_widths(self.image_dim, self.text_dim, self.joint)
         least = {
-            "image_dim": 1,
-            "text_dim": 1,
             "components": 0,
             "spectrum": 0,
             "adapter": 0,
@@ -90,17 +99,42 @@ class HeadConfig:
         for name, known in (("fusion", FUSIONS), ("output", OUTPUTS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}: expected one of {', '.join(known)}, got {getattr(self, name)!r}")
+        for name in ("agreement", "centred"):
+            if getattr(self, name) not in (False, True):
+                raise ValueError(f"{name}: expected true or false, got {getattr(self, name)!r}")
+        if self.agrees and not self.joint:
+            raise ValueError("agreement: the sides share no space (joint is 0)")
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the head sees how the sides agree."""
+        return self.agreement or self.fusion == "agreement"
+
+    @property
+    def mapped(self) -> tuple[str, ...]:
+        """The sides that are scaled and mapped each by itself."""
+        alone = {"image": ("image",), "text": ("text",), "agreement": ()}
+        return alone.get(self.fusion, ("image", "text"))
 
     @property
     def sides(self) -> tuple[str, ...]:
         """Which vectors the head reads: "image", "text" or both."""
-        return (self.fusion,) if self.fusion in ("image", "text") else ("image", "text")
+        return ("image", "text") if self.agrees else self.mapped
 
     @property
     def side_widths(self) -> dict[str, int]:
         """The widths of the two sides after scaling, of which components may have taken most."""
-        dims = {"image": self.image_dim, "text": self.text_dim}
+        dims = {side: own_width(dim, self.joint) for side, dim in self._dims.items()}
         return {side: min(self.components or dim, dim) for side, dim in dims.items()}
+
+    @property
+    def agreement_components(self) -> int:
+        """Principal components of the joint space whose products are seen."""
+        return min(self.components or self.joint, self.joint)
+
+    @property
+    def _dims(self) -> dict[str, int]:
+        return {"image": self.image_dim, "text": self.text_dim}
 
 
 class Linear(nn.Module):
@@ -203,50 +237,65 @@ class FusionHead(nn.Module):
     and Nandakumar, "Hate-CLIPper: Multimodal Hateful Meme Classification based on Cross-modal Interaction of CLIP
     Features", 2022); difference is the absolute difference of InferSent (Conneau et al., "Supervised Learning of
     Universal Sentence Representations from Natural Language Inference Data", 2017); combiner is that of ISSUES; image
-    and text read one side; linear is the linear probe of CLIP (Radford et al., "Learning Transferable Visual Models
+    and text read one side; agreement reads product, difference and cosine of the joint columns, which any other may have
+    beside its own; linear is the linear probe of CLIP (Radford et al., "Learning Transferable Visual Models
     From Natural Language Supervision", 2021) on both sides. Initial weights come from torch's global generator.
     """
 
     def __init__(self, config: HeadConfig, members: int = 1) -> None:
         super().__init__()
         self.config, self.members = config, members
-        dims = {"image": config.image_dim, "text": config.text_dim}
-        widths = config.side_widths
+        widths, components = config.side_widths, config.agreement_components
+        dims = {side: own_width(dim, config.joint) for side, dim in config._dims.items()}
         self.scaling = nn.ModuleDict(
-            {side: Scaling(members, dims[side], widths[side], config.spectrum) for side in config.sides}
+            {side: Scaling(members, dims[side], widths[side], config.spectrum) for side in config.mapped}
         )
+        if config.agrees:
+            self.scaling["agreement"] = Agreement(members, config.joint, components, config.centred)
         self.adapters = nn.ModuleDict(
-            {side: Adapter(members, widths[side], config.adapter) for side in config.sides if config.adapter}
+            {side: Adapter(members, widths[side], config.adapter) for side in config.mapped if config.adapter}
         )
         mapped = min(config.width, _CROSS_WIDTH) if config.fusion == "cross" else config.width
         self.maps = nn.ModuleDict()
         if config.fusion != "linear":
-            self.maps.update({side: Linear(members, widths[side], mapped) for side in config.sides})
+            self.maps.update({side: Linear(members, widths[side], mapped) for side in config.mapped})
         self.map_dropout = Dropout(config.map_dropout)
         if config.fusion == "combiner":
             self.combiner = Combiner(members, mapped, config.dropout)
         fused = {"linear": sum(widths.values()), "cross": mapped**2}.get(
             config.fusion, _FUSED_WIDTHS[config.fusion] * mapped
-        )
+        ) + config.agrees * (2 * components + 1)
         self.hidden = nn.Sequential(*_hidden(config, members, fused))
         last = config.hidden if config.depth else fused
         self.output = Cosine(members, last) if config.output == "cosine" else Linear(members, last, 1)
 
     def forward(self, image: Tensor, text: Tensor) -> Tensor:
         """Vectors as the encoder gave them, (N, Di) and (N, Dt) -> logits (M, N)."""
-        return self.logits(self.embed(self.scale(image, text)))
+        return self.logits(self.embed_vectors(image, text))
+
+    def embed_vectors(self, image: Tensor, text: Tensor) -> Tensor:
+        """(N, Di) and (N, Dt) -> (M, N, H), as `embed`."""
+        return self.embed(self.scale(image, text))
 
     def scale(self, image: Tensor, text: Tensor) -> dict[str, Tensor]:
-        """(N, Di) and (N, Dt) -> {side: (M, N, width)}, standardised and reduced as each member's train memes say."""
-        vectors = {"image": image, "text": text}
-        return {side: scaling(vectors[side]) for side, scaling in self.scaling.items()}
+        """(N, Di) and (N, Dt) -> {side or "agreement": (M, N, width)}, scaled as each member's train memes say."""
+        return {
+            name: scaling(*scaled_columns(name, image, text, self.config.joint))
+            for name, scaling in self.scaling.items()
+        }
 
     def embed(self, scaled: dict[str, Tensor]) -> Tensor:
-        """{side: (M, N, width)} -> (M, N, H): what the output layer sees, and where neighbours are looked for."""
+        """{side or "agreement": (M, N, width)} -> (M, N, H): what the output layer sees, and where neighbours are looked
+        for."""
+        sides = {side: scaled[side] for side in self.config.mapped}
         for side, adapter in self.adapters.items():
-            scaled = {**scaled, side: adapter(scaled[side])}
-        mapped = {side: self.map_dropout(linear(scaled[side])) for side, linear in self.maps.items()}
-        return self.hidden(self._fuse(mapped or scaled))
+            sides[side] = adapter(sides[side])
+        if self.maps:
+            sides = {side: self.map_dropout(linear(sides[side])) for side, linear in self.maps.items()}
+        fused = [self._fuse(sides)] if sides else []
+        if self.config.agrees:
+            fused.append(_AGREEMENT_SCALE * scaled["agreement"])
+        return self.hidden(fused[0] if len(fused) == 1 else torch.cat(fused, dim=-1))
 
     def logits(self, embedded: Tensor) -> Tensor:
         """(M, N, H) -> (M, N)."""
@@ -271,6 +320,13 @@ class FusionHead(nn.Module):
             case "difference":
                 return (image - text).abs()
         return torch.cat((image * text, image, text), dim=-1)
+
+
+def scaled_columns(name: str, image: Tensor, text: Tensor, joint: int) -> tuple[Tensor, ...]:
+    """What the scaling of that name sees of (N, Di) and (N, Dt) vectors."""
+    if name == "agreement":
+        return image[:, -joint:], text[:, -joint:]
+    return (own_columns({"image": image, "text": text}[name], joint),)
 
 
 def _unit(rows: Tensor) -> Tensor:

@@ -63,16 +63,20 @@ def classification_loss(config: LossConfig, logits: Tensor, label: Tensor, weigh
     return loss.sum(dim=1) / weight.sum(dim=1)
 
 
-def retrieval_loss(anchor: Tensor, like: Tensor, unlike: Tensor) -> Tensor:
-    """Mean triplet loss (M,) of embeddings (M, N, H): an anchor is nearer to `like` than to `unlike`, by a margin.
+def retrieval_loss(anchor: Tensor, like: Tensor, unlike: Tensor, label: Tensor) -> Tensor:
+    """Mean triplet loss (M,) of embeddings (M, N, H): an anchor is nearer to `like`, by a margin, than to `unlike` and to
+    the batch's other label together; label: (M, N) 0/1.
 
     From RGCL (Mei et al., "Improving Hateful Meme Detection through Retrieval-Guided Contrastive Learning", 2024):
     `like` is the most similar meme of the anchor's label, its pseudo-gold positive, `unlike` the most similar one of
-    the other label, its hard negative, both retrieved by `nearest`. Theirs are embeddings kept since the epoch began,
-    through which no gradient flows: encoding them anew at each step, as RGCL does, takes three times as long.
+    the other label, its hard negative, both retrieved by `nearest`; the mean cosine to the memes of the other label in
+    the batch is added to that of the hard negative. Retrieved embeddings are kept since the epoch began, and no gradient
+    flows through them: encoding them anew at each step, as RGCL does, takes three times as long.
     """
-    difference = F.cosine_similarity(anchor, unlike, dim=-1) - F.cosine_similarity(anchor, like, dim=-1)  # (M, N)
-    return F.relu(difference + _MARGIN).mean(dim=1)
+    others = (label[:, :, None] != label[:, None, :]).to(anchor.dtype)  # (M, N, N)
+    batch = (cosines(anchor, anchor) * others).sum(dim=2) / others.sum(dim=2).clamp(min=1)  # (M, N)
+    negative = F.cosine_similarity(anchor, unlike, dim=-1) + batch
+    return F.relu(negative - F.cosine_similarity(anchor, like, dim=-1) + _MARGIN).mean(dim=1)
 
 
 def cosines(query: Tensor, bank: Tensor) -> Tensor:

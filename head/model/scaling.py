@@ -42,8 +42,7 @@ class Scaling(nn.Module):
         """Fit each member to its rows of the (N, D) vectors; a constant column is only centred."""
         for member, chosen in enumerate(rows):
             unit = F.normalize(vectors[chosen], dim=-1)
-            mean, std = unit.mean(dim=0), unit.std(dim=0, correction=0)
-            std = torch.where(std < _CONSTANT, 1.0, std)
+            mean, std = unit.mean(dim=0), deviation(unit)
             self.mean[member, 0], self.std[member, 0] = mean, std
             if self.projection is not None:
                 self.projection[member] = _principal(
@@ -60,8 +59,14 @@ class Scaling(nn.Module):
         return standard if self.projection is None else torch.bmm(standard, self.projection)
 
 
-def _principal(rows: Tensor, components: int, spectrum: int) -> Tensor:
-    """(N, D) centred rows -> (D, K): their first principal axes, longest first, scaled as Scaling says.
+def deviation(rows: Tensor) -> Tensor:
+    """(N, D) -> (D,): the deviation of each column, 1 of a constant one."""
+    std = rows.std(dim=0, correction=0)
+    return torch.where(std < _CONSTANT, 1.0, std)
+
+
+def principal_axes(rows: Tensor, components: int) -> tuple[Tensor, Tensor]:
+    """(N, D) centred rows -> (D, K) their first principal axes, longest first, and (K,) float64 variances along them.
 
     Axes that N rows do not span are zero. The smaller of the two products of the rows with themselves is decomposed.
     """
@@ -75,7 +80,14 @@ def _principal(rows: Tensor, components: int, spectrum: int) -> Tensor:
     # eigenvectors have no sign of their own; without one, another machine would draw another head
     axes = axes * torch.where(axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)) < 0, -1.0, 1.0)
     kept = values > _CONSTANT * values[0].clamp(min=_CONSTANT)
+    missing = components - len(values)
+    return F.pad(axes * kept, (0, missing)).to(rows.dtype), F.pad(values * kept, (0, missing))
+
+
+def _principal(rows: Tensor, components: int, spectrum: int) -> Tensor:
+    """(N, D) centred rows -> (D, K): their first principal axes, scaled as Scaling says."""
+    axes, values = principal_axes(rows, components)
+    kept = values > 0
     wanted = torch.where(kept, values, 1.0) ** spectrum * kept  # variances of the components
     wanted = wanted / (wanted.sum() / kept.sum().clamp(min=1)).clamp(min=_CONSTANT)
-    scaled = axes * (wanted / torch.where(kept, values, 1.0)).sqrt()
-    return F.pad(scaled, (0, components - scaled.shape[1])).to(rows.dtype)
+    return axes * (wanted / torch.where(kept, values, 1.0)).sqrt().to(axes.dtype)

@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from head.data.features import Features
+from head.data.folds import Members
 from head.data.ranking import aurocs
-from head.model.fusion import FusionHead, HeadConfig
+from head.model.fusion import FusionHead, HeadConfig, scaled_columns
+from head.model.inputs import Agreement
 from head.model.losses import LossConfig, class_weights, classification_loss, cosines, nearest, retrieval_loss
 from head.model.scaling import Scaling
 
@@ -79,30 +81,40 @@ class TrainConfig:
 class TrainingSet:
     """Memes and the members' shares of them, scaled once for all trials; the vectors stay on the device."""
 
-    def __init__(
-        self, features: Features, members: Sequence[tuple[np.ndarray, np.ndarray]], device: torch.device
-    ) -> None:
-        """members: the rows of `features` that each trains on, and those it is judged on, both with both labels."""
+    def __init__(self, features: Features, members: Members, device: torch.device) -> None:
+        """members: the rows of `features` that each trains on, those it is judged on, both with both labels, and those it
+        scores where they are others."""
         self.device, self.members = device, len(members)
-        self.rows = [torch.from_numpy(train).to(device) for train, _ in members]
+        self.rows = [torch.from_numpy(member[0]).to(device) for member in members]
         self.label = torch.from_numpy(features.label).to(device, torch.float32)  # (N,)
-        self._vectors = {"image": features.image, "text": features.text}
-        held = [torch.from_numpy(rows).to(device) for _, rows in members]
-        self.held, self.held_counts = _rectangle(held)  # (M, H) each
-        self.judges, self.judge_counts = _rectangle([_sample(rows) for rows in held])  # (M, at most _JUDGED_MEMES)
+        self._features = features
+        judges, scored = ([torch.from_numpy(member[part]).to(device) for member in members] for part in (1, -1))
+        self.held, self.held_counts = _rectangle(scored)  # (M, H) each
+        self.judges, self.judge_counts = _rectangle([_sample(rows) for rows in judges])  # (M, at most _JUDGED_MEMES)
         in_train = torch.zeros(len(members), len(features), device=device)
         for member, rows in enumerate(self.rows):
             in_train[member, rows] = 1
         self.balance = class_weights(self.label.expand(len(members), -1), in_train)  # (M, N)
-        self._scaled: dict[tuple[str, int, int], tuple[Scaling, Tensor]] = {}
+        self._scaled: dict[tuple[Any, ...], tuple[nn.Module, Tensor]] = {}
 
-    def scaled(self, side: str, width: int, spectrum: int) -> tuple[Scaling, Tensor]:
-        """The members' scalings of a side, and all of its vectors scaled by them, (M, N, width)."""
-        key = side, width, spectrum
+    def scaled(self, name: str, config: HeadConfig) -> tuple[nn.Module, Tensor]:
+        """The members' scalings of a side, or of the sides' agreement, and all memes scaled by them, (M, N, width)."""
+        width = config.agreement_components if name == "agreement" else config.side_widths[name]
+        key = name, width, config.centred if name == "agreement" else config.spectrum
         if key not in self._scaled:
-            vectors = torch.from_numpy(np.ascontiguousarray(self._vectors[side], np.float32)).to(self.device)
-            scaling = Scaling(self.members, vectors.shape[1], width, spectrum).to(self.device).fit(vectors, self.rows)
-            self._scaled[key] = scaling, scaling(vectors)
+            image, text = (
+                torch.from_numpy(np.ascontiguousarray(side, np.float32)).to(self.device)
+                for side in (self._features.image, self._features.text)
+            )
+            columns = [part.contiguous() for part in scaled_columns(name, image, text, config.joint)]
+            scaling: Agreement | Scaling
+            if name == "agreement":
+                scaling = Agreement(self.members, config.joint, width, config.centred).to(self.device)
+                scaling.fit(columns[0], columns[1], self.rows)
+            else:
+                scaling = Scaling(self.members, columns[0].shape[1], width, config.spectrum).to(self.device)
+                scaling.fit(columns[0], self.rows)
+            self._scaled[key] = scaling, scaling(*columns)
         return self._scaled[key]
 
 
@@ -130,8 +142,8 @@ def train_head(
         torch.manual_seed(train_config.seed)
         head = FusionHead(head_config, data.members)
         scaled = {}
-        for side in head_config.sides:
-            head.scaling[side], scaled[side] = data.scaled(side, head_config.side_widths[side], head_config.spectrum)
+        for name in head.scaling:
+            head.scaling[name], scaled[name] = data.scaled(name, head_config)
         fit = _Fit(head.to(data.device), train_config, data, scaled)
         return fit.run(on_epoch)
 
@@ -195,7 +207,7 @@ class _Fit:
             loss = classification_loss(self.config.loss, self.head.logits(embedded), label[:, part], weight[:, part])
             if neighbours:
                 like, unlike = (rows[:, part] for rows in neighbours)
-                loss = loss + self.config.loss.contrastive * retrieval_loss(embedded, like, unlike)
+                loss = loss + self.config.loss.contrastive * retrieval_loss(embedded, like, unlike, label[:, part])
             self._step(loss.sum())  # the members share no weight, so the sum's gradient is each one's own
 
     def _step(self, loss: Tensor) -> None:

@@ -7,7 +7,8 @@ import hashlib
 import logging
 import secrets
 import warnings
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -28,12 +29,12 @@ from head.search.workers import Outcome, Settings, Trainer
 # Trials drawn before any of them is known. Fixed, whatever the number of workers, so that the same seed gives the same
 # study on one core and on eight; more workers than this would wait.
 ROUND = 8
-# A product starts on a plateau that a concatenation does not know: it gets this many epochs before it is judged.
-_WARMUP_EPOCHS = 4
-# The ensemble takes eight trials of two hundred: one that is not in the best third by then is hardly ever among them.
-_KEPT_PERCENT = 33.3
-# Trials that run to their end first, so that a percentile means something.
-_STARTUP_TRIALS = 8
+# Epochs after which trials of a kind are compared, and the best third of them goes on. A product starts on a plateau that a
+# concatenation does not know, hence within a kind, and not at once.
+_RUNGS = (4, 10)
+_KEPT = 1 / 3
+# Trials of a kind that pass a rung first, so that a third means something.
+_PASSING = 2
 # Trials drawn at random before the sampler begins to prefer anything, recipes included. With Optuna's ten it stayed where
 # it was first lucky: on MultiOFF, 151 of 200 trials had one fusion kind.
 _RANDOM_TRIALS = 40
@@ -86,7 +87,7 @@ class StudyConfig:
 @dataclass(frozen=True)
 class Trial:
     """A finished trial. value: mean AUROC of its members, of a pruned one the last that was seen, None where there is
-    none; seconds: that it took."""
+    none; seconds: that it took; recipe: the published settings that it is, None for what was drawn."""
 
     number: int
     complete: bool
@@ -95,19 +96,33 @@ class Trial:
     train: TrainConfig
     params: dict[str, Any]
     seconds: float
+    recipe: str | None = None
+
+    @property
+    def kind(self) -> str:
+        """What the head sees, one of `Space.kinds`."""
+        return self.params["kind"]
 
 
 @dataclass(frozen=True)
 class Found:
-    """trials: all that are finished, in their order; importances: {parameter: share of the value's variance}."""
+    """trials: all that are finished, in their order; importances: {parameter: share of the value's variance}, pruned
+    trials included, with the last value that was seen of them."""
 
     trials: list[Trial]
     importances: dict[str, float]
 
-    def best(self, count: int) -> list[Trial]:
-        """The complete trials with the highest values, the best first."""
+    def best(self, count: int, of_a_kind: int | None = None) -> list[Trial]:
+        """The complete trials with the highest values, the best first; at most `of_a_kind` of one kind."""
         complete = [trial for trial in self.trials if trial.complete and trial.value is not None]
-        return sorted(complete, key=lambda trial: (-(trial.value or 0), trial.number))[:count]
+        ranked = sorted(complete, key=lambda trial: (-(trial.value or 0), trial.number))
+        kinds: Counter[str] = Counter()
+        chosen = []
+        for trial in ranked:
+            kinds[trial.kind] += 1
+            if of_a_kind is None or kinds[trial.kind] <= of_a_kind:
+                chosen.append(trial)
+        return chosen[:count]
 
 
 def search(space: Space, digest: str, config: StudyConfig, trainer: Trainer) -> Found:
@@ -135,9 +150,22 @@ def finished_trials(config: StudyConfig) -> int:
         return len(shared.finished())
 
 
-def pruner() -> optuna.pruners.BasePruner:
-    """Stops a trial whose running mean is not within the best part of the complete trials' at the same epoch."""
-    return optuna.pruners.PercentilePruner(_KEPT_PERCENT, _STARTUP_TRIALS, _WARMUP_EPOCHS)
+class KindPruner(optuna.pruners.BasePruner):
+    """Successive halving within a kind: at a rung a trial goes on if it is among the best third of the trials of its kind
+    that came there (Li et al., "A System for Massively Parallel Hyperparameter Tuning", 2020)."""
+
+    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        step, kind = trial.last_step, trial.params["kind"]
+        if step not in _RUNGS:
+            return False
+        finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+        others = [
+            other.intermediate_values[step]
+            for other in finished
+            if other.params["kind"] == kind and step in other.intermediate_values
+        ]
+        better = sum(value > trial.intermediate_values[step] for value in others)
+        return len(others) >= _PASSING and better >= max(1.0, _KEPT * (len(others) + 1))
 
 
 def sampler(seed: int, trials: int) -> optuna.samplers.BaseSampler:
@@ -240,8 +268,9 @@ def _run(shared: _Shared, space: Space, config: StudyConfig, trainer: Trainer) -
     """Rounds of trials. They are drawn and judged in memory and written when they are finished: a suggestion that goes
     through a database costs more than an epoch of training. So machines do not see what others have in hand, and only
     the first at work draws the recipes, and from the study's own seed; the others draw from seeds of their own."""
-    memory = optuna.create_study(direction="maximize", pruner=pruner())
+    memory = optuna.create_study(direction="maximize", pruner=KindPruner())
     known = _take_in(shared, memory, set())
+    recipes = space.recipes()
     with (
         shared.first() as first,
         tqdm(total=max(config.trials, len(known)), initial=len(known), desc="tuning", unit="trial") as bar,
@@ -250,11 +279,17 @@ def _run(shared: _Shared, space: Space, config: StudyConfig, trainer: Trainer) -
         while len(known) < config.trials:
             memory.sampler = sampler(seed, len(known))
             wanted = min(ROUND, config.trials - len(known))
-            for recipe in _missing(space.recipes(), memory)[: wanted if first else 0]:
-                memory.enqueue_trial(recipe)
+            missing = _missing(recipes, memory)[: wanted if first else 0]
+            for name in missing:
+                memory.enqueue_trial(recipes[name])
+            # the sampler alone would hardly look at most kinds: all random trials, then every other one, are dealt
+            others = wanted - len(missing)
+            dealt = others if len(known) < _RANDOM_TRIALS else others // 2
+            for kind in _least_tried(space.kinds, memory, seed)[:dealt]:
+                memory.enqueue_trial({"kind": kind})
             trials = [memory.ask() for _ in range(wanted)]
-            settings = [space.suggest(trial, config.seed) for trial in trials]
-            added = _round(shared, memory, trials, settings, trainer, config.trials)
+            settings = [space.suggest(trial, config.seed, at < len(missing)) for at, trial in enumerate(trials)]
+            added = _round(shared, memory, trials, settings, missing, trainer, config.trials)
             before, known = len(known), _take_in(shared, memory, known)
             if len(known) > before + added and seed == config.seed:
                 # Another process is at work: from the same seed and number of trials, both would draw the same.
@@ -263,9 +298,16 @@ def _run(shared: _Shared, space: Space, config: StudyConfig, trainer: Trainer) -
             bar.update(len(known) - bar.n)
 
 
-def _missing(recipes: list[dict[str, Any]], study: optuna.Study) -> list[dict[str, Any]]:
+def _least_tried(kinds: Sequence[str], study: optuna.Study, seed: int) -> list[str]:
+    """The kinds, those with the fewest trials first; of equals in an order that the seed gives."""
+    tried = Counter(trial.params.get("kind") for trial in study.get_trials(deepcopy=False))
+    order = np.random.default_rng(seed).permutation(len(kinds))
+    return sorted((kinds[at] for at in order), key=lambda kind: tried[kind])
+
+
+def _missing(recipes: dict[str, dict[str, Any]], study: optuna.Study) -> list[str]:
     tried = [trial.params for trial in study.get_trials(deepcopy=False)]
-    return [recipe for recipe in recipes if recipe not in tried]
+    return [name for name, params in recipes.items() if params not in tried]
 
 
 def _take_in(shared: _Shared, memory: optuna.Study, known: set[int]) -> set[int]:
@@ -280,22 +322,25 @@ def _round(
     memory: optuna.Study,
     trials: list[optuna.Trial],
     settings: list[Settings],
+    recipes: Sequence[str],
     trainer: Trainer,
     total: int,
 ) -> int:
     """Train what was drawn and store it, up to `total` trials of all machines, in the order in which it was drawn; where
-    the round is interrupted, all that had ended by then. Returns how many were stored."""
+    the round is interrupted, all that had ended by then. Returns how many were stored. The first of them are recipes,
+    which are not pruned."""
     ended: dict[int, FrozenTrial] = {}
     stored: list[bool] = []
 
     def go_on(number: int, epoch: int, value: float) -> bool:
         trials[number].report(value, epoch)
-        return all(stored) and not trials[number].should_prune()
+        return all(stored) and (number < len(recipes) or not trials[number].should_prune())
 
     try:
         for number, outcome in trainer.train(settings, False, go_on):
             drawn = memory.get_trials(deepcopy=False)[trials[number].number]
-            ended[number] = _finish(drawn, settings[number], outcome)
+            recipe = recipes[number] if number < len(recipes) else None
+            ended[number] = _finish(drawn, settings[number], outcome, recipe)
             while len(stored) in ended:
                 stored.append(shared.add(ended.pop(len(stored)), total))
     finally:
@@ -305,7 +350,7 @@ def _round(
     return sum(stored)
 
 
-def _finish(drawn: FrozenTrial, settings: Settings, outcome: Outcome) -> FrozenTrial:
+def _finish(drawn: FrozenTrial, settings: Settings, outcome: Outcome, recipe: str | None) -> FrozenTrial:
     value = None if outcome.auroc is None else float(outcome.auroc.mean())
     return create_trial(
         state=TrialState.PRUNED if value is None else TrialState.COMPLETE,
@@ -313,7 +358,12 @@ def _finish(drawn: FrozenTrial, settings: Settings, outcome: Outcome) -> FrozenT
         params=drawn.params,
         distributions=drawn.distributions,
         intermediate_values=drawn.intermediate_values,
-        user_attrs={"head": asdict(settings[0]), "train": asdict(settings[1]), "seconds": outcome.seconds},
+        user_attrs={
+            "head": asdict(settings[0]),
+            "train": asdict(settings[1]),
+            "seconds": outcome.seconds,
+            "recipe": recipe,
+        },
     )
 
 
@@ -328,6 +378,7 @@ def _read(trial: FrozenTrial) -> Trial:
         TrainConfig.from_dict(trial.user_attrs["train"]),
         trial.params,
         trial.user_attrs["seconds"],
+        trial.user_attrs["recipe"],
     )
 
 
@@ -338,9 +389,21 @@ def _best_so_far(study: optuna.Study) -> str:
 
 
 def _importances(study: optuna.Study, seed: int) -> dict[str, float]:
-    """Share of the values' variance by parameter (fANOVA, Hutter et al., 2014); {} where trials are too few or alike."""
-    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=seed)
+    """Share of the values' variance by parameter: a random forest's mean decrease in impurity (Breiman, "Random Forests",
+    2001); {} where trials are too few or alike. fANOVA, which says the same, takes minutes for as many kinds.
+
+    A pruned trial counts with the last value that was seen of it: survivors alone say what matters among the good.
+    """
+    seen = optuna.create_study(direction="maximize")
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)):
+        value = _read(trial).value
+        if value is not None:
+            seen.add_trial(create_trial(value=value, params=trial.params, distributions=trial.distributions))
+    if len({trial.value for trial in seen.get_trials(deepcopy=False)}) < 2:
+        return {}
+    evaluator = optuna.importance.MeanDecreaseImpurityImportanceEvaluator(seed=seed)
     try:
-        return optuna.importance.get_param_importances(study, evaluator=evaluator)
+        importances = optuna.importance.get_param_importances(seen, evaluator=evaluator)
     except (ValueError, RuntimeError):
         return {}
+    return {name: float(share) for name, share in importances.items()}

@@ -18,11 +18,11 @@ import numpy as np
 import torch
 
 from head.data.features import Features
+from head.data.folds import Members
 from head.model.fusion import FusionHead, HeadConfig
 from head.model.training import Diverged, TrainConfig, Trained, TrainingSet, train_head
 
 Settings = tuple[HeadConfig, TrainConfig]
-Members = Sequence[tuple[np.ndarray, np.ndarray]]
 
 GoOn = Callable[[int, int, float], bool]
 """Called with the number of a training in its round, the epoch and the mean AUROC so far; False stops it."""
@@ -38,8 +38,8 @@ class Stopped(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """auroc: (M,) of the members, None where the training was stopped or diverged; seconds: that it took; trained:
-    where it was asked for."""
+    """auroc: (M,) of the members, None where the training was stopped, diverged or did not fit into a GPU's memory;
+    seconds: that it took; trained: where it was asked for."""
 
     auroc: np.ndarray | None
     seconds: float
@@ -169,6 +169,9 @@ def _train(settings: Settings, data: TrainingSet, keep: bool, go_on: Callable[[i
     try:
         trained = train_head(*settings, data, on_epoch)
     except (Stopped, Diverged):
+        return Outcome(None, time.monotonic() - began)
+    except torch.OutOfMemoryError:  # a GPU's: another trial may be smaller, so this one alone is lost
+        torch.cuda.empty_cache()
         return Outcome(None, time.monotonic() - began)
     return Outcome(trained.auroc, time.monotonic() - began, trained if keep else None)
 

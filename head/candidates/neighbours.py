@@ -1,0 +1,72 @@
+"""Votes of the nearest known memes, in whatever space they are looked for."""
+
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import torch
+
+from head.candidates.given import Given, sample, tensor
+from head.data.folds import Members
+from head.data.ranking import aurocs
+from head.model.fusion import FusionHead
+from head.model.inputs import AGREEMENT, Inputs, InputsConfig
+from head.model.method import Method
+from head.model.neighbours import NeighbourConfig, NeighbourHead
+
+_VOTERS = (1, 3, 5, 10, 20, 50, 100)
+# Memes that may vote: more hardly change the vote, and take memory in whatever serves it.
+_MOST_KNOWN = 4096
+
+
+def fit_neighbours(given: Given, blocks: tuple[str, ...]) -> Method | None:
+    """By the mean cosine of the blocks, centred; None where they need sides that share a space, and these do not.
+
+    The number of voters has the highest mean AUROC on the memes that the members held out.
+    """
+    features = given.features
+    if set(blocks) & set(AGREEMENT) and not features.joint:
+        return None
+    # products are of the size of their columns' deviations; sides are not
+    standard = bool(set(blocks) & set(AGREEMENT))
+    space = InputsConfig(features.image.shape[1], features.text.shape[1], features.joint, blocks, True, standard)
+    head = _known(given, NeighbourConfig(space, _count(given), 1), given.members)
+    image, text = given.vectors()
+    assert isinstance(head.space, Inputs)
+    head.space.fit(image, text, [torch.from_numpy(rows) for rows in given.train_rows()])
+    return _chosen(given, head, given.members)
+
+
+def fit_trained_neighbours(given: Given) -> Method | None:
+    """Where the best fusion head puts the memes, as RGCL votes (Mei et al., "Improving Hateful Meme Detection through
+    Retrieval-Guided Contrastive Learning", 2024); None without such a head."""
+    if given.trained is None:
+        return None
+    head = _known(given, NeighbourConfig(given.trained.config, _count(given), 1), given.crossed)
+    assert isinstance(head.space, FusionHead)
+    head.space.load_state_dict(given.trained.state_dict())
+    return _chosen(given, head, given.crossed)
+
+
+def _count(given: Given) -> int:
+    return min(len(given.features), _MOST_KNOWN)
+
+
+def _known(given: Given, config: NeighbourConfig, members: Members) -> NeighbourHead:
+    """A head that knows a sample of the memes, and which of them each member learns from."""
+    rows = sample(np.arange(len(given.features)), config.known, given.seed)
+    head = NeighbourHead(config, len(members)).eval()
+    head.image, head.text = (vectors[rows] for vectors in given.vectors())
+    head.label = tensor(given.features.label[rows])
+    head.known = torch.stack([tensor(np.isin(rows, member[0])) for member in members])
+    return head
+
+
+def _chosen(given: Given, head: NeighbourHead, members: Members) -> Method:
+    voters = tuple(count for count in _VOTERS if count <= head.config.known)
+    votes = given.scores(partial(head.votes, voters=voters))  # (M, N, V)
+    label, scored = given.features.label, [member[-1] for member in members]
+    worth = [aurocs(label[rows], votes[member, rows].T) for member, rows in enumerate(scored)]
+    k = voters[int(np.argmax(np.mean(worth, axis=0)))]
+    head.config = replace(head.config, voters=k)
+    return given.method(head, {"k": k}, members)

@@ -1,0 +1,39 @@
+"""References that learn nothing from the memes but their share: CLIP's own answer, and the majority class. Not shipped."""
+
+import numpy as np
+from scipy.special import logit
+
+from head.candidates.given import Given, mean_of
+from head.data.features import Features
+from head.model.method import Method
+
+
+def zero_shot(given: Given) -> Method | None:
+    """How much nearer picture and text together are to the prompts of one label than to those of the other, as Radford
+    et al., "Learning Transferable Visual Models From Natural Language Supervision" (2021), classify pictures, with the
+    mean of several prompts a label. None without prompts or a shared space."""
+    joint = given.features.joint
+    if not given.prompts or not joint:
+        return None
+    offensive, other = (
+        _unit(_unit(given.prompts[label][:, -joint:]).mean(axis=0)) for label in ("offensive", "non-offensive")
+    )
+
+    def score(memes: Features) -> np.ndarray:
+        together = _unit(_unit(memes.image[:, -joint:]) + _unit(memes.text[:, -joint:]))
+        return together.astype(np.float64) @ (offensive - other)
+
+    rows = [member[-1] for member in given.members]
+    return Method(mean_of(len(given.features), [(held, score(given.features.at(held))) for held in rows]), score)
+
+
+def majority(given: Given) -> Method:
+    """The share of offensive memes, for every meme."""
+    share = float(logit(given.features.label.mean()))
+    out = mean_of(len(given.features), [(member[-1], np.full(len(member[-1]), share)) for member in given.members])
+    return Method(out, lambda memes: np.full(len(memes), share))
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return vectors / np.where(length > 0, length, 1)

@@ -1,0 +1,72 @@
+"""Random forests, as a head: the trees as tensors, so that nothing is unpickled.
+
+Knows nothing of how trees are grown. Fitted by `head.candidates`, served as any head.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from head.model.inputs import Inputs, InputsConfig
+
+_MOST_TREES, _MOST_NODES, _DEEPEST = 10_000, 1 << 24, 10_000
+# Shares of 0 and 1 have no logit: as far as half a tree's vote.
+_HALF_A_TREE = 0.5
+
+
+@dataclass(frozen=True)
+class ForestConfig:
+    """inputs: what the trees see; trees: of a member; nodes: of the largest tree; depth: of the deepest. Raises
+    ValueError for counts that cannot be."""
+
+    inputs: InputsConfig
+    trees: int
+    nodes: int
+    depth: int
+
+    def __post_init__(self) -> None:
+        for name, most in (("trees", _MOST_TREES), ("nodes", _MOST_NODES), ("depth", _DEEPEST)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
+                raise ValueError(f"{name}: expected a whole number from 0 to {most}, got {value!r}")
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        """Which vectors are read: "image", "text" or both."""
+        return self.inputs.sides
+
+
+class ForestHead(nn.Module):
+    """M forests (Breiman, "Random Forests", 2001), (N, Di) and (N, Dt) -> (M, N): the logit of the mean over the trees
+    of the share of offensive memes in the leaf that a meme falls into."""
+
+    feature: Tensor  # (M, T, K) int32, the input that a node asks for; 0 in a leaf
+    limit: Tensor  # (M, T, K), up to which a meme goes left
+    left: Tensor  # (M, T, K) int32, the node that follows; a leaf follows itself
+    right: Tensor
+    share: Tensor  # (M, T, K), of offensive memes
+
+    def __init__(self, config: ForestConfig, members: int = 1) -> None:
+        super().__init__()
+        self.config, self.members = config, members
+        self.inputs = Inputs(config.inputs, members)
+        shape = (members, config.trees, config.nodes)
+        for name in ("feature", "left", "right"):
+            self.register_buffer(name, torch.zeros(shape, dtype=torch.int32))
+        for name in ("limit", "share"):
+            self.register_buffer(name, torch.zeros(shape))
+
+    def forward(self, image: Tensor, text: Tensor) -> Tensor:
+        return torch.stack([self._of_member(image, text, member) for member in range(self.members)])
+
+    def _of_member(self, image: Tensor, text: Tensor, member: int) -> Tensor:
+        rows = self.inputs.of_member(image, text, member)  # (N, W)
+        node = torch.zeros(self.config.trees, len(rows), dtype=torch.int64, device=rows.device)
+        for _ in range(self.config.depth):
+            asked = self.feature[member].gather(1, node).long()  # (T, N)
+            goes_left = rows.gather(1, asked.T).T <= self.limit[member].gather(1, node)
+            follow = torch.where(goes_left, self.left[member].gather(1, node), self.right[member].gather(1, node))
+            node = follow.long()
+        share = self.share[member].gather(1, node).mean(dim=0)
+        return torch.logit((share * self.config.trees + _HALF_A_TREE) / (self.config.trees + 2 * _HALF_A_TREE))

@@ -1,0 +1,49 @@
+"""The kinds of heads that a bundle can hold, and how each is written down and rebuilt. A new kind is a line here."""
+
+from dataclasses import asdict
+from typing import Any
+
+from torch import nn
+
+from head.model.forest import ForestConfig, ForestHead
+from head.model.fusion import FusionHead, HeadConfig
+from head.model.inputs import InputsConfig
+from head.model.linear import LinearHead
+from head.model.neighbours import NeighbourConfig, NeighbourHead
+
+
+def _neighbours(space: dict[str, Any], **counts: int) -> NeighbourConfig:
+    return NeighbourConfig((InputsConfig if "blocks" in space else HeadConfig)(**space), **counts)
+
+
+def _forest(inputs: dict[str, Any], **counts: int) -> ForestConfig:
+    return ForestConfig(InputsConfig(**inputs), **counts)
+
+
+_KINDS: dict[str, tuple[type[nn.Module], Any]] = {
+    "fusion": (FusionHead, HeadConfig),
+    "linear": (LinearHead, InputsConfig),
+    "neighbours": (NeighbourHead, _neighbours),
+    "forest": (ForestHead, _forest),
+}
+
+
+def described(head: nn.Module) -> dict[str, Any]:
+    """A head's kind, shape and members, as JSON values."""
+    kind = next(name for name, (of, _) in _KINDS.items() if isinstance(head, of))
+    return {"kind": kind, "head": asdict(head.config), "members": head.members}  # type: ignore[call-overload]
+
+
+def rebuilt(part: dict[str, Any]) -> nn.Module:
+    """The head that `described` wrote down, its weights not yet there; without a kind it is a fusion head, as all were
+    once. Raises ValueError, KeyError or TypeError for what describes none."""
+    kind = part.get("kind", "fusion")
+    if kind not in _KINDS:
+        raise ValueError(f"kind: expected one of {', '.join(_KINDS)}, got {kind!r}")
+    of, config = _KINDS[kind]
+    return of(config(**part["head"]), part["members"])
+
+
+def can_learn(head: nn.Module) -> bool:
+    """Whether a gradient through the head can teach an encoder: votes and trees have none."""
+    return isinstance(head, (FusionHead, LinearHead))

@@ -1,0 +1,84 @@
+"""The vote of the nearest known memes, as a head.
+
+Knows nothing of how the number of voters is chosen. Fitted by `head.candidates`, served as any head.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from head.model.fusion import FusionHead, HeadConfig
+from head.model.inputs import Inputs, InputsConfig
+
+# A vote of all, or of none, has no logit; half a vote for each class gives it one.
+_HALF_A_VOTE = 0.5
+_MOST_KNOWN = 1 << 24
+
+
+@dataclass(frozen=True)
+class NeighbourConfig:
+    """space: where neighbours are looked for: inputs, or what a fusion head makes of a meme; known: how many memes may
+    vote; voters: how many do. Raises ValueError for counts that cannot be."""
+
+    space: InputsConfig | HeadConfig
+    known: int
+    voters: int
+
+    def __post_init__(self) -> None:
+        for name, most in (("known", _MOST_KNOWN), ("voters", self.known)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+                raise ValueError(f"{name}: expected a whole number from 1 to {most}, got {value!r}")
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        """Which vectors are read: "image", "text" or both."""
+        return self.space.sides
+
+
+class NeighbourHead(nn.Module):
+    """M members' votes, (N, Di) and (N, Dt) -> (M, N): the logit of the share of offensive memes among the nearest by
+    cosine (Cover and Hart, "Nearest Neighbor Pattern Classification", 1967). Each member knows its own train memes."""
+
+    image: Tensor  # (B, Di)
+    text: Tensor  # (B, Dt)
+    label: Tensor  # (B,) of 0 and 1
+    known: Tensor  # (M, B), 1 where a member knows the meme
+
+    def __init__(self, config: NeighbourConfig, members: int = 1) -> None:
+        super().__init__()
+        self.config, self.members = config, members
+        space = config.space
+        self.space = Inputs(space, members) if isinstance(space, InputsConfig) else FusionHead(space, members)
+        for name, shape in (
+            ("image", (config.known, space.image_dim)),
+            ("text", (config.known, space.text_dim)),
+            ("label", (config.known,)),
+            ("known", (members, config.known)),
+        ):
+            self.register_buffer(name, torch.zeros(shape))
+        self._bank: Tensor | None = None
+
+    def forward(self, image: Tensor, text: Tensor) -> Tensor:
+        return self.votes(image, text, (self.config.voters,))[..., 0]
+
+    def votes(self, image: Tensor, text: Tensor, voters: tuple[int, ...]) -> Tensor:
+        """(M, N, V) logits of the votes of as many memes, each at most as many as are known."""
+        near = self._embedded(image, text) @ self._known_memes().mT  # (M, N, B)
+        near = near.masked_fill(self.known[:, None] == 0, -2.0)  # below any cosine
+        fewest = int(self.known.sum(dim=1).min())
+        counts = torch.tensor([min(count, fewest) for count in voters], device=near.device)
+        nearest = near.topk(int(counts.max()), dim=-1).indices
+        offensive = self.label[nearest].cumsum(dim=-1)[..., counts - 1]
+        return torch.logit((offensive + _HALF_A_VOTE) / (counts + 2 * _HALF_A_VOTE))
+
+    def _known_memes(self) -> Tensor:
+        """(M, B, H), made at the first question."""
+        if self._bank is None or self._bank.device != self.image.device:
+            self._bank = self._embedded(self.image, self.text)
+        return self._bank
+
+    def _embedded(self, image: Tensor, text: Tensor) -> Tensor:
+        return F.normalize(self.space.embed_vectors(image, text), dim=-1)
