@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +40,12 @@ from embed.job import EmbedSettings, embed_dataset
 from embed.profile import Profile
 from embed.weights import EncoderUnavailable
 from head.bundle.format import Bundle, UnusableBundle, load_bundle, save_bundle
-from head.data.features import Features
+from head.candidates.given import Given
+from head.candidates.table import CANDIDATES, TRAINED
+from head.data.features import Features, joint_columns
 from head.judge.calibration import Calibration
 from head.model.ensemble import HeadEnsemble
-from head.model.fusion import FusionHead, HeadConfig
+from head.model.fusion import FusionHead, HeadConfig, scaled_columns
 
 CPU = torch.device("cpu")
 LONG = "a very long tale " * 60
@@ -219,6 +221,55 @@ def test_a_probability_is_the_calibrated_score_of_the_shipped_ensemble(
     logits = ensemble.score(features)
     assert np.ptp(logits) > 0.05, "a constant would pass"
     np.testing.assert_allclose(probability.numpy(), calibration(logits), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name in CANDIDATES if name != TRAINED])
+def test_every_candidate_is_served_as_it_was_fitted(
+    name: str, trained: Trained, classifier: MemeClassifier, tmp_path: Path
+) -> None:
+    index = read_index(next((trained.folder.parent / "artifacts" / "datasets").glob("*.h5")))
+    store = VectorStore(trained.folder.parent / "artifacts" / "vectors", index.spec)
+    image, text = store.read("image", index.image_keys), store.read("text", index.text_keys)
+    features = replace(as_features(image, text), label=np.array(index.labels), joint=image.shape[1])
+    rows = np.arange(len(features))
+    method = CANDIDATES[name](Given(features, [(rows[::2], rows[1::2]), (rows[1::2], rows[::2])], 0))
+    assert method is not None and method.ensemble is not None
+    calibration = Calibration("platt", float(2 / method.score(features).std()), 0.2)
+    write_bundle(
+        tmp_path / "b", method.ensemble, calibration, index.spec, {"model": "local-dir:demo/encoder", "pretrained": ""}
+    )
+    served = MemeClassifier.from_bundle(tmp_path / "b", CPU, loaded=classifier.encoder)
+    expected = calibration(method.score(features))
+    assert np.ptp(expected) > 0.05, "a constant would pass"
+    for row in range(0, len(features), 5):
+        meme = trained.memes[index.ids[row]]
+        pixels, tokens = served.prepare_image((trained.root / meme.image).read_bytes()), served.prepare_text(meme.text)
+        assert float(served([pixels], [tokens])) == pytest.approx(expected[row], abs=1e-5)
+
+
+def test_a_bundle_over_both_features_is_served_from_one_pass(trained: Trained, tmp_path: Path) -> None:
+    encoder = load_encoder("local-dir:demo/encoder", "", CPU, Profile("both", "fp32"))
+    memes = list(trained.memes.values())[:40]
+    pixels = [encoder.pixels((trained.root / meme.image).read_bytes()) for meme in memes]
+    tokens = [encoder.tokens(meme.text) for meme in memes]
+    image, text = encoder.image_features(pixels).numpy(), encoder.text_features(tokens).numpy()
+    joint = joint_columns(encoder.spec, image.shape[1], text.shape[1])
+    assert 0 < joint < min(image.shape[1], text.shape[1])
+    features = replace(as_features(image, text), joint=joint)
+    config = HeadConfig(image.shape[1], text.shape[1], "align", components=8, joint=joint, agreement=True)
+    head = FusionHead(config, members=2).eval()
+    for name, scaling in head.scaling.items():
+        scaling.fit(
+            *scaled_columns(name, torch.from_numpy(image), torch.from_numpy(text), joint),
+            [torch.arange(20), torch.arange(20, 40)],
+        )
+    ensemble, calibration = HeadEnsemble([head], [1.0]), Calibration("temperature", 3.0, 0.0)
+    write_bundle(
+        tmp_path / "b", ensemble, calibration, encoder.spec, {"model": "local-dir:demo/encoder", "pretrained": ""}
+    )
+    served = MemeClassifier.from_bundle(tmp_path / "b", CPU)
+    expected = calibration(ensemble.score(features))
+    assert served(pixels, tokens).tolist() == pytest.approx(expected.tolist(), abs=1e-5)
 
 
 @pytest.mark.parametrize("band", [None, {"low": 0.25, "high": 0.75}])

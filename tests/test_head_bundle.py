@@ -63,6 +63,31 @@ def draw() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(8, 5, generator=generator), torch.randn(8, 4, generator=generator)
 
 
+def test_a_bundle_from_before_there_were_kinds_of_heads_answers_as_it_did(tmp_path: Path) -> None:
+    ensembles = make()
+    save(tmp_path, ensembles)
+    path = tmp_path / "b" / "config.json"
+    config = json.loads(path.read_text())
+    for part in (part for parts in config["parts"].values() for part in parts):
+        del part["kind"]
+        for field in ("joint", "agreement", "centred"):
+            del part["head"][field]
+    path.write_text(json.dumps(config))
+    again = load_bundle(tmp_path / "b").shipped
+    with torch.inference_mode():
+        assert torch.equal(again(*draw()), ensembles["ensemble"](*draw()))
+
+
+def test_a_kind_that_this_program_does_not_know_is_refused(tmp_path: Path) -> None:
+    save(tmp_path)
+    path = tmp_path / "b" / "config.json"
+    config = json.loads(path.read_text())
+    config["parts"]["ensemble"][0]["kind"] = "oracle"
+    path.write_text(json.dumps(config))
+    with pytest.raises(UnusableBundle, match="kind: expected one of fusion, linear, neighbours, forest, got 'oracle'"):
+        load_bundle(tmp_path / "b")
+
+
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_a_round_trip_gives_the_same_bits(tmp_path: Path, fusion: str) -> None:
     ensembles = make(make_head(fusion), make_head(fusion, seed=1, members=3))

@@ -254,6 +254,15 @@ def test_without_test_the_memes_tuned_on_are_described_again(without_test):
     assert said.startswith("On validation") and "these figures are optimistic" in said and "tune-nested" in said
 
 
+def test_a_bundle_of_older_methods_is_not_judged_by_newer_ones(artifacts):
+    path = artifacts / "bundles" / "latest" / "config.json"
+    config = json.loads(path.read_text())
+    del config["reference"]
+    path.write_text(json.dumps(config))
+    with pytest.raises(UnusableBundle, match="tuned by an older program.*run `make tune` again"):
+        evaluate_bundle(artifacts / "bundles" / "latest", artifacts, lambda line: pytest.fail("looked at test"))
+
+
 def test_a_bundle_that_ships_the_regression_answers_with_it(without_test):
     folder = without_test / "bundles" / "latest"
     bundle = load_bundle(folder)

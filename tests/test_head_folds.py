@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from head.data.duplicates import duplicate_groups
-from head.data.folds import Protocol, assign_folds, carve, check_split, members
+from head.data.folds import Protocol, assign_folds, carve, check_split, crossed, members
 
 
 def memes(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -165,3 +165,24 @@ def test_a_split_needs_eight_memes_and_both_labels():
     check_split(np.array([0] * 7 + [1]), "validation")
     with pytest.raises(ValueError, match="validation: 7 labelled"):
         check_split(np.array([0, 1] * 3 + [0]), "validation")
+
+
+def test_crossed_members_stop_on_one_half_of_a_fold_and_score_the_other():
+    label, groups = memes(240)
+    folds = assign_folds(label, groups, np.full(240, "train"), Protocol("kfold", 3), 0)
+    found = crossed(label, groups, folds, seed=1)
+    assert len(found) == 6 and sorted(np.concatenate([rows for *_, rows in found]).tolist()) == list(range(240))
+    for (train, held), one, other in zip(members(folds), found[::2], found[1::2]):
+        assert (one[0] == train).all() and (other[0] == train).all()
+        assert sorted(np.concatenate(one[1:]).tolist()) == held.tolist()
+        assert (one[1] == other[2]).all() and (one[2] == other[1]).all()
+        assert not set(groups[one[1]]) & set(groups[one[2]])  # a copy would say when to stop
+        assert all(len(set(label[part])) == 2 for part in one[1:])
+    assert all((a == b).all() for a, b in zip(found[0], crossed(label, groups, folds, seed=1)[0]))
+
+
+def test_a_fold_that_cannot_be_halved_with_both_labels_stops_on_what_it_scores():
+    label = np.array([0] * 9 + [1])
+    folds = np.array([[0] * 4 + [1] * 5 + [0]])
+    for train, stop, scored in crossed(label, np.arange(10), folds, seed=0):
+        assert (stop == scored).all() and not set(train) & set(scored)

@@ -3,6 +3,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from fakes import planted_features
 from machine import PATIENCE
 
 from head.model.fusion import HeadConfig
-from head.model.training import TrainConfig
+from head.model.training import TrainConfig, train_head
 from head.search import workers
 from head.search.workers import GoOn, Outcome, Trainer, WorkerLost, open_trainer
 
@@ -101,6 +102,19 @@ def test_an_error_reaches_the_caller_and_the_next_round_is_trained(trainer: Trai
     with pytest.raises(RuntimeError, match="size|shape"):
         outcomes(trainer, [other_vectors])
     assert outcomes(trainer, [settings()])[0].auroc is not None
+
+
+def test_a_gpu_without_memory_costs_the_trial_and_not_the_study(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hungry(head: HeadConfig, *more: Any) -> Any:
+        if head.width == 64:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return train_head(head, *more)
+
+    monkeypatch.setattr(workers, "train_head", hungry)
+    with open_trainer(FEATURES, MEMBERS, CPU, jobs=1) as trainer:
+        wide = replace(settings()[0], width=64), settings()[1]
+        lost, kept = outcomes(trainer, [wide, settings()])
+    assert lost.auroc is None and kept.auroc is not None
 
 
 def test_a_round_of_nothing_is_over_at_once(trainer: Trainer) -> None:
