@@ -68,7 +68,7 @@ class _Views:
         return float(self._given.aurocs([share.ridge(weights) for share in self._shares]).max())
 
     def weighted(self, weights: np.ndarray) -> np.ndarray:
-        """The weights, each block's changed where that helps, those of the narrowest blocks last."""
+        """The weights, one block's after another changed where that helps."""
         best = self.worth(weights)
         for block in range(len(weights) if len(weights) > 1 else 0):
             for factor in _WEIGHTS:
@@ -92,7 +92,7 @@ class _Share:
         self._label, self._target = label[train], np.where(label[train] == 1, 1.0, -1.0)
         image, text = given.vectors()
         inputs = Inputs(config, 1).fit(image, text, [torch.from_numpy(train)])
-        rows, known = (inputs.of_member(image[part], text[part], 0).numpy() for part in (held, train))
+        rows, known = (inputs(image[part], text[part])[0].numpy() for part in (held, train))
         splits = np.cumsum(config.widths)[:-1]
         if not config.standard:
             rows, known = rows - known.mean(axis=0), known - known.mean(axis=0)
@@ -140,8 +140,7 @@ def _fitted(given: Given, config: InputsConfig, weights: np.ndarray, penalty: fl
     head.inputs.fit(image, text, [torch.from_numpy(rows) for rows in chosen])
     factors = np.repeat(weights, config.widths)
     for member, rows in enumerate(chosen):
-        with torch.no_grad():
-            columns = head.inputs.of_member(image[rows], text[rows], member).numpy() * factors.astype(np.float32)
+        columns = head.inputs.of_member(image[rows], text[rows], member).numpy() * factors.astype(np.float32)
         centre = 0.0 if config.standard else columns.mean(axis=0)
         columns -= centre
         size = np.sqrt(np.square(columns, dtype=np.float64).sum() / len(columns)) or 1.0

@@ -55,7 +55,7 @@ def weighted(heads: Sequence[nn.Module], logits: np.ndarray, counts: np.ndarray)
 
 
 def select(logits: np.ndarray, label: np.ndarray, held: np.ndarray) -> np.ndarray:
-    """(T,) int64: how often each of T heads is picked, from their out-of-fold logits (T, N), the best trial first.
+    """(T,) int64: how often each of T heads is picked, from their out-of-fold logits (T, N), the best first.
 
     Caruana et al., "Ensemble Selection from Libraries of Models" (2004): begin with the best heads in their order, as
     many as do best together; then add, again and again, the head that helps most, picked ones included, until none
@@ -68,7 +68,7 @@ def select(logits: np.ndarray, label: np.ndarray, held: np.ndarray) -> np.ndarra
         folds = [aurocs(np.broadcast_to(labels, held.shape), np.broadcast_to(one, held.shape), held) for one in sums]
         return np.mean(folds, axis=1)
 
-    first = np.cumsum(logits, axis=0)
+    first = np.cumsum(logits[:_MOST_PICKS], axis=0)
     values = judged(first)
     size = int(np.argmax(values)) + 1
     picks, total, best = np.zeros(len(logits), np.int64), first[size - 1], values[size - 1]

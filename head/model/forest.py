@@ -58,10 +58,11 @@ class ForestHead(nn.Module):
             self.register_buffer(name, torch.zeros(shape))
 
     def forward(self, image: Tensor, text: Tensor) -> Tensor:
-        return torch.stack([self._of_member(image, text, member) for member in range(self.members)])
+        members = enumerate(self.inputs.by_member(image, text))
+        return torch.stack([self._of_member(rows, member) for member, rows in members])
 
-    def _of_member(self, image: Tensor, text: Tensor, member: int) -> Tensor:
-        rows = self.inputs.of_member(image, text, member)  # (N, W)
+    def _of_member(self, rows: Tensor, member: int) -> Tensor:
+        """(N, W) inputs -> (N,)."""
         node = torch.zeros(self.config.trees, len(rows), dtype=torch.int64, device=rows.device)
         for _ in range(self.config.depth):
             asked = self.feature[member].gather(1, node).long()  # (T, N)

@@ -5,7 +5,7 @@ other does. So nothing here changes that space on one side alone: sides are cent
 cones apart from each other: Liang et al., "Mind the Gap", 2022) and rotated together or not at all.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -92,18 +92,27 @@ class Inputs(nn.Module):
                 for name, unit in self._units(image[chosen], text[chosen]).items():
                     self.get_buffer(f"centre_{name}")[member, 0] = unit.mean(dim=0)
             if self.config.standard:
-                columns = self._columns(image[chosen], text[chosen], member)
+                columns = self._columns(self._units(image[chosen], text[chosen]), member)
                 self.mean[member, 0], self.std[member, 0] = columns.mean(dim=0), deviation(columns)
         return self
 
     def forward(self, image: Tensor, text: Tensor) -> Tensor:
-        return torch.stack([self.of_member(image, text, member) for member in range(self.members)])
+        return torch.stack(list(self.by_member(image, text)))
 
     embed_vectors = forward
 
+    def by_member(self, image: Tensor, text: Tensor) -> Iterator[Tensor]:
+        """Each member's inputs, (N, W), one after another: those of all at once can be large."""
+        units = self._units(image, text)
+        for member in range(self.members):
+            yield self._seen(units, member)
+
     def of_member(self, image: Tensor, text: Tensor, member: int) -> Tensor:
         """One member's inputs, (N, W)."""
-        columns = self._columns(image, text, member)
+        return self._seen(self._units(image, text), member)
+
+    def _seen(self, units: dict[str, Tensor], member: int) -> Tensor:
+        columns = self._columns(units, member)
         return (columns - self.mean[member]) / self.std[member] if self.config.standard else columns
 
     def _units(self, image: Tensor, text: Tensor) -> dict[str, Tensor]:
@@ -117,8 +126,7 @@ class Inputs(nn.Module):
         }
         return {name: F.normalize(parts[name](), dim=-1) for name in _side_widths(config)}
 
-    def _columns(self, image: Tensor, text: Tensor, member: int) -> Tensor:
-        units = self._units(image, text)
+    def _columns(self, units: dict[str, Tensor], member: int) -> Tensor:
         if self.config.centred:
             units = {
                 name: F.normalize(unit - self.get_buffer(f"centre_{name}")[member], dim=-1)

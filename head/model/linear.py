@@ -23,5 +23,5 @@ class LinearHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(members))
 
     def forward(self, image: Tensor, text: Tensor) -> Tensor:
-        rows = [self.inputs.of_member(image, text, member) for member in range(self.members)]
-        return torch.stack([part @ weight + bias for part, weight, bias in zip(rows, self.weight, self.bias)])
+        members = zip(self.inputs.by_member(image, text), self.weight, self.bias)
+        return torch.stack([rows @ weight + bias for rows, weight, bias in members])
