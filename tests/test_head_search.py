@@ -27,6 +27,7 @@ from head.search.workers import GoOn, Outcome, Settings, open_trainer
 
 SPACE = Space({"image_dim": 8, "text_dim": 6, "joint": 4}, 120)
 DIGEST = "0123456789abcdef"
+RUNG = searching._RUNGS[0]
 
 
 @dataclass
@@ -179,27 +180,27 @@ def test_trials_are_pruned_beside_their_own_kind_with_what_was_seen_of_them(conf
         return own.setdefault(id(settings), next(values)) + epoch / 100
 
     found = search(SPACE, DIGEST, replace(config, trials=12), Rehearsal(auroc))
-    # the recipes run to their end; of a kind two pass first, then only who is among the best third
+    # the recipes run to their end; of a kind two pass first, then only who is among the best quarter
     assert [trial.complete for trial in found.trials] == [True] * 8 + [False] * 4
     last = stored(config)[11]
-    assert last.state == optuna.trial.TrialState.PRUNED and list(last.intermediate_values) == list(range(5))
-    assert found.trials[11].value == last.intermediate_values[4]
+    assert last.state == optuna.trial.TrialState.PRUNED and list(last.intermediate_values) == list(range(RUNG + 1))
+    assert found.trials[11].value == last.intermediate_values[RUNG]
     assert not {8, 9, 10, 11} & {trial.number for trial in found.best(13)}
 
 
 @pytest.mark.parametrize(("others", "pruned"), [([0.9], False), ([0.9, 0.9], True), ([0.9, 0.1], True)])
-def test_a_trial_passes_a_rung_if_it_is_among_the_best_third_of_its_kind(others, pruned):
+def test_a_trial_passes_a_rung_if_it_is_among_the_best_quarter_of_its_kind(others, pruned):
     study = optuna.create_study(direction="maximize", pruner=searching.KindPruner())
     kinds = optuna.distributions.CategoricalDistribution(["align", "text"])
     for kind, value in [*(("align", value) for value in others), *[("text", 0.99)] * 9]:
         study.add_trial(
             optuna.trial.create_trial(
-                value=value, params={"kind": kind}, distributions={"kind": kinds}, intermediate_values={4: value}
+                value=value, params={"kind": kind}, distributions={"kind": kinds}, intermediate_values={RUNG: value}
             )
         )
     study.enqueue_trial({"kind": "align"})
     trial = study.ask({"kind": kinds})
-    for epoch in range(5):
+    for epoch in range(RUNG + 1):
         assert not trial.should_prune()
         trial.report(0.5, epoch)
     assert trial.should_prune() == pruned
