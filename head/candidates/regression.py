@@ -105,15 +105,15 @@ class _Share:
     def ridge(self, weights: np.ndarray) -> np.ndarray:
         """(R, H) scores of the memes held out."""
         values, axes, held = self._decomposed(weights)
-        onto = axes.T @ (self._target - self._target.mean())
-        scale = values.sum() / len(values)
-        return np.stack([(held @ axes) @ (onto / (values + ridge * scale)) for ridge in _RIDGES])
+        onto = axes.T @ (self._target - self._target.mean())  # (n,)
+        shrunk = onto / (values + _RIDGES[:, None] * values.mean())  # (R, n)
+        return shrunk @ (held @ axes).T
 
     def sweep(self, weights: np.ndarray) -> np.ndarray:
         """(P, H) scores of the memes held out by logistic regressions in the directions that the rows span."""
         values, axes, held = self._decomposed(weights)
         there = values > _SMALLEST * values.max()
-        size = np.sqrt(values.sum() / len(values))
+        size = np.sqrt(values.mean())
         rows = axes[:, there] * np.sqrt(values[there]) / size
         out = held @ axes[:, there] / np.sqrt(values[there]) / size
         model, scores = _model(_PENALTIES[0]), []
