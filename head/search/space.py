@@ -25,8 +25,6 @@ _SPECTRA, _SPECTRA_OF_THOUSANDS = (0, 1, 2), (2,)
 # A step costs about the same for 16 memes as for 32.
 _BATCHES, _BATCHES_OF_THOUSANDS = (32, 64, 128), (128, 256, 512)
 _THOUSANDS = 4000
-
-
 # Every kind of input with every fusion: what a head sees decides more than any other choice.
 _AGREEMENT = "+agreement"
 # The papers' learning rate wants some two thousand steps: few epochs of thousands of memes, but many of hundreds.
