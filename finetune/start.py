@@ -100,10 +100,11 @@ def frozen_head(start: Start) -> Judged:
     if start.config["shipped"] in CANDIDATES:
         picks = [{"method": start.config["shipped"], "picked": 1}]
     data = TrainingSet(features, shares, torch.device("cpu"))
+    given = Given(features, shares, start.config["seed"])
     heads: list[tuple[nn.Module, np.ndarray, int]] = []
     for pick in picks:
         try:
-            head, logits = _again(pick, Given(features, shares, start.config["seed"]), data)
+            head, logits = _again(pick, given, data)
         except Diverged:
             continue
         if can_learn(head):

@@ -8,7 +8,7 @@ from sklearn.tree._tree import Tree
 from cache import cores
 from head.candidates.given import Given
 from head.model.forest import ForestConfig, ForestHead
-from head.model.inputs import BLOCKS, Inputs, InputsConfig
+from head.model.inputs import BLOCKS, Inputs
 from head.model.method import Method
 
 # scikit-learn's number of trees, and its rule for the inputs that a node chooses from. Of a large set each tree sees a sample:
@@ -19,8 +19,8 @@ _TREES, _MOST_MEMES = 100, 4096
 def fit_forest(given: Given) -> Method:
     """With scikit-learn's settings, which forests depend on little."""
     features = given.features
-    blocks = BLOCKS if features.joint else ("image", "text")
-    config = InputsConfig(features.image.shape[1], features.text.shape[1], features.joint, blocks, True, False)
+    config = given.inputs(BLOCKS if features.joint else ("image", "text"), True, standard=False)
+    assert config is not None  # products are asked for only where there are any
     image, text = given.vectors()
     chosen = given.train_rows()
     inputs = Inputs(config, len(chosen)).fit(image, text, [torch.from_numpy(rows) for rows in chosen])

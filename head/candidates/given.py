@@ -12,6 +12,7 @@ from head.data.folds import Members
 from head.data.ranking import aurocs
 from head.model.ensemble import HeadEnsemble
 from head.model.fusion import FusionHead
+from head.model.inputs import InputsConfig, agreement_among
 from head.model.method import Method
 
 # Memes that a member is fitted to, at most; and those on which settings are compared, which more hardly change.
@@ -37,6 +38,14 @@ class Given:
     def vectors(self) -> tuple[Tensor, Tensor]:
         """(N, Di) and (N, Dt)."""
         return tensor(self.features.image), tensor(self.features.text)
+
+    def inputs(self, blocks: Sequence[str], centred: bool, standard: bool = True) -> InputsConfig | None:
+        """These blocks of the memes' vectors; None where they need sides that share a space, and these do not."""
+        features = self.features
+        if agreement_among(blocks) and not features.joint:
+            return None
+        widths = features.image.shape[1], features.text.shape[1], features.joint
+        return InputsConfig(*widths, tuple(blocks), centred, standard)
 
     def train_rows(self, members: Members | None = None) -> list[np.ndarray]:
         """The rows that each member learns from: all of a small set, a sample of a large one."""

@@ -10,7 +10,7 @@ from head.candidates.given import Given, sample, tensor
 from head.data.folds import Members
 from head.data.ranking import aurocs
 from head.model.fusion import FusionHead
-from head.model.inputs import AGREEMENT, Inputs, InputsConfig
+from head.model.inputs import Inputs, agreement_among
 from head.model.method import Method
 from head.model.neighbours import NeighbourConfig, NeighbourHead
 
@@ -24,12 +24,10 @@ def fit_neighbours(given: Given, blocks: tuple[str, ...]) -> Method | None:
 
     The number of voters has the highest mean AUROC on the memes that the members held out.
     """
-    features = given.features
-    if set(blocks) & set(AGREEMENT) and not features.joint:
-        return None
     # products are of the size of their columns' deviations; sides are not
-    standard = bool(set(blocks) & set(AGREEMENT))
-    space = InputsConfig(features.image.shape[1], features.text.shape[1], features.joint, blocks, True, standard)
+    space = given.inputs(blocks, True, standard=agreement_among(blocks))
+    if space is None:
+        return None
     head = _known(given, NeighbourConfig(space, _count(given), 1), given.members)
     image, text = given.vectors()
     assert isinstance(head.space, Inputs)

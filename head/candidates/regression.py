@@ -14,7 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from head.candidates.given import Given, tensor
-from head.model.inputs import AGREEMENT, Inputs, InputsConfig
+from head.model.inputs import Inputs, InputsConfig, agreement_among
 from head.model.linear import LinearHead
 from head.model.method import Method
 
@@ -39,15 +39,11 @@ def fit_regression(given: Given, blocks: Sequence[str], standard: bool = True) -
     the inputs; the blocks' weights, one after another, by ridge regression, whose solutions for all penalties cost one
     decomposition; then the penalty of the logistic regression.
     """
-    features = given.features
-    agrees = bool(set(blocks) & set(AGREEMENT))
-    if agrees and not features.joint:
+    config = given.inputs(blocks, agreement_among(blocks), standard)
+    if config is None:
         return None
-    config = InputsConfig(
-        features.image.shape[1], features.text.shape[1], features.joint, tuple(blocks), agrees, standard
-    )
     views = [_Views(given, config)]
-    if agrees:
+    if config.agrees:
         views.append(_Views(given, replace(config, centred=False)))
     even = np.ones(len(blocks))
     best = max(views, key=lambda view: view.worth(even))  # centred, of equals
@@ -96,18 +92,16 @@ class _Share:
         splits = np.cumsum(config.widths)[:-1]
         if not config.standard:
             rows, known = rows - known.mean(axis=0), known - known.mean(axis=0)
-        self._parts = list(zip(np.split(known, splits, axis=1), np.split(rows, splits, axis=1)))
-        self._products: list[tuple[np.ndarray, np.ndarray]] = [
-            (part @ part.T, out @ part.T) for part, out in self._parts
-        ]
-        self._axes: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
+        parts = zip(np.split(known, splits, axis=1), np.split(rows, splits, axis=1))
+        self._products = [(part @ part.T, out @ part.T) for part, out in parts]
+        self._decompositions: dict[bytes, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
 
     def ridge(self, weights: np.ndarray) -> np.ndarray:
         """(R, H) scores of the memes held out."""
         values, axes, held = self._decomposed(weights)
         onto = axes.T @ (self._target - self._target.mean())  # (n,)
         shrunk = onto / (values + _RIDGES[:, None] * values.mean())  # (R, n)
-        return shrunk @ (held @ axes).T
+        return shrunk @ held.T
 
     def sweep(self, weights: np.ndarray) -> np.ndarray:
         """(P, H) scores of the memes held out by logistic regressions in the directions that the rows span."""
@@ -115,21 +109,24 @@ class _Share:
         there = values > _SMALLEST * values.max()
         size = np.sqrt(values.mean())
         rows = axes[:, there] * np.sqrt(values[there]) / size
-        out = held @ axes[:, there] / np.sqrt(values[there]) / size
+        out = held[:, there] / np.sqrt(values[there]) / size
         model, scores = _model(_PENALTIES[0]), []
         for penalty in _PENALTIES:
             scores.append(_fit(model.set_params(C=penalty), rows, self._label).decision_function(out))
         return np.stack(scores)
 
     def _decomposed(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Eigenvalues and eigenvectors of the weighted rows' products (n, n), and those with the memes held out (h, n)."""
-        squares = weights**2
-        held = sum(square * product for square, (_, product) in zip(squares, self._products))
-        if weights.tobytes() not in self._axes:
-            whole = sum(square * product for square, (product, _) in zip(squares, self._products))
-            values, axes = np.linalg.eigh(np.asarray(whole, np.float64))
-            self._axes[weights.tobytes()] = values.clip(min=0), axes
-        return *self._axes[weights.tobytes()], np.asarray(held, np.float64)
+        """Eigenvalues (n,) and eigenvectors (n, n) of the weighted rows' products, and on these axes the products of the
+        memes held out with the rows (h, n)."""
+        key = weights.tobytes()
+        if key not in self._decompositions:
+            known, held = (
+                np.asarray(sum(weight**2 * product for weight, product in zip(weights, products)), np.float64)
+                for products in zip(*self._products)
+            )
+            values, axes = np.linalg.eigh(known)
+            self._decompositions[key] = values.clip(min=0), axes, held @ axes
+        return self._decompositions[key]
 
 
 def _fitted(given: Given, config: InputsConfig, weights: np.ndarray, penalty: float) -> Method:
@@ -152,7 +149,7 @@ def _fitted(given: Given, config: InputsConfig, weights: np.ndarray, penalty: fl
     settings: dict[str, object] = {"C": penalty}
     if len(named) > 1:
         settings["weights"] = named
-    if set(config.blocks) & set(AGREEMENT):
+    if config.agrees:
         settings["centred"] = config.centred
     return given.method(head, settings)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from head.model.inputs import Inputs, InputsConfig
+from head.model.inputs import Inputs, InputsConfig, require_whole
 
 _MOST_TREES, _MOST_NODES, _DEEPEST = 10_000, 1 << 24, 10_000
 # Shares of 0 and 1 have no logit: as far as half a tree's vote.
@@ -27,9 +27,7 @@ class ForestConfig:
 
     def __post_init__(self) -> None:
         for name, most in (("trees", _MOST_TREES), ("nodes", _MOST_NODES), ("depth", _DEEPEST)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
-                raise ValueError(f"{name}: expected a whole number from 0 to {most}, got {value!r}")
+            require_whole(name, getattr(self, name), 0, most)
 
     @property
     def sides(self) -> tuple[str, ...]:

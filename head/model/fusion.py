@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from head.model.inputs import Agreement, check_widths, own_columns, own_width
+from head.model.inputs import Agreement, check_widths, own_columns, own_width, require_whole
 from head.model.scaling import Scaling
 
 # The fused vector's width, in widths of a mapped side. "linear" has no mapped sides: it is logistic regression's form.
@@ -89,9 +89,8 @@ class HeadConfig:
             "hidden": 1,
         }
         for name, lowest in least.items():
-            value, highest = getattr(self, name), {"depth": _DEEPEST, "spectrum": _STEEPEST}.get(name, _WIDEST)
-            if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= highest:
-                raise ValueError(f"{name}: expected a whole number from {lowest} to {highest}, got {value!r}")
+            highest = {"depth": _DEEPEST, "spectrum": _STEEPEST}.get(name, _WIDEST)
+            require_whole(name, getattr(self, name), lowest, highest)
         for name in ("map_dropout", "dropout"):
             value = getattr(self, name)
             if not isinstance(value, (int, float)) or not 0 <= value < 1:

@@ -43,14 +43,18 @@ class InputsConfig:
         check_widths(self.image_dim, self.text_dim, self.joint)
         if not self.blocks or not set(self.blocks) <= set(BLOCKS):
             raise ValueError(f"blocks: expected some of {', '.join(BLOCKS)}, got {self.blocks!r}")
-        if not self.joint and set(self.blocks) & set(AGREEMENT):
+        if self.agrees and not self.joint:
             raise ValueError(f"blocks: {self.blocks!r} need sides that share a space, and joint is 0")
+
+    @property
+    def agrees(self) -> bool:
+        """Whether a block says how the sides agree."""
+        return agreement_among(self.blocks)
 
     @property
     def sides(self) -> tuple[str, ...]:
         """Which vectors are read: "image", "text" or both."""
-        both = set(self.blocks) & set(AGREEMENT)
-        return tuple(side for side in ("image", "text") if both or side in self.blocks)
+        return tuple(side for side in ("image", "text") if self.agrees or side in self.blocks)
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -190,6 +194,17 @@ class Agreement(nn.Module):
         return torch.cat((image * text, (image - text).abs(), cosine), dim=-1)
 
 
+def agreement_among(blocks: Sequence[str]) -> bool:
+    """Whether some of the blocks need sides that share a space."""
+    return not set(blocks).isdisjoint(AGREEMENT)
+
+
+def require_whole(name: str, value: object, least: int, most: int) -> None:
+    """Raise ValueError for what is no whole number within the bounds."""
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise ValueError(f"{name}: expected a whole number from {least} to {most}, got {value!r}")
+
+
 def own_columns(vectors: Tensor, joint: int) -> Tensor:
     """What a side says by itself: its columns outside the shared space, or all of it where there are no others."""
     return vectors[:, : own_width(vectors.shape[1], joint)]
@@ -202,13 +217,8 @@ def own_width(dim: int, joint: int) -> int:
 
 def check_widths(image_dim: int, text_dim: int, joint: int) -> None:
     """Raise ValueError for widths that no vectors have."""
-    for name, value, least, most in (
-        ("image_dim", image_dim, 1, _WIDEST),
-        ("text_dim", text_dim, 1, _WIDEST),
-        ("joint", joint, 0, _WIDEST),
-    ):
-        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-            raise ValueError(f"{name}: expected a whole number from {least} to {most}, got {value!r}")
+    for name, value, least in (("image_dim", image_dim, 1), ("text_dim", text_dim, 1), ("joint", joint, 0)):
+        require_whole(name, value, least, _WIDEST)
     if joint > min(image_dim, text_dim):
         raise ValueError(f"joint: expected at most the width of the narrower side, got {joint!r}")
 
@@ -217,7 +227,7 @@ def _side_widths(config: InputsConfig) -> dict[str, int]:
     """{part of a vector that the blocks are made of: its columns}."""
     dims = {"image": config.image_dim, "text": config.text_dim}
     widths = {side: own_width(dims[side], config.joint) for side in dims if side in config.blocks}
-    if set(config.blocks) & set(AGREEMENT):
+    if config.agrees:
         widths |= {"joint_image": config.joint, "joint_text": config.joint}
     return widths
 

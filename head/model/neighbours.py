@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from head.model.fusion import FusionHead, HeadConfig
-from head.model.inputs import Inputs, InputsConfig
+from head.model.inputs import Inputs, InputsConfig, require_whole
 
 # A vote of all, or of none, has no logit; half a vote for each class gives it one.
 _HALF_A_VOTE = 0.5
@@ -28,9 +28,7 @@ class NeighbourConfig:
 
     def __post_init__(self) -> None:
         for name, most in (("known", _MOST_KNOWN), ("voters", self.known)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-                raise ValueError(f"{name}: expected a whole number from 1 to {most}, got {value!r}")
+            require_whole(name, getattr(self, name), 1, most)
 
     @property
     def sides(self) -> tuple[str, ...]:
