@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from fakes import interrupted, picture
+from quick import quick_tuning
 
 from cache import read_index
 from embed import hashing
@@ -25,13 +26,10 @@ from finetune.train import Model
 from head import __main__ as tuning
 from head.bundle.evaluation import FINETUNED, FROZEN, evaluate_bundle
 from head.bundle.format import load_bundle, read_part
-from head.candidates import forest, regression
 from head.candidates.table import BOTH
 from head.data.features import load_everything, load_tuning, usable_rows
 from head.data.folds import Protocol
-from head.judge import metrics
 from head.model.linear import LinearHead
-from head.search import space
 from report.__main__ import main as report
 
 ENCODER = f"local-dir:{Path('demo/encoder').resolve()}"
@@ -41,12 +39,8 @@ QUICK = ("--epochs=2", "--blocks=1", "--learning-rate=3e-4")
 
 @pytest.fixture(scope="module", autouse=True)
 def quick() -> Iterator[None]:
-    """Narrow heads, few resamples: the tests are about the command, not about what it finds."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(space, "_WIDTHS", (8,))
-        patch.setattr(metrics, "_RESAMPLES", 100)
-        patch.setattr(regression, "_PENALTIES", np.array([0.01, 1.0]))
-        patch.setattr(forest, "_TREES", 5)
+        quick_tuning(patch)
         yield
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fakes import planted_features, write_features
+from quick import quick_tuning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, roc_auc_score
 
@@ -15,13 +16,11 @@ from head import __main__ as command
 from head.bundle import evaluation as evaluate
 from head.bundle.evaluation import FINETUNED, FROZEN, MISTAKES, NEIGHBOURS, describe, evaluate_bundle
 from head.bundle.format import UnusableBundle, load_bundle
-from head.candidates import forest
 from head.candidates.table import BOTH
 from head.data.features import Features, load_tuning
 from head.judge.metrics import Estimate, Figure, compare, share
 from head.judge.verdict import verdict
 from head.pipeline import ENSEMBLE
-from head.search import space
 
 QUICK = ("--data=data", "--model=fake", "--trials=2", "--folds=2", "--jobs=1")
 SPLITS = ("train", "train", "validation", "test")
@@ -30,8 +29,7 @@ IMAGE = "logistic regression, image only"
 
 def tune(artifacts: Path, *more: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(space, "_WIDTHS", (8, 16))
-        patch.setattr(forest, "_TREES", 5)
+        quick_tuning(patch, (8, 16))
         assert command.main(["tune", *QUICK, "--ship=ensemble", f"--artifacts={artifacts}", *more]) == 0
 
 

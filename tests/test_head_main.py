@@ -8,29 +8,24 @@ from typing import Any
 import numpy as np
 import pytest
 from fakes import SPEC, interrupted, planted_features, write_features
+from quick import quick_tuning
 
 from cache import DatasetIndex, read_index, write_index
 from head import __main__ as command
 from head import nested as nesting
 from head import pipeline
 from head.bundle.format import load_bundle
-from head.candidates import forest, regression
 from head.candidates.table import BOTH
-from head.judge import metrics
 from head.model.training import train_head
 from head.pipeline import ENSEMBLE
-from head.search import space, workers
+from head.search import workers
 
 SPLITS = ("train", "train", "validation", "test")
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """Narrow heads, few resamples: the tests are about the command, not about what it finds."""
-    monkeypatch.setattr(space, "_WIDTHS", (8,))
-    monkeypatch.setattr(metrics, "_RESAMPLES", 100)
-    monkeypatch.setattr(regression, "_PENALTIES", np.array([0.01, 1.0]))
-    monkeypatch.setattr(forest, "_TREES", 5)
+    quick_tuning(monkeypatch, importances=True)
 
 
 def fill(artifacts: Path, splits: tuple[str, ...] = SPLITS, **columns: Any) -> Path:

@@ -5,33 +5,27 @@ from typing import Any
 import numpy as np
 import pytest
 from fakes import SPEC, interrupted, planted_features
+from quick import quick_tuning
 from sklearn.metrics import roc_auc_score
 
 from head import nested as nesting
 from head.bundle.evaluation import describe
-from head.candidates import forest, regression
 from head.candidates.table import BOTH
 from head.data.features import Features
 from head.data.folds import Protocol
-from head.judge import metrics
 from head.judge.threshold import Aim
 from head.judge.verdict import verdict
 from head.model.training import train_head
 from head.nested import nested
 from head.pipeline import ENSEMBLE, TuneConfig, tune
-from head.search import space, workers
-from head.search import study as searching
+from head.search import workers
 from head.search.study import StudyConfig, finished_trials
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(space, "_WIDTHS", (8,))
+    quick_tuning(monkeypatch)
     monkeypatch.setattr(nesting, "_OUTER_FOLDS", 3)
-    monkeypatch.setattr(metrics, "_RESAMPLES", 100)
-    monkeypatch.setattr(regression, "_PENALTIES", np.array([0.01, 1.0]))
-    monkeypatch.setattr(forest, "_TREES", 5)
-    monkeypatch.setattr(searching, "_importances", lambda *_: {})
 
 
 def settings(folder: Path) -> TuneConfig:

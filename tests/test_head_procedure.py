@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 from fakes import planted_features, write_features
+from quick import quick_tuning
 from scipy.special import logit
 from sklearn.metrics import roc_auc_score
 
 from cache import read_index
 from head import pipeline
-from head.candidates import forest, regression
 from head.candidates.table import BOTH, CANDIDATES, MAJORITY, TRAINED
 from head.data.features import Features, load_tuning
 from head.data.folds import Protocol, members
@@ -21,7 +21,6 @@ from head.model.method import Method
 from head.model.training import Diverged, train_head
 from head.pipeline import ENSEMBLE, SINGLE, TuneConfig, Tuned, scoring_members, study_digest, tune
 from head.search import space, workers
-from head.search import study as searching
 from head.search.study import StudyConfig
 
 NEIGHBOURS, ZERO_SHOT = "nearest neighbours, both", "zero-shot prompts"
@@ -30,10 +29,7 @@ NEIGHBOURS, ZERO_SHOT = "nearest neighbours, both", "zero-shot prompts"
 @pytest.fixture(scope="module", autouse=True)
 def quick() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(space, "_WIDTHS", (8, 16))
-        patch.setattr(regression, "_PENALTIES", np.array([0.01, 1.0]))
-        patch.setattr(forest, "_TREES", 5)
-        patch.setattr(searching, "_importances", lambda *_: {})
+        quick_tuning(patch, (8, 16))
         yield
 
 

@@ -15,17 +15,18 @@ import psycopg
 import pytest
 from fakes import interrupted, planted_features, write_features
 from machine import PATIENCE
+from quick import quick_tuning
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from head.data.folds import Protocol, assign_folds, members
-from head.search import space as spaces
 from head.search import study as searching
 from head.search import workers
 from head.search.space import Space
 from head.search.study import Found, OtherData, StudyConfig, StudyUnusable, finished_trials, search
 from head.search.workers import GoOn, Outcome, Settings, open_trainer
 
-SPACE = Space({"image_dim": 8, "text_dim": 6, "joint": 4}, 120)
+DIMS = {"image_dim": 8, "text_dim": 6, "joint": 4}
+SPACE = Space(DIMS, 120)
 DIGEST = "0123456789abcdef"
 RUNG = searching._RUNGS[0]
 
@@ -77,8 +78,11 @@ def found_by(config: StudyConfig, jobs: int = 1) -> list[tuple[int, float | None
     """The trials of a small study that trains."""
     features = planted_features(120)
     shares = members(assign_folds(features.label, features.copies, features.split, Protocol("kfold", 2), 0))
+    with pytest.MonkeyPatch.context() as patch:
+        quick_tuning(patch, (8, 16))
+        space = Space(DIMS, 120)
     with open_trainer(features, shares, "cpu", jobs) as trainer:
-        found = search(SPACE, DIGEST, config, trainer)
+        found = search(space, DIGEST, config, trainer)
     return [(trial.number, trial.value, trial.params) for trial in found.trials]
 
 
@@ -147,8 +151,7 @@ def test_the_same_seed_searches_alike(config, tmp_path):
     assert first.trials[7].params != third.trials[7].params
 
 
-def test_one_worker_and_two_find_the_same_study(config, monkeypatch):
-    monkeypatch.setattr(spaces, "_WIDTHS", (8, 16))
+def test_one_worker_and_two_find_the_same_study(config):
     alone, again = (found_by(replace(config, study=name, trials=10)) for name in ("alone", "again"))
     assert alone == again and len(alone) == 10
     assert found_by(replace(config, study="two", trials=10), jobs=2) == alone
@@ -156,7 +159,6 @@ def test_one_worker_and_two_find_the_same_study(config, monkeypatch):
 
 @pytest.mark.parametrize("at", [1, 3, 6])
 def test_ctrl_c_keeps_what_ended_and_the_next_run_goes_on(config, monkeypatch, at):
-    monkeypatch.setattr(spaces, "_WIDTHS", (8,))
     stopped, _ = interrupted(workers.train_head, at)  # number 3 is in the middle of a round, 6 of the second
     with monkeypatch.context() as patch:
         patch.setattr(workers, "train_head", stopped)
@@ -462,7 +464,7 @@ def test_the_reason_is_the_databases_own_where_optuna_has_words_for_it(config, m
         search(SPACE, DIGEST, config, Rehearsal())
 
 
-_NARROW_TUNE = "import sys; from head import __main__; from head.search import space; space._WIDTHS = (8,); sys.exit(__main__.main(sys.argv[1:]))"
+_NARROW_TUNE = "import sys; from head import __main__; from head.search import space; space._WIDTHS, space._MOST_EPOCHS = (8,), 30; sys.exit(__main__.main(sys.argv[1:]))"
 
 
 def test_two_machines_tune_one_study_at_once(server, tmp_path):
