@@ -129,6 +129,7 @@ def test_pooled_features_are_what_the_projection_takes(reference: Reference) -> 
     assert angle(projection(pooled) if isinstance(projection, nn.Linear) else pooled @ projection, text) <= 1e-6
 
 
+@pytest.mark.parametrize("reference", ["ViT-B-32", "ViT-B-16-SigLIP", "RN50", "coca_ViT-B-32"], indirect=True)
 @torch.inference_mode()
 def test_both_features_are_the_pooled_ones_and_the_projected_ones_of_one_pass(reference: Reference) -> None:
     sides = ("text",) if reference.name in ("RN50", "ViT-B-16-SigLIP") else ("image", "text")
