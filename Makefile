@@ -23,6 +23,7 @@ SEED ?= 0
 OBJECTIVE ?= macro-f1
 TARGET_RECALL ?=
 TARGET_PRECISION ?=
+CONFIDENCE ?= 0.8
 REVIEW ?=
 SHIP ?= best
 BUNDLE ?= artifacts/bundles/latest
@@ -40,7 +41,8 @@ IMAGE ?= meme-classifier:latest
 given = $(filter-out undefined default file,$(origin $(1)))
 SOURCE = --data "$(DATA)" --model "$(MODEL)" --pretrained "$(PRETRAINED)" --features "$(FEATURES)" --long-text "$(LONG_TEXT)"
 PICTURES = $(if $(IMAGES),--images "$(IMAGES)")
-AIM = $(if $(TARGET_RECALL),--target-recall "$(TARGET_RECALL)",$(if $(TARGET_PRECISION),--target-precision "$(TARGET_PRECISION)",--objective "$(OBJECTIVE)"))
+TARGETS = $(if $(TARGET_RECALL),--target-recall "$(TARGET_RECALL)") $(if $(TARGET_PRECISION),--target-precision "$(TARGET_PRECISION)")
+AIM = $(or $(strip $(TARGETS)),--objective "$(OBJECTIVE)") --confidence "$(CONFIDENCE)"
 SEARCH = --trials "$(TRIALS)" --folds "$(FOLDS)" --repeats "$(REPEATS)" --jobs "$(JOBS)" --device "$(DEVICE)" --seed "$(SEED)" $(AIM) \
 	$(if $(STUDY),--study "$(STUDY)") $(if $(STORAGE),--storage "$(STORAGE)")
 BUILD_ARGS = $(foreach name,PYTHON_IMAGE TORCH_INDEX_URL,$(if $(call given,$(name)),--build-arg $(name)="$($(name))"))

@@ -11,6 +11,7 @@ from msgspec import UNSET
 from api.classifier import MemeClassifier
 from api.schema import Figure, FineTuning, Model, ModelCard, Review
 from head.bundle.format import UnusableBundle, read_part
+from head.judge.threshold import aim_words
 from head.judge.verdict import verdict
 
 _INTENDED = [
@@ -50,7 +51,7 @@ def _card(classifier: MemeClassifier, metrics: dict[str, Any], engine: str | Non
         created=config["created"],
         labels=config["labels"],
         threshold=classifier.threshold,
-        threshold_aim=_aim(config["aim"]),
+        threshold_aim=aim_words(config["aim"]),
         review=None if classifier.review is None else Review(**classifier.review),
         calibration=config["calibration"]["kind"],
         judged_on=_JUDGED_ON[metrics["split"]],
@@ -82,8 +83,3 @@ _JUDGED_ON = {
 def _fine_tuning(said: dict[str, Any]) -> FineTuning:
     shown = ("towers", "blocks", "lora", "trained", "learning_rate", "epochs", "best_epoch")
     return FineTuning(Model(said["from"]["name"], said["from"]["version"]), **{name: said[name] for name in shown})
-
-
-def _aim(aim: dict[str, Any]) -> str:
-    target = aim.get("target")
-    return f"highest {aim['objective']}" if target is None else f"{aim['objective']} of at least {target}"

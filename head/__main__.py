@@ -23,7 +23,7 @@ from head.candidates.table import BOTH, CANDIDATES
 from head.data.features import Features, fingerprint, load_tuning, prompt_vectors
 from head.data.folds import PROTOCOLS, Protocol
 from head.judge.metrics import read_figure
-from head.judge.threshold import OBJECTIVES, Aim
+from head.judge.threshold import OBJECTIVES, Aim, aim_words
 from head.judge.verdict import metrics_table, verdict
 from head.nested import SHIPPED, nested
 from head.pipeline import ENSEMBLE, SINGLE, Pick, TuneConfig, Tuned, study_digest, tune
@@ -31,6 +31,8 @@ from head.search.study import ROUND, KindPruner, StudyConfig, finished_trials, s
 
 # "best": the strongest candidate, unless the ensemble is better beyond noise; "regression": on both sides; else by name.
 SHIP = {"ensemble": ENSEMBLE, "regression": BOTH} | {name: name for name in CANDIDATES}
+# A share from here on is a percentage: 1.5 might be a slip, and 5 hardly anyone's target.
+_PERCENT = 10
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -107,9 +109,12 @@ def _add_aim(command: argparse.ArgumentParser) -> None:
     plain = [objective for objective in OBJECTIVES if objective not in ("precision", "recall")]
     aims.add_argument("--objective", choices=plain, default=plain[0], help="what the threshold maximises")
     aims.add_argument(
-        "--target-recall", type=float, default=None, help="the threshold finds this share of the offensive"
+        "--target-recall", type=_share, help="the threshold finds this share of the offensive: 0.9, 90 or 90%%"
     )
-    aims.add_argument("--target-precision", type=float, default=None, help="the threshold is right this often")
+    aims.add_argument("--target-precision", type=_share, help="the threshold is right this often")
+    command.add_argument(
+        "--confidence", type=_share, default=Aim.confidence, help="with which a target is met on new memes"
+    )
 
 
 def _tune(options: argparse.Namespace) -> None:
@@ -192,12 +197,21 @@ def _config(options: argparse.Namespace, index_file: Path, digest: str) -> TuneC
     return TuneConfig(study_config, protocol, _aim(options), jobs, _device(options.device))
 
 
+def _share(text: str) -> float:
+    """A share as people write it: 0.9, 90 or 90%."""
+    try:
+        number = float(text.removesuffix("%"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a share such as 0.9, 90 or 90%, got {text!r}") from None
+    return number / 100 if text.endswith("%") or number >= _PERCENT else number
+
+
 def _aim(options: argparse.Namespace) -> Aim:
     for name in ("recall", "precision"):
         target = getattr(options, f"target_{name}")
         if target is not None:
-            return Aim(name, target)
-    return Aim(options.objective)
+            return Aim(name, target, options.confidence)
+    return Aim(options.objective, confidence=options.confidence)
 
 
 def _device(name: str) -> torch.device:
@@ -265,9 +279,10 @@ def _print_results(settings: dict[str, Any]) -> None:
     print(f"\nbest of {study['trials']} trials: number {study['best_trial']}, mean AUROC {study['best_value']:.3f}")
     print("ensemble    " + ", ".join(f"{pick['picked']} x {pick['method']}" for pick in study["picks"]))
     print(f"ships       {settings['shipped']}{_why(settings)}")
-    aim = settings["aim"]
-    wanted = aim["objective"] if aim["target"] is None else f"{aim['objective']} of at least {aim['target']}"
-    print(f"threshold   {settings['threshold']:.3f}, for {wanted}")
+    print(
+        f"threshold   {settings['threshold']:.3f}, for {aim_words(settings['aim'])}; {settings['flagged']:.0%} of the memes are "
+        "called offensive"
+    )
     if settings["review"]:
         _print_review(settings["review"])
     print(

@@ -8,6 +8,7 @@ from typing import Any
 from cache import spec_id
 from head.candidates.table import CANDIDATES
 from head.judge.metrics import read_figure
+from head.judge.threshold import aim_words
 from head.judge.verdict import unfrozen_words
 from head.pipeline import ENSEMBLE
 
@@ -114,14 +115,6 @@ def finetuning_words(config: dict[str, Any]) -> str:
     )
 
 
-def aim_words(config: dict[str, Any]) -> str:
-    """What the threshold was chosen for."""
-    aim = config["aim"]
-    if aim["target"] is None:
-        return f"the best {aim['objective'].replace('f1', 'F1')}"
-    return f"a {aim['objective']} of at least {aim['target']:g}"
-
-
 def shipped_words(config: dict[str, Any]) -> str:
     """Which method the bundle serves, and of how many heads an ensemble is made."""
     shipped, picks = config["shipped"], config["study"]["picks"]
@@ -190,7 +183,7 @@ def facts(config: dict[str, Any], metrics: dict[str, Any], label: list[int]) -> 
         "judged on": f"{judged_words(config, metrics['split'])}: {memes(len(label))}, {sum(label):,} offensive",
         "protocol": protocol_words(config),
         "ships": shipped_words(config),
-        "threshold": f"{config['threshold']:.3f}, chosen for {aim_words(config)}",
+        "threshold": f"{config['threshold']:.3f}, chosen for {aim_words(config['aim'])}",
     }
     if review is not None:
         known["review"] = f"from {review['low']:.3f} to {review['high']:.3f}: a person decides"

@@ -114,7 +114,7 @@ def test_nothing_names_a_place_on_this_machine(tmp_path: Path, split: str) -> No
 def test_the_card_is_of_what_answers(tmp_path: Path) -> None:
     card = card_of(tmp_path, config_of(), {"low": 0.3, "high": 0.6}, "RapidOCR 3")
     assert (card.model.name, card.model.version) == ("memes-1234--ViT-B-32-5678", "0123456789ab")
-    assert (card.threshold, card.threshold_aim, card.calibration) == (0.41, "highest macro-f1", "platt")
+    assert (card.threshold, card.threshold_aim, card.calibration) == (0.41, "the highest macro-F1", "platt")
     assert card.review is not None and (card.review.low, card.review.high) == (0.3, 0.6)
     assert card.text_reading == "RapidOCR 3" and card.encoder == config_of()["spec"]
     assert card.training_memes == {"train": {"offensive": 200, "non-offensive": 210}}
@@ -128,7 +128,7 @@ def test_no_band_and_no_reading_are_said(tmp_path: Path) -> None:
 
 def test_a_wanted_recall_is_said(tmp_path: Path) -> None:
     card = card_of(tmp_path, config_of(aim={"objective": "recall", "target": 0.9}))
-    assert card.threshold_aim == "recall of at least 0.9"
+    assert card.threshold_aim == "a recall of at least 0.9"
 
 
 def test_the_card_survives_the_wire(tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ from cache import DatasetIndex, read_index, write_index
 from head import __main__ as command
 from head import nested as nesting
 from head import pipeline
-from head.bundle.format import load_bundle
+from head.bundle.format import load_bundle, read_predictions
 from head.candidates.table import BOTH
+from head.judge.threshold import aim_words
 from head.model.training import train_head
 from head.pipeline import ENSEMBLE
 from head.search import workers
@@ -53,7 +54,10 @@ def test_tune_from_end_to_end(tmp_path, capsys):
     assert "copies      0 memes" in out and "left out    1 without vectors, 0 without a label" in out
     assert "out of fold, 2 folds" in out and "best of 2 trials: number" in out
     assert len(re.findall(r"\d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\]", out)) >= 8 * 4  # methods and metrics
-    assert re.search(r"threshold   0\.\d{3}, for macro-f1", out) and "are left to people" in out
+    assert (
+        re.search(r"threshold   0\.\d{3}, for the highest macro-F1; \d+% of the memes are called offensive", out)
+        and "are left to people" in out
+    )
     assert f"bundle  {folder}" in out and "`make report` looks at test, once" in out
     assert (tmp_path / "bundles" / "latest").readlink() == Path(index.stem)
 
@@ -125,12 +129,18 @@ def test_the_bundle_of_an_earlier_run_stays_whole_when_the_next_is_stopped(tmp_p
     assert load_bundle(tmp_path / "bundles" / "latest").config == before
 
 
+def aim(objective: str, target: float | None, confidence: float = 0.8) -> dict[str, Any]:
+    return {"objective": objective, "target": target, "confidence": confidence}
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (("--target-recall=0.9",), {"aim": {"objective": "recall", "target": 0.9}}),
-        (("--target-precision=0.6", "--ship=regression"), {"aim": {"objective": "precision", "target": 0.6}}),
-        (("--objective=accuracy",), {"aim": {"objective": "accuracy", "target": None}}),
+        (("--target-recall=0.9",), {"aim": aim("recall", 0.9)}),
+        (("--target-recall=90",), {"aim": aim("recall", 0.9)}),
+        (("--target-recall=80%", "--confidence=90%"), {"aim": aim("recall", 0.8, 0.9)}),
+        (("--target-precision=0.6", "--ship=regression"), {"aim": aim("precision", 0.6)}),
+        (("--objective=accuracy",), {"aim": aim("accuracy", None)}),
         (("--ship=regression",), {"shipped": BOTH}),
         (("--ship=ensemble",), {"shipped": ENSEMBLE}),
         (("--ship=random forest",), {"shipped": "random forest"}),
@@ -144,10 +154,11 @@ def test_what_is_asked_for_is_in_the_bundle(tmp_path, capsys, options, expected)
     assert run(tmp_path, *options) == 0
     config = load_bundle(tmp_path / "bundles" / "latest").config
     assert {name: config[name] for name in expected} == expected
-    target = config["aim"]["target"]
-    wanted = f"for {config['aim']['objective']}" + (f" of at least {target}" if target else "")
     out = capsys.readouterr().out
-    assert f"threshold   {config['threshold']:.3f}, {wanted}" in out
+    flagged = np.array(read_predictions(tmp_path / "bundles" / "latest")["tuning"]["probability"][config["shipped"]])
+    assert config["flagged"] == np.mean(flagged >= config["threshold"])
+    told = f"for {aim_words(config['aim'])}; {config['flagged']:.0%} of the memes are called offensive"
+    assert f"threshold   {config['threshold']:.3f}, {told}" in out
     assert ("validation" if "official" in str(options) else "out of fold, 2 folds") in out
 
 
@@ -184,6 +195,7 @@ def relabel(artifacts: Path, index: Path) -> None:
         (None, ("--repeats=0",), "repeats: expected 1 to 20, got 0"),
         (None, ("--seed=-1",), "seed: expected"),
         (None, ("--target-recall=1.5",), "target: expected a number above 0 and up to 1"),
+        (None, ("--target-recall=0.9", "--confidence=100%"), "confidence: expected a number from 0.5 to below 1"),
         (None, ("--review=0",), "review: expected a number above 0 and below 1, got 0.0"),
         (None, ("--storage=studies.db",), "storage: expected a URL such as postgresql://"),
         (None, ("--storage=postgresql://me:hunter2@127.0.0.1:1/studies",), "the study's storage cannot be reached"),
@@ -214,10 +226,25 @@ def test_a_precision_that_no_threshold_reaches_is_one_sentence_and_its_trials_ar
     write_features(tmp_path, planted_features(120, seed=6, kind="none", splits=SPLITS, dims=(6, 6)))
     assert run(tmp_path, "--target-precision=0.99", "--ship=ensemble") == 2
     said = capsys.readouterr().err
-    assert re.search(
-        r"\nerror: fusion ensemble: precision 0.99: the best that any threshold reaches is 0\.\d+.*\n$", said
-    )
+    promise = r"precision 0\.99: 90 labelled memes can promise a precision of 0\.\d+ at most, with 80% confidence, .*"
+    assert re.search(rf"\nerror: fusion ensemble: {promise}; its trials are kept, so ask for less .*\n$", said)
     assert not (tmp_path / "bundles").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ("--target-recall=0.9", "--target-precision=0.8"),
+            "--target-precision: not allowed with argument --target-recall",
+        ),
+        (("--target-recall=most",), "--target-recall: expected a share such as 0.9, 90 or 90%, got 'most'"),
+    ],
+)
+def test_two_targets_and_words_are_refused(tmp_path, capsys, options, message):
+    with pytest.raises(SystemExit, match="2"):
+        run(tmp_path, *options)
+    assert message in capsys.readouterr().err
 
 
 def test_one_training_at_a_time_for_each_core_but_no_more_than_a_round(tmp_path, monkeypatch):

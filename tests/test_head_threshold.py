@@ -1,12 +1,17 @@
+import re
 import time
+from contextlib import suppress
+from dataclasses import asdict
 from itertools import pairwise
 
 import numpy as np
 import pytest
+from scipy.special import expit, logit
+from scipy.stats import binomtest, norm
 from sklearn import metrics as peer
 
 from head.judge.metrics import share
-from head.judge.threshold import OBJECTIVES, Aim, Unreachable, choose_threshold, measure_band, review_band
+from head.judge.threshold import OBJECTIVES, Aim, Unreachable, aim_words, choose_threshold, measure_band, review_band
 
 
 def draw(rows: int, seed: int = 0, ties: bool = False) -> tuple[np.ndarray, np.ndarray]:
@@ -42,20 +47,79 @@ def test_the_best_threshold_is_that_of_a_loop_over_all_of_them(objective, seed, 
     assert choose_threshold(label, probability, Aim(objective)) == pytest.approx(expected)
 
 
+def promised(hits: int, called: int, error: float) -> float:
+    """Clopper and Pearson's one-sided lower bound, as scipy has it."""
+    return binomtest(hits, called, alternative="greater").proportion_ci(1 - error, "exact").low
+
+
 @pytest.mark.parametrize("ties", [False, True])
-@pytest.mark.parametrize("target", [0.3, 0.5, 0.8, 1.0])
-@pytest.mark.parametrize("objective", ["precision", "recall"])
-def test_targets_are_reached_at_the_least_cost(objective, target, ties):
+@pytest.mark.parametrize("target", [0.3, 0.5, 0.8, 0.95])
+def test_a_recall_is_that_of_the_highest_threshold_that_promises_it(target, ties):
     label, probability = draw(60, seed=1, ties=ties)
-    reaching = [t for t in candidates(probability) if merit(objective, label, probability >= t) >= target]
-    if objective == "precision":  # a call at all is part of it
-        reaching = [t for t in reaching if (probability >= t).any()]
+    offensive = probability[label == 1]
+    reaching = [t for t in candidates(probability) if promised((offensive >= t).sum(), len(offensive), 0.2) >= target]
     if not reaching:
         with pytest.raises(Unreachable):
-            choose_threshold(label, probability, Aim(objective, target))
-        return
-    expected = min(reaching) if objective == "precision" else max(reaching)
-    assert choose_threshold(label, probability, Aim(objective, target)) == pytest.approx(expected)
+            choose_threshold(label, probability, Aim("recall", target))
+    else:
+        assert choose_threshold(label, probability, Aim("recall", target)) == pytest.approx(max(reaching))
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("target", [0.2, 0.4, 0.5, 0.6, 0.7, 0.9])
+def test_a_precision_is_that_of_the_lowest_threshold_that_a_sequence_of_tests_reaches(target, ties):
+    label, probability = draw(300, seed=1, ties=ties)
+    tried = candidates(probability)
+    starts = {max(t for t in tried if (probability >= t).sum() >= count) for count in (300, 150, 75, 37, 18)}
+    passing = {
+        t: (probability >= t).any()
+        and promised(label[probability >= t].sum(), (probability >= t).sum(), 0.2 / len(starts)) >= target
+        for t in tried
+    }
+    reached = []
+    for start in starts:
+        for threshold in sorted((t for t in tried if t <= start), reverse=True):
+            if not passing[threshold]:
+                break
+            reached.append(threshold)
+    if not reached:
+        with pytest.raises(Unreachable):
+            choose_threshold(label, probability, Aim("precision", target))
+    else:
+        assert choose_threshold(label, probability, Aim("precision", target)) == pytest.approx(min(reached))
+
+
+def drawn(rng: np.random.Generator, memes: int, share: float, lead: float) -> tuple[np.ndarray, np.ndarray]:
+    """Memes of which a share is offensive, whose scores lie higher by so many deviations."""
+    label = (rng.random(memes) < share).astype(np.int64)
+    return label, expit(rng.normal(lead * label - 1))
+
+
+@pytest.mark.parametrize(("memes", "share"), [(100, 0.4), (600, 0.1), (5000, 0.02)])
+@pytest.mark.parametrize(("objective", "target", "lead"), [("recall", 0.9, 1.5), ("precision", 0.6, 2.0)])
+def test_a_target_is_met_on_new_memes_as_often_as_is_said(memes, share, objective, target, lead):
+    rng, met = np.random.default_rng(0), []
+    for _ in range(300):
+        label, probability = drawn(rng, memes, share, lead)
+        try:
+            threshold = choose_threshold(label, probability, Aim(objective, target))
+        except Unreachable:
+            continue
+        recall, alarms = (1 - norm.cdf(logit(threshold) - mean) for mean in (lead - 1, -1))
+        precision = share * recall / (share * recall + (1 - share) * alarms)
+        met.append((recall if objective == "recall" else precision) >= target)
+    assert not met or np.mean(met) >= 0.77  # .8 but for the luck of 300 draws
+    assert len(met) >= 295 or objective == "precision" or share < 0.1
+
+
+def test_noise_promises_no_precision():
+    rng, refused = np.random.default_rng(0), 0
+    for _ in range(300):
+        with suppress(Unreachable):
+            choose_threshold(*drawn(rng, 300, 0.4, 0), Aim("precision", 0.8))
+            refused -= 1
+        refused += 1
+    assert refused >= 297
 
 
 @pytest.mark.parametrize(
@@ -79,23 +143,46 @@ def test_the_best_f1_of_a_ranking_turned_round_is_to_call_every_meme_offensive()
     assert choose_threshold(label, np.linspace(0.1, 0.9, 6), Aim("f1")) == 0.0
 
 
-def test_a_share_equal_to_the_target_reaches_it():
-    label = np.array([1] * 10)
-    assert choose_threshold(label, np.linspace(0.05, 0.95, 10), Aim("recall", 0.9)) == pytest.approx(0.1)
-    label = np.array([1] * 9 + [0])
-    assert choose_threshold(label, np.full(10, 0.5), Aim("precision", 0.9)) == 0.0
+@pytest.mark.parametrize(
+    ("offensive", "target", "message"),
+    [
+        (
+            15,
+            0.9,
+            r"recall 0\.9: 15 labelled offensive memes can promise a recall of 0\.898 at most, with 80% confidence; 0\.9 takes 16",
+        ),
+        (15, 1.0, r"recall 1: .* 0\.898 at most, .*; no number of them can promise every one"),
+        (0, 0.5, r"recall 0\.5: 0 labelled offensive memes can promise a recall of 0\.000 at most"),
+    ],
+)
+def test_a_recall_that_few_memes_cannot_promise_is_refused_with_what_they_can(offensive, target, message):
+    label = np.arange(40) < offensive
+    with pytest.raises(Unreachable, match=message):
+        choose_threshold(label.astype(int), np.linspace(0.9, 0.1, 40), Aim("recall", target))
+    if target == 0.9:  # one more is enough, and none of them may be missed
+        assert choose_threshold((np.arange(40) < 16).astype(int), np.linspace(0.9, 0.1, 40), Aim("recall", 0.9)) > 0.55
 
 
-def test_an_unreachable_precision_is_refused_with_the_best_there_is():
-    label, probability = np.array([0, 1, 0, 1, 0]), np.array([0.1, 0.2, 0.3, 0.4, 0.5])
-    with pytest.raises(Unreachable, match=r"precision 0\.9: the best that any threshold reaches is 0\.500"):
-        choose_threshold(label, probability, Aim("precision", 0.9))
+def test_a_precision_that_cannot_be_promised_is_refused_with_what_can_and_what_it_would_take():
+    label = np.array([1] * 9 + [0] * 31)
+    with pytest.raises(Unreachable) as refused:
+        choose_threshold(label, np.linspace(0.9, 0.1, 40), Aim("precision", 0.8))
+    bound = promised(9, 10, 0.2 / 3)  # ten are called, or twenty, or all
+    assert f"40 labelled memes can promise a precision of {bound:.3f} at most, with 80% confidence" in str(
+        refused.value
+    )
+    assert "where 10 are called and 0.900 is seen; 0.8 takes some" in str(refused.value)
+    more = int(re.search(r"takes some (\d+)", str(refused.value))[1])
+    called = round(more / 4)
+    assert promised(round(0.9 * called), called, 0.2 / 3) == pytest.approx(0.8, abs=0.02)
+    with pytest.raises(Unreachable, match=r"0\.95 takes a method that ranks better"):
+        choose_threshold(label, np.linspace(0.9, 0.1, 40), Aim("precision", 0.95))
 
 
-@pytest.mark.parametrize("objective", ["precision", "recall"])
-def test_without_offensive_memes_no_target_is_reached(objective):
-    with pytest.raises(Unreachable, match=rf"{objective} 0\.5: the best that any threshold reaches is 0\.000"):
-        choose_threshold(np.zeros(3, dtype=int), np.array([0.1, 0.2, 0.3]), Aim(objective, 0.5))
+@pytest.mark.parametrize("label", [np.zeros(30, int), np.ones(9, int)])
+def test_too_few_calls_promise_no_precision(label):
+    with pytest.raises(Unreachable, match=r"memes can promise any: at least 10 must be called, some of them rightly"):
+        choose_threshold(label, np.linspace(0.1, 0.9, len(label)), Aim("precision", 0.5))
 
 
 @pytest.mark.parametrize(
@@ -105,6 +192,18 @@ def test_without_offensive_memes_no_target_is_reached(objective):
 def test_aims_that_make_no_sense_are_refused(objective, target):
     with pytest.raises(ValueError, match=r"expected .* got"):
         Aim(objective, target)
+
+
+@pytest.mark.parametrize("confidence", [0.4, 1.0, float("nan")])
+def test_a_confidence_that_promises_nothing_or_everything_is_refused(confidence):
+    with pytest.raises(ValueError, match=r"confidence: expected a number from 0\.5 to below 1"):
+        Aim("recall", 0.9, confidence)
+
+
+def test_an_aim_in_words():
+    assert aim_words(asdict(Aim())) == "the highest macro-F1"
+    assert aim_words(asdict(Aim("recall", 0.9))) == "a recall of at least 0.9, with 80% confidence"
+    assert aim_words({"objective": "recall", "target": 0.9}) == "a recall of at least 0.9"  # of an older bundle
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

@@ -270,7 +270,7 @@ def test_the_page_says_what_was_judged_how_and_what_made_it(page: str) -> None:
         "the test split: 149 memes, 59 offensive",
         "5-fold cross-validation on train and validation, near-copies in one fold",
         "fusion ensemble, 10 heads of 2 methods",
-        "0.500, chosen for the best macro-F1",
+        "0.500, chosen for the highest macro-F1",
         "from 0.450 to 0.560: a person decides",
         "memes answered 80.0 % 79.0 %",
         "3 memes of those judged have near-copies",

@@ -60,6 +60,7 @@ def bundle_settings(
         "calibration": asdict(judged.calibration),
         "aim": asdict(judging.aim),
         "threshold": judged.threshold,
+        "flagged": float(np.mean(probability[shipped] >= judged.threshold)),
         "review": _review(memes.label, probability[shipped], judged.threshold, judging.review),
         "encoder": {part: index.source[part] for part in ("model", "pretrained")},
         "spec": index.spec,

@@ -4,16 +4,23 @@ Both are chosen on labels and probabilities of memes that no weight was fitted o
 them. `python -m head tune` chooses, `python -m report` measures the band on other memes.
 """
 
+import math
+from bisect import bisect_right
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from scipy.special import expit, logit
+from scipy.special import bdtr, bdtrc, betaincinv, expit, logit
 
 from head.judge.metrics import Estimate, check_probabilities, rates
 from head.judge.metrics import share as share_of
 
 OBJECTIVES = ("macro-f1", "f1", "accuracy", "precision", "recall")
 _WITH_TARGET = ("precision", "recall")
+# Calls that a precision is promised from, at least: fewer say nothing about the next ones.
+_FEWEST_CALLS = 10
+# Sets larger than this many times the one at hand are not worth naming: the promise is then out of reach.
+_MOST_TIMES = 1000
 # Two roundings of one fraction are equal.
 _ROUNDING = 1e-12
 # Probabilities nearer to 0 or 1 than this count as at it: their logits would be infinite or mere rounding.
@@ -24,16 +31,19 @@ _TIED = 1e-6
 
 
 class Unreachable(ValueError):
-    """No threshold has the precision or recall that was asked for."""
+    """No threshold has the precision or recall that was asked for, as far as the memes can tell."""
 
 
 @dataclass(frozen=True)
 class Aim:
-    """What the threshold is chosen for: the highest macro-F1, F1 of the class offensive or accuracy, or at least
-    `target` precision or recall of the class offensive."""
+    """What the threshold is chosen for: the highest macro-F1, F1 of the class offensive or accuracy, or a precision or recall
+    of the class offensive that is at least `target` on new memes, with this one-sided confidence."""
 
     objective: str = "macro-f1"
     target: float | None = None
+    confidence: float = (
+        0.8  # in one of five sets the target is missed; in half of them where the sample alone must reach it
+    )
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
@@ -44,6 +54,8 @@ class Aim:
             raise ValueError(
                 f"target: expected a number above 0 and up to 1 for the objective {self.objective}, got {self.target}"
             )
+        if not 0.5 <= self.confidence < 1:
+            raise ValueError(f"confidence: expected a number from 0.5 to below 1, got {self.confidence}")
 
 
 @dataclass(frozen=True)
@@ -57,13 +69,21 @@ class Band:
     error: Estimate
 
 
+def aim_words(aim: dict[str, Any]) -> str:
+    """An aim, as `dataclasses.asdict` gives it, in words; those of older bundles have no confidence."""
+    if aim["target"] is None:
+        return f"the highest {aim['objective'].replace('f1', 'F1')}"
+    sure = f", with {aim['confidence']:.0%} confidence" if "confidence" in aim else ""
+    return f"a {aim['objective']} of at least {aim['target']:g}{sure}"
+
+
 def choose_threshold(label: np.ndarray, probability: np.ndarray, aim: Aim) -> float:
     """The threshold that serves `aim` on (N,) memes with labels 0 and 1; a meme at it is called offensive.
 
     Candidates are 0, 1 and the mid-points between neighbouring distinct probabilities. For macro-f1, f1 and accuracy
-    the best, among equals the one nearest to 0.5; for recall the highest that reaches the target; for precision the
-    lowest that does and calls at least one meme. Where a method barely ranks, the best f1 is that of calling every meme
-    offensive, and the threshold 0. Raises Unreachable where no threshold reaches the target, as without offensive memes.
+    the best, among equals the one nearest to 0.5; for recall the highest, for precision the lowest that can be promised
+    for new memes. Where a method barely ranks, the best f1 is that of calling every meme offensive, and the threshold 0.
+    Raises Unreachable where nothing can be promised, with what can, and how many memes more would take.
     """
     check_probabilities(label, probability)
     order = np.argsort(probability, kind="stable")
@@ -72,11 +92,10 @@ def choose_threshold(label: np.ndarray, probability: np.ndarray, aim: Aim) -> fl
     quiet = np.searchsorted(probability[order], candidates)  # memes that each candidate calls non-offensive
     offensive = np.concatenate(([0], np.cumsum(label[order])))  # among the first k memes
     hits, called = offensive[-1] - offensive[quiet], len(label) - quiet
+    if aim.target is not None and aim.objective == "recall":
+        return float(candidates[_recalling(hits, aim.target, aim.confidence)])
     if aim.target is not None:
-        recall, precision = hits / max(1, offensive[-1]), hits / np.maximum(called, 1)  # 0 where nothing is called
-        if aim.objective == "recall":
-            return _reaching(candidates[::-1], recall[::-1], aim.objective, aim.target)
-        return _reaching(candidates, precision, aim.objective, aim.target)
+        return float(candidates[_precise(hits, called, aim.target, aim.confidence)])
     positives = np.full(len(candidates), offensive[-1])
     accuracy, f1, other_f1 = rates(positives, len(label) - positives, hits, called - hits)
     score = {"accuracy": accuracy, "f1": f1, "macro-f1": (f1 + other_f1) / 2}[aim.objective]
@@ -84,12 +103,77 @@ def choose_threshold(label: np.ndarray, probability: np.ndarray, aim: Aim) -> fl
     return float(equals[np.argmin(np.abs(equals - 0.5))])
 
 
-def _reaching(candidates: np.ndarray, merit: np.ndarray, objective: str, target: float) -> float:
-    """The first of (C,) candidates whose precision or recall reaches the target."""
-    reaching = candidates[merit >= target]
-    if not len(reaching):
-        raise Unreachable(f"{objective} {target}: the best that any threshold reaches is {merit.max():.3f}")
-    return float(reaching[0])
+def _recalling(hits: np.ndarray, target: float, confidence: float) -> int:
+    """The place of the highest of (C,) candidates whose recall on new memes is at least the target; hits: offensive memes
+    that each calls, falling.
+
+    Below the r-th lowest of K offensive memes lies a share of all such memes that has the Beta(r, K + 1 - r) distribution,
+    whatever theirs is (Wilks, "Determination of sample sizes for setting tolerance limits", 1941); so the number of misses
+    that is allowed follows from K alone.
+    """
+    positives = int(hits[0])
+    allowed = bisect_right(range(positives), 1 - confidence, key=lambda misses: bdtr(misses, positives, 1 - target)) - 1
+    if allowed < 0:
+        best = (1 - confidence) ** (1 / positives) if positives else 0.0
+        needed = math.ceil(math.log(1 - confidence) / math.log(target)) if target < 1 else None
+        more = f"{target:g} takes {needed} of them" if needed else "no number of them can promise every one"
+        raise Unreachable(
+            f"recall {target:g}: {positives} labelled offensive memes can promise a recall of {best:.3f} at most, with "
+            f"{confidence:.0%} confidence; {more}"
+        )
+    return int(np.flatnonzero(hits >= positives - allowed)[-1])
+
+
+def _precise(hits: np.ndarray, called: np.ndarray, target: float, confidence: float) -> int:
+    """The place of the lowest of (C,) candidates whose precision on new memes is at least the target; hits and called:
+    offensive memes and memes that each calls, falling.
+
+    Binomial tests in fixed sequences, each from one of few starts towards lower thresholds until one fails, the starts
+    sharing the error (Angelopoulos et al., "Learn then Test", 2021): the precision of the best of many thresholds would
+    else be promised by luck.
+    """
+    starts = _halves(called)
+    error = (1 - confidence) / max(1, len(starts))
+    passing = bdtrc(hits - 1, called, target) <= error
+    failing = np.flatnonzero(~passing)
+    reached = [int(np.append(-1, failing[failing < start])[-1]) + 1 for start in starts if passing[start]]
+    if not reached:
+        raise Unreachable(
+            f"precision {target:g}: {_promise(hits[starts], called[starts], target, confidence, called[0])}"
+        )
+    return min(reached)
+
+
+def _halves(called: np.ndarray) -> list[int]:
+    """The places of the candidates that call all memes, half of them, a quarter, ..., and at least _FEWEST_CALLS."""
+    places, wanted = [], int(called[0])
+    while wanted >= _FEWEST_CALLS:
+        places.append(int(np.flatnonzero(called >= wanted)[-1]))
+        wanted //= 2
+    return sorted(set(places))
+
+
+def _promise(hits: np.ndarray, called: np.ndarray, target: float, confidence: float, memes: int) -> str:
+    """What precision some calls can promise, and how many memes like them the wanted one would take."""
+    if not hits.any():
+        return f"none of {memes} memes can promise any: at least {_FEWEST_CALLS} must be called, some of them rightly"
+    error = (1 - confidence) / len(hits)
+    bounds = _lowest(hits, called, error)
+    best = int(np.argmax(bounds))
+    told = (
+        f"{memes} labelled memes can promise a precision of {bounds[best]:.3f} at most, with {confidence:.0%} confidence, "
+        f"where {called[best]} are called and {hits[best] / called[best]:.3f} is seen"
+    )
+    times = np.geomspace(1, _MOST_TIMES, 200)
+    enough = times[_lowest(hits[best] * times, called[best] * times, error) >= target]
+    return f"{told}; {target:g} takes " + (
+        f"some {memes * enough[0]:,.0f}" if len(enough) else "a method that ranks better"
+    )
+
+
+def _lowest(hits: np.ndarray, called: np.ndarray, error: float) -> np.ndarray:
+    """One-sided lower bounds of the shares, by Clopper and Pearson (1934); 0 of no hits."""
+    return np.where(hits > 0, betaincinv(np.maximum(hits, 1), called - hits + 1, error), 0.0)
 
 
 def review_band(label: np.ndarray, probability: np.ndarray, threshold: float, share: float) -> Band:
