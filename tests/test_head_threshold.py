@@ -1,6 +1,5 @@
 import re
 import time
-from contextlib import suppress
 from dataclasses import asdict
 from itertools import pairwise
 
@@ -31,8 +30,6 @@ def merit(objective: str, label: np.ndarray, called: np.ndarray) -> float:
         "macro-f1": lambda: peer.f1_score(label, called, average="macro", labels=[0, 1], zero_division=0),
         "f1": lambda: peer.f1_score(label, called, zero_division=0),
         "accuracy": lambda: peer.accuracy_score(label, called),
-        "precision": lambda: peer.precision_score(label, called, zero_division=0),
-        "recall": lambda: peer.recall_score(label, called, zero_division=0),
     }[objective]()
 
 
@@ -115,10 +112,10 @@ def test_a_target_is_met_on_new_memes_as_often_as_is_said(memes, share, objectiv
 def test_noise_promises_no_precision():
     rng, refused = np.random.default_rng(0), 0
     for _ in range(300):
-        with suppress(Unreachable):
+        try:
             choose_threshold(*drawn(rng, 300, 0.4, 0), Aim("precision", 0.8))
-            refused -= 1
-        refused += 1
+        except Unreachable:
+            refused += 1
     assert refused >= 297
 
 
