@@ -76,7 +76,7 @@ def _card(classifier: MemeClassifier, metrics: dict[str, Any], engine: str | Non
 
 _JUDGED_ON = {
     "test": "test memes that tuning never saw, looked at once",
-    "tuning": "the memes that chose the heads, out of fold: optimistic",
+    "tuning": "the memes tuned on, each by what was fitted without it: a little optimistic",
 }
 
 

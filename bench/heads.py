@@ -22,16 +22,17 @@ import numpy as np
 from bench.machine import describe, print_json, say
 from bench.planted import RULES, clip_like
 from cache import cores
-from head import pipeline
+from head import fitting
 from head.candidates import table
 from head.candidates.table import CANDIDATES
 from head.data.features import Features
 from head.data.folds import Protocol
 from head.data.ranking import auroc
+from head.fitting import ENSEMBLE, SINGLE
 from head.judge.threshold import Aim
 from head.model.fusion import HeadConfig
 from head.model.inputs import InputsConfig
-from head.pipeline import ENSEMBLE, SINGLE, TuneConfig, Tuned, tune
+from head.pipeline import TuneConfig, Tuned, tune
 from head.search import space, study
 from head.search.study import ROUND, StudyConfig
 
@@ -145,7 +146,7 @@ def _products() -> Iterator[None]:
     first: Callable[..., None] = space.Space.__init__
     with (
         patch.object(table, "CANDIDATES", kinds),
-        patch.object(pipeline, "CANDIDATES", kinds),
+        patch.object(fitting, "CANDIDATES", kinds),
         patch.object(space.Space, "__init__", spaceless),
     ):
         yield
@@ -156,12 +157,12 @@ _PARTS: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "centring": _centring,
     "spectrum": lambda: _always(HeadConfig, "spectrum", 0),
     "products": _products,
-    "candidates": lambda: patch.object(pipeline, "_ensemble", _of_trials_alone),
+    "candidates": lambda: patch.object(fitting, "_ensemble", _of_trials_alone),
     "start": lambda: patch.object(study, "_least_tried", lambda *_: []),
 }
 
 
-def _of_trials_alone(label, folds, names, heads, logits, _whole=pipeline._ensemble):  # type: ignore[no-untyped-def]
+def _of_trials_alone(label, folds, names, heads, logits, _whole=fitting._ensemble):  # type: ignore[no-untyped-def]
     trials = [place for place, name in enumerate(names) if name not in CANDIDATES]
     return _whole(label, folds, [names[at] for at in trials], [heads[at] for at in trials], logits[trials])
 

@@ -77,3 +77,47 @@ def clip_like(count: int, seed: int, rule: str, dim: int = 768) -> tuple[Feature
     nothing = np.full(count, "")
     features = Features(ids, seen[0], seen[1], label, np.full(count, "train"), np.arange(count), nothing, joint=dim)
     return features, auroc(label, rule_score) or 0.0
+
+
+TRUST_RULES = ("linear", "interaction", "mixed", "noise", "clip")
+_WIDTH = 96
+
+
+def trusted(rule: str, prevalence: float, count: int, seed: int, exact: bool = False) -> tuple[Features, float]:
+    """`count` memes of narrow vectors whose labels follow one of TRUST_RULES, all in train; and the AUROC of who knows it.
+
+    linear: a sum of both sides' first numbers; interaction: products of them; mixed: both; noise: nothing; clip: sum and
+    products, in the geometry of `clip_like`. exact: the share of label 1 is the prevalence, and not only about that.
+    """
+    world, shared = np.random.default_rng(2), rule == "clip"
+    strength = 1 / np.sqrt(1 + np.arange(_LATENT) / 4)
+    mixes = world.normal(size=(2, _LATENT, _WIDTH)) * strength[:, None]
+    cones = world.normal(size=(2, _WIDTH)) + _COMMON * world.normal(size=_WIDTH)
+    cones *= np.sqrt(_WIDTH) * np.array(_CONES)[:, None] / np.linalg.norm(cones, axis=1, keepdims=True)
+    drawn = np.random.default_rng([seed, count, TRUST_RULES.index(rule)])
+    bar = float(np.quantile(_followed(rule, np.random.default_rng(3), 200_000)[2], 1 - prevalence))
+    sides, known, noisy = _followed(rule, drawn, 4 * count if exact else count)
+    label = (noisy > bar).astype(np.int64)
+    if exact:
+        wanted = (round(prevalence * count), count - round(prevalence * count))
+        kept = np.sort(np.concatenate([np.flatnonzero(label == value)[:n] for value, n in zip((1, 0), wanted)]))
+        assert len(kept) == count
+        sides, known, label = sides[:, kept], known[kept], label[kept]
+    image, text = (
+        (shared * cone + side @ mix + _NOISE * drawn.normal(size=(count, _WIDTH))).astype(np.float32)
+        for cone, side, mix in zip(cones, sides, (mixes[0], mixes[0] if shared else mixes[1]))
+    )
+    ids, nothing = np.array([f"m{number}" for number in range(count)]), np.full(count, "")
+    joint = _WIDTH if shared else 0
+    features = Features(ids, image, text, label, np.full(count, "train"), np.arange(count), nothing, joint=joint)
+    return features, auroc(label, known) or 0.5
+
+
+def _followed(rule: str, drawn: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(2, N, L) latent numbers, (N,) what the label follows, and the same with noise."""
+    sides = drawn.normal(size=(2, count, _LATENT))
+    linear = sides[:, :, :_CARRYING].sum(axis=(0, 2)) / np.sqrt(2 * _CARRYING)
+    products = (sides[0, :, :_PAIRS] * sides[1, :, :_PAIRS]).sum(axis=1) / np.sqrt(_PAIRS)
+    parts = {"linear": (1, 0), "interaction": (0, 1), "noise": (0, 0)}.get(rule, (np.sqrt(0.5), np.sqrt(0.5)))
+    known = parts[0] * linear + parts[1] * products
+    return sides, known, known + _LABEL_NOISE * drawn.normal(size=count)

@@ -30,10 +30,11 @@ from cache import cores
 from head.data.features import Features
 from head.data.folds import Protocol, assign_folds, members
 from head.data.ranking import auroc
+from head.fitting import ENSEMBLE
 from head.judge.threshold import Aim
 from head.model.fusion import HeadConfig
 from head.model.training import TrainConfig
-from head.pipeline import ENSEMBLE, TuneConfig, tune
+from head.pipeline import TuneConfig, tune
 from head.search.study import ROUND, StudyConfig
 from head.search.workers import open_trainer
 
@@ -142,7 +143,7 @@ def _ours(trials: list[Settings], features: Features, shares: Shares, jobs: int,
     study = optuna.create_study(direction="maximize")
     means = []
     with open_trainer(features, shares, torch.device("cpu"), jobs) as trainer:
-        for _, outcome in trainer.train(pairs, False, lambda *_: True):
+        for _, outcome in trainer.train(pairs, lambda *_: True):
             assert outcome.auroc is not None  # nothing stops them, and at this learning rate none diverges
             means.append(float(outcome.auroc.mean()))
             study.tell(study.ask(), means[-1])

@@ -29,7 +29,7 @@ from finetune.checkpoint import Checkpoint
 from finetune.finish import embed_finetuned, save_finetuned
 from finetune.kept import Memes
 from finetune.start import Start, UnusableStart, encoder_of, frozen_head, read_start, sides_of
-from finetune.train import FinetuneConfig, Finetuned, Model, Share, Training, usual_rate
+from finetune.train import FinetuneConfig, Model, Run, Share, crossed_logits, train_rates, usual_rates
 from head.data.features import usable_rows
 from head.judge.verdict import metrics_table, unfrozen_words
 from head.model.ensemble import HeadEnsemble
@@ -64,8 +64,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--blocks", type=int, default=2, help="last blocks of each tower that learn")
     parser.add_argument("--towers", choices=TOWERS, default="both", help="whose blocks learn")
     parser.add_argument("--lora", type=int, default=0, help="rank of a low-rank change; 0: the weights themselves")
-    parser.add_argument("--learning-rate", type=float, default=None, help="highest; None: 0.01 / the blocks' width")
-    parser.add_argument("--epochs", type=int, default=10, help="at most")
+    parser.add_argument(
+        "--learning-rate", type=float, default=None, help="highest; None: three about 0.01 / the blocks' width"
+    )
+    parser.add_argument("--epochs", type=int, default=4, help="with each learning rate")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: the GPU if there is one")
     parser.add_argument("--seed", type=int, default=0, help="of the order of the memes, and of dropout")
     parser.add_argument("--artifacts", type=Path, default=Path("artifacts"), help="folder of vectors and results")
@@ -80,15 +82,17 @@ def _finetune(options: argparse.Namespace) -> None:
     assert ensemble is not None  # the frozen head is one
     unfreezing = _useful(unfreezing, ensemble)
     encoder = _load(start, unfreezing, options.device, options.seed)
-    rate = usual_rate(encoder.width) if options.learning_rate is None else options.learning_rate
-    config = FinetuneConfig(rate, options.epochs, seed=options.seed)
+    rates = usual_rates(encoder.width) if options.learning_rate is None else [options.learning_rate]
     folder = options.artifacts / "finetune" / start.config["name"]
-    checkpoint = Checkpoint(folder, _identity(start, unfreezing, config, encoder))
+    trainings = []
+    for number, rate in enumerate(rates):
+        config = FinetuneConfig(rate, options.epochs, seed=options.seed)
+        trainings.append((config, Checkpoint(folder, _identity(start, unfreezing, config, encoder), number)))
     train_share, validation, rows = _shares(start)
     print(
         f"fine-tuning {unfrozen_words(_plain(unfreezing))} under {len(ensemble.heads)} heads, from {start.config['name']}, "
-        f"on {len(train_share.rows)} memes at a learning rate of {rate:g}; {len(validation.rows)} of validation say when "
-        "to stop"
+        f"on {len(train_share.rows)} memes, at learning rates of {', '.join(f'{rate:g}' for rate in rates)} for "
+        f"{options.epochs} epochs each; {len(validation.rows)} of validation choose"
     )
     memes = Memes(encoder, start.index, start.root)
     ensemble.to(encoder.encoder.device)
@@ -97,27 +101,40 @@ def _finetune(options: argparse.Namespace) -> None:
     weights |= {f"head/{name}": weight for name, weight in ensemble.named_parameters()}
     with _threads(encoder.width):
         memes.fill(rows)
-        trained = Training(model, weights, train_share, validation, config, checkpoint, _say).run()
-    if not trained.best_epoch:
+        runs = train_rates(model, weights, train_share, validation, trainings, _say)
+    best = runs[0]
+    if not best.best_epoch:
         print(
             f"\nNo epoch was better on validation than the frozen head, so no bundle is written: {start.folder} stays the "
             "better one."
         )
-        checkpoint.discard()
+        _discard(trainings)
         return
     delta = encoder.delta()
     file = embed_finetuned(start, delta, folder, options.artifacts, options.device, _say)
-    facts = _facts(start, unfreezing, config, trained, sum(weight.numel() for weight in weights.values()))
-    bundle, settings = save_finetuned(start, file, frozen, ensemble.cpu(), folder / DELTA, options.artifacts, facts)
+    logits = crossed_logits(runs, validation.label, start.parts[start.folds == 0])
+    facts = _facts(start, unfreezing, runs, sum(weight.numel() for weight in weights.values()))
+    bundle, settings = save_finetuned(
+        start, file, frozen, ensemble.cpu(), logits, folder / DELTA, options.artifacts, facts
+    )
     (folder / DELTA).unlink()
-    checkpoint.discard()
+    _discard(trainings)
     print(f"\n{metrics_table('validation', settings['tuning_metrics'])}")
-    print(f"\nbest epoch  {trained.best_epoch} of {len(trained.history) - 1}, {trained.rate:.1f} memes/s")
+    print(
+        f"\nbest epoch  {best.best_epoch} of {len(best.history) - 1}, at a learning rate of {best.config.learning_rate:g}, "
+        f"{best.rate:.1f} memes/s"
+    )
     print(f"threshold   {settings['threshold']:.3f}")
     print(
-        "Validation chose the epoch and the threshold, so its figures are optimistic; `make report` looks at test, once."
+        "Each fifth of validation is judged after the rate and the epoch that the others choose; the threshold was chosen on "
+        "all of it. `make report` looks at test, once."
     )
     print(f"bundle  {bundle}")
+
+
+def _discard(trainings: list[tuple[FinetuneConfig, Checkpoint]]) -> None:
+    for _, checkpoint in trainings:
+        checkpoint.discard()
 
 
 @contextmanager
@@ -167,20 +184,23 @@ def _shares(start: Start) -> tuple[Share, Share, np.ndarray]:
     return Share(rows[~held], features.label[~held]), Share(rows[held], features.label[held]), rows
 
 
-def _facts(
-    start: Start, unfreezing: Unfreezing, config: FinetuneConfig, trained: Finetuned, weights: int
-) -> dict[str, Any]:
+def _facts(start: Start, unfreezing: Unfreezing, runs: list[Run], weights: int) -> dict[str, Any]:
     """What config.json tells of it."""
+    best = runs[0]
     return {
         "from": {name: start.config[name] for name in ("name", "version")},
         **_plain(unfreezing),
-        "learning_rate": config.learning_rate,
-        "epochs": config.epochs,
-        "best_epoch": trained.best_epoch,
-        "history": trained.history,
+        "learning_rate": best.config.learning_rate,
+        "epochs": best.config.epochs,
+        "best_epoch": best.best_epoch,
+        "history": best.history,
+        "tried": [
+            {"learning_rate": run.config.learning_rate, "best_epoch": run.best_epoch, "validation_loss": run.loss}
+            for run in sorted(runs, key=lambda run: run.config.learning_rate)
+        ],
         "trained": weights,
-        "seconds": trained.seconds,
-        "memes_per_second": trained.rate,
+        "seconds": sum(run.seconds for run in runs),
+        "memes_per_second": best.rate,
         "frozen_index": Path(start.config["data"]["index"]).name,
         "frozen_fingerprint": start.fingerprint,
     }

@@ -13,14 +13,13 @@ from torch import Tensor
 
 from cache import write_bytes_atomically
 
-NAME = "progress.safetensors"
-
 
 class Checkpoint:
-    """The file in `folder`; identity: what the training is of, since another one does not go on from here."""
+    """The file in `folder`; identity: what the training is of, since another one does not go on from here; number: which of
+    several it is."""
 
-    def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
-        self.file = folder / NAME
+    def __init__(self, folder: Path, identity: dict[str, Any], number: int = 0) -> None:
+        self.file = folder / f"progress-{number}.safetensors"
         self._identity = json.dumps(identity, sort_keys=True)
 
     def write(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:

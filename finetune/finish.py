@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from cache import DatasetIndex, read_index, write_index
@@ -21,10 +22,8 @@ from finetune.start import Start, UnusableStart, encoder_of
 from head.bundle.evaluation import FINETUNED, FROZEN
 from head.bundle.format import point_latest, save_bundle
 from head.bundle.settings import Source, bundle_settings
-from head.candidates.given import Given
-from head.candidates.table import fit_candidates, strongest
 from head.data.features import fingerprint, load_tuning, prompt_vectors, usable_rows
-from head.data.folds import members
+from head.fitting import Memes, crossed, fit_all, fits_of
 from head.judge.scored import Judged, judge
 from head.model.ensemble import HeadEnsemble
 from head.model.method import Method
@@ -64,30 +63,32 @@ def save_finetuned(
     file: Path,
     frozen: Judged,
     ensemble: HeadEnsemble,
+    logits: np.ndarray,
     delta: Path,
     artifacts: Path,
     facts: dict[str, Any],
 ) -> tuple[Path, dict[str, Any]]:
     """Judge on validation, write the bundle, and make it the latest; its folder and its settings.
 
-    file: of the index; ensemble: the trained one, on the CPU; facts: how it was trained, for config.json.
+    file: of the index; ensemble: the trained one, on the CPU; logits: (V,) its calibrated logits of the memes of validation,
+    each after the epoch that the other parts would have chosen; facts: how it was trained, for config.json.
     """
-    index, judging, folds = read_index(file), start.judging, start.folds
+    index, judging, part = read_index(file), start.judging, start.parts
     features = load_tuning(index, artifacts / "vectors", True, start.config["seed"])
-    held = np.flatnonzero(folds == 0)
     scores = np.full(len(features), np.nan)
-    scores[held] = ensemble.score(features.at(held))
+    scores[start.folds == 0] = (logits - frozen.calibration.offset) / frozen.calibration.slope
     method = Method(scores, ensemble.score, {"heads": len(ensemble.heads)}, ensemble)
-    prompts = prompt_vectors(start.index, artifacts / "vectors")
-    candidates = fit_candidates(Given(start.features, members(folds[None]), judging.seed, prompts))
-    reference = strongest(start.features.label, candidates)
-    methods = {FINETUNED: judge(method, features.label, folds, judging.aim), FROZEN: frozen}
-    methods |= {name: judge(one, start.features.label, folds, judging.aim) for name, one in candidates.items()}
+    memes = Memes(start.features, prompt_vectors(start.index, artifacts / "vectors"), judging.seed, torch.device("cpu"))
+    fits = fits_of(start.features, start.folds[None], part, judging.protocol, judging.seed)
+    whole, *others = fit_all(memes, fits, jobs=1)
+    reference, candidates = whole.reference, crossed(whole, list(zip(fits[1:], others)), len(features))
+    methods = {FINETUNED: judge(method, features.label, part, judging.aim), FROZEN: frozen}
+    methods |= {name: judge(one, start.features.label, part, judging.aim) for name, one in candidates.items()}
     settings, predictions = bundle_settings(
         Source(file, index, features, fingerprint(features, index.spec)),
         judging,
         methods,
-        held,
+        np.flatnonzero(part >= 0),
         FINETUNED,
         reference=reference,
         study={**start.config["study"], "protocol": start.config["protocol"]},

@@ -5,7 +5,7 @@ ensemble are trained again, with their settings, on train alone. That head on th
 point and the baseline. Loads no CLIP.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ from head.bundle.settings import Judging
 from head.candidates.given import Given
 from head.candidates.table import CANDIDATES
 from head.data.features import Features, fingerprint, load_tuning, usable_rows
-from head.data.folds import Protocol, assign_folds, members
+from head.data.folds import Protocol, assign_folds, members, parts
+from head.fitting import Fit, Unit, fits_of
 from head.judge.scored import Judged, judge
 from head.judge.threshold import Aim
 from head.model.ensemble import HeadEnsemble, weighted
@@ -65,6 +66,11 @@ class Start:
         return assign_folds(features.label, features.copies, features.split, _OFFICIAL, seed)[0]
 
     @property
+    def parts(self) -> np.ndarray:
+        """(N,) int64, of `head.data.folds.parts`: the fifths of validation."""
+        return parts(self.features.label, self.features.copies, self.folds[None], self.config["seed"])
+
+    @property
     def fingerprint(self) -> str:
         """Of the features."""
         return fingerprint(self.features, self.index.spec)
@@ -92,10 +98,24 @@ def read_start(folder: Path, artifacts: Path) -> Start:
 
 
 def frozen_head(start: Start) -> Judged:
-    """What the bundle ships, made anew on train alone, calibrated on validation. Of an ensemble, those of its methods
-    through which an encoder can learn. Raises UnusableStart where there is none."""
-    features, folds = start.features, start.folds
-    shares = members(folds[None])
+    """What the bundle ships, made anew on train alone and stopped by validation; of an ensemble, those of its methods through
+    which an encoder can learn. Calibrated on validation, each fifth of which is scored by heads that the others stopped.
+    Raises UnusableStart where there is none."""
+    features, folds = start.features, start.folds[None]
+    part = start.parts
+    whole, *others = fits_of(features, folds, part, _OFFICIAL, start.config["seed"])
+    method = _frozen(start, whole)
+    unit, out = Unit.of(method, features.label), np.full(len(features), np.nan)
+    for to_do in others:
+        without = _frozen(start, to_do)
+        own = Unit.of(without, features.label[to_do.rows])
+        out[to_do.scored] = own.into(unit, without.score(features.at(to_do.scored)))
+    return judge(replace(method, out_of_fold=out), features.label, part, start.judging.aim)
+
+
+def _frozen(start: Start, to_do: Fit) -> Method:
+    """The heads fitted to some of the memes, with their scores of the memes of validation among these."""
+    features, shares = start.features.at(to_do.rows), members(to_do.folds)
     picks = start.config["study"]["picks"]
     if start.config["shipped"] in CANDIDATES:
         picks = [{"method": start.config["shipped"], "picked": 1}]
@@ -117,8 +137,7 @@ def frozen_head(start: Start) -> Judged:
         )
     trained, scores, counts = zip(*heads)
     ensemble, together = weighted(trained, np.stack(scores), np.array(counts))
-    method = Method(together, ensemble.score, {"heads": len(trained)}, ensemble)
-    return judge(method, features.label, folds, start.judging.aim)
+    return Method(together, ensemble.score, {"heads": len(trained)}, ensemble)
 
 
 def _again(pick: dict[str, Any], given: Given, data: TrainingSet) -> tuple[nn.Module, np.ndarray]:

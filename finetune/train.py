@@ -1,4 +1,4 @@
-"""The training: last blocks and heads together, at a small learning rate, until validation says stop.
+"""The training: last blocks and heads together, at some small learning rates; validation chooses the rate and the epoch.
 
 Kumar et al., "Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution" (2022): the head is
 fitted first, on the frozen encoder, and then both move. It knows memes by their rows, weights and a checkpoint; no CLIP
@@ -7,7 +7,7 @@ and no bundle.
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -27,6 +27,8 @@ from head.model.fusion import Dropout
 # via Zero-Shot Hyperparameter Transfer", 2022): this is 1e-5 for ViT-L/14, of width 1024. On the demo, of width 96, 1e-4
 # with batches of 32 served best of 1e-5 to 3e-4 and 8 to 64, on memes of train and validation that had no other part.
 _RATE_TIMES_WIDTH = 0.01
+# About half a decade apart: the rate that serves best depends on the memes, too.
+_FACTORS = (0.3, 1.0, 3.0)
 # The norm of all gradients together; that of CLIP's own trainings (open_clip's `--grad-clip-norm`).
 _GRADIENT_CLIP = 1.0
 # The share of all steps over which the learning rate rises from 0: Adam's first steps, of which it knows no size yet,
@@ -43,8 +45,7 @@ class FinetuneConfig:
     """How to train. Raises ValueError for what no training can use."""
 
     learning_rate: float
-    epochs: int = 10  # more moved no further on the demo: the best were the first three
-    patience: int = 3  # five found no better epoch on the demo
+    epochs: int = 4  # the rate falls to nothing by the last; on the demo the best were the first three
     batch_size: int = 32  # as above; the papers on memes use 16 to 64
     weight_decay: float = 0.01  # torch's own for AdamW; at such rates it hardly moves a weight
     seed: int = 0
@@ -54,14 +55,14 @@ class FinetuneConfig:
             raise ValueError(f"learning_rate: expected a number above 0, got {self.learning_rate!r}")
         if not 0 <= self.weight_decay < math.inf:
             raise ValueError(f"weight_decay: expected a number of at least 0, got {self.weight_decay!r}")
-        for name, least in (("epochs", 1), ("patience", 1), ("batch_size", 1), ("seed", 0)):
+        for name, least in (("epochs", 1), ("batch_size", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: expected a whole number of at least {least}, got {getattr(self, name)}")
 
 
-def usual_rate(width: int) -> float:
-    """The learning rate for an encoder whose blocks are `width` wide, to two digits."""
-    return float(f"{_RATE_TIMES_WIDTH / width:.1e}")
+def usual_rates(width: int) -> list[float]:
+    """The learning rates to try for an encoder whose blocks are `width` wide, to two digits."""
+    return [float(f"{factor * _RATE_TIMES_WIDTH / width:.1e}") for factor in _FACTORS]
 
 
 class Source(Protocol):
@@ -79,15 +80,28 @@ class Share:
     label: np.ndarray
 
 
-@dataclass(frozen=True)
-class Finetuned:
-    """best_epoch: 0 where none was better than the start; history: an entry an epoch, the start's first; seconds: of the
-    epochs; rate: memes trained on a second, validation not counted."""
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One training. config: its settings; history: an entry an epoch, the start's first; logits: (E, V) float64, of the memes
+    of validation after each; best: the weights after the best epoch; seconds: of the epochs; rate: memes trained on a
+    second, validation not counted."""
 
-    best_epoch: int
+    config: FinetuneConfig
     history: list[dict[str, Any]]
+    logits: np.ndarray
+    best: dict[str, Tensor]
     seconds: float
     rate: float
+
+    @property
+    def best_epoch(self) -> int:
+        """0 where none was better than the start."""
+        return _best(self.history)
+
+    @property
+    def loss(self) -> float:
+        """On validation, after the best epoch."""
+        return float(self.history[self.best_epoch]["validation_loss"])
 
 
 class Model:
@@ -102,18 +116,45 @@ class Model:
         return self._calibration.slope * self.ensemble(*self._source.features(rows)) + self._calibration.offset
 
     @torch.no_grad()
-    def judge(self, share: Share) -> tuple[float, float | None]:
-        """Mean binary cross-entropy and AUROC."""
+    def judge(self, rows: np.ndarray) -> np.ndarray:
+        """(N,) calibrated logits, float64."""
         self.ensemble.eval()
-        parts = [self.logits(rows) for rows in _batches(share.rows, _JUDGED_AT_ONCE)]
-        logits = torch.cat(parts).double().cpu()
-        loss = F.binary_cross_entropy_with_logits(logits, torch.from_numpy(share.label).double())
-        return float(loss), auroc(share.label, logits.numpy())
+        return torch.cat([self.logits(part) for part in _batches(rows, _JUDGED_AT_ONCE)]).double().cpu().numpy()
+
+
+def train_rates(
+    model: Model,
+    weights: dict[str, nn.Parameter],
+    train_share: Share,
+    validation: Share,
+    trainings: Sequence[tuple[FinetuneConfig, Checkpoint]],
+    say: Callable[[str], None],
+) -> list[Run]:
+    """Train with each of the settings, from the same start; the best by validation comes first, the first of equals, and the
+    weights are left as they were after its best epoch, which may be the start. Each checkpoint is as for `Training`."""
+    start, runs = _copied(weights), []
+    for config, checkpoint in trainings:
+        _put(weights, start)
+        runs.append(Training(model, weights, train_share, validation, config, checkpoint, say).run())
+    runs.sort(key=lambda run: run.loss)
+    _put(weights, runs[0].best)
+    return runs
+
+
+def crossed_logits(runs: Sequence[Run], label: np.ndarray, part: np.ndarray) -> np.ndarray:
+    """(V,) logits of the memes of validation, those of each part after the rate and the epoch that the others choose; part:
+    (V,), -1 for memes in none, which are NaN."""
+    logits = np.concatenate([run.logits for run in runs])  # (rates x epochs, V)
+    with np.errstate(invalid="ignore"):
+        losses = np.nan_to_num(np.logaddexp(0, logits) - label * logits, nan=np.inf, posinf=np.inf)
+    out = np.full(len(label), np.nan)
+    for one in range(part.max() + 1):
+        out[part == one] = logits[losses[:, part != one].mean(axis=1).argmin(), part == one]
+    return out
 
 
 class Training:
-    """Trains the weights in place, until `patience` epochs in a row were no better on validation, and leaves them as they
-    were after the best epoch, which may be the start.
+    """Trains the weights in place.
 
     checkpoint: written after each epoch; where it holds epochs of the same training, that goes on after them. The same
     seed gives the same weights on a CPU, stopped in between or not; the global random state is as it was afterwards.
@@ -136,25 +177,24 @@ class Training:
         )
         self._steps = math.ceil(len(train_share.rows) / config.batch_size)  # an epoch
         self._history: list[dict[str, Any]] = []
+        self._logits: list[np.ndarray] = []
         self._best = _copied(weights)
         self._training = 0.0  # seconds of it, without judging
         self._seconds = 0.0
 
-    def run(self) -> Finetuned:
+    def run(self) -> Run:
         """Train to the end; Ctrl-C keeps the finished epochs."""
         with torch.random.fork_rng():
             self._run()
-        with torch.no_grad():
-            for name, weight in self._weights.items():
-                weight.copy_(self._best[name])
         trained = len(self._train.rows) * (len(self._history) - 1)
-        return Finetuned(self._best_epoch(), self._history, self._seconds, trained / max(self._training, 1e-9))
+        rate = trained / max(self._training, 1e-9)
+        return Run(self._config, self._history, np.stack(self._logits), self._best, self._seconds, rate)
 
     def _run(self) -> None:
         self._resume()
         if not self._history:
             self._judge(0, None)
-        while len(self._history) <= self._config.epochs and not self._exhausted():
+        while len(self._history) <= self._config.epochs:
             started = time.monotonic()
             loss = self._epoch(len(self._history))
             self._training += time.monotonic() - started
@@ -183,20 +223,14 @@ class Training:
         return total / len(order)
 
     def _judge(self, epoch: int, train_loss: float | None) -> None:
-        loss, area = self._model.judge(self._validation)
-        losses = {"train_loss": _known(train_loss), "validation_loss": _known(loss)}
-        self._history.append({"epoch": epoch, **losses, "validation_auroc": area})
-        if self._best_epoch() == epoch:
+        label, logits = self._validation.label, self._model.judge(self._validation.rows)
+        self._logits.append(logits)
+        loss = F.binary_cross_entropy_with_logits(torch.from_numpy(logits), torch.from_numpy(label).double())
+        losses = {"train_loss": _known(train_loss), "validation_loss": _known(float(loss))}
+        self._history.append({"epoch": epoch, **losses, "validation_auroc": auroc(label, logits)})
+        if _best(self._history) == epoch:
             self._best = _copied(self._weights)
         self._say(_words(self._history[-1]))
-
-    def _best_epoch(self) -> int:
-        """That of the lowest loss on validation, the first of equals."""
-        losses = [entry["validation_loss"] for entry in self._history]
-        return min(range(len(losses)), key=lambda epoch: math.inf if losses[epoch] is None else losses[epoch])
-
-    def _exhausted(self) -> bool:
-        return len(self._history) - 1 - self._best_epoch() >= self._config.patience
 
     def _seed(self, epoch: int) -> None:
         """So that an epoch is the same whether those before were run now or by an earlier run."""
@@ -220,6 +254,7 @@ class Training:
         tensors |= {f"best/{name}": weight for name, weight in self._best.items()}
         for name, weight in self._weights.items():
             tensors |= {f"{key}/{name}": value for key, value in self._optimizer.state[weight].items()}
+        tensors["logits"] = torch.from_numpy(np.stack(self._logits))
         values = {"history": self._history, "training": self._training, "seconds": self._seconds}
         self._checkpoint.write(tensors, values)
 
@@ -229,6 +264,7 @@ class Training:
             return
         tensors, values = found
         self._history, self._training, self._seconds = values["history"], values["training"], values["seconds"]
+        self._logits = list(tensors["logits"].numpy())
         with torch.no_grad():
             for name, weight in self._weights.items():
                 weight.copy_(tensors[f"now/{name}"])
@@ -247,6 +283,12 @@ def _words(entry: dict[str, Any]) -> str:
     return f"epoch {entry['epoch']}: {trained}; on validation loss {loss}, AUROC {area}"
 
 
+def _best(history: list[dict[str, Any]]) -> int:
+    """The epoch of the lowest loss on validation, the first of equals."""
+    losses = [entry["validation_loss"] for entry in history]
+    return min(range(len(losses)), key=lambda epoch: math.inf if losses[epoch] is None else losses[epoch])
+
+
 def _known(loss: float | None) -> float | None:
     """None for what JSON has no number for."""
     return loss if loss is not None and math.isfinite(loss) else None
@@ -258,6 +300,12 @@ def _figure(value: float | None) -> str:
 
 def _copied(weights: dict[str, nn.Parameter]) -> dict[str, Tensor]:
     return {name: weight.detach().clone() for name, weight in weights.items()}
+
+
+def _put(weights: dict[str, nn.Parameter], values: dict[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, weight in weights.items():
+            weight.copy_(values[name])
 
 
 def _batches(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:

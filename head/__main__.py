@@ -22,11 +22,12 @@ from head.bundle.settings import Judging, Source, bundle_settings, split_counts
 from head.candidates.table import BOTH, CANDIDATES
 from head.data.features import Features, fingerprint, load_tuning, prompt_vectors
 from head.data.folds import PROTOCOLS, Protocol
-from head.judge.metrics import read_figure
+from head.fitting import ENSEMBLE, SINGLE
+from head.judge.metrics import read_estimate
 from head.judge.threshold import OBJECTIVES, Aim, aim_words
 from head.judge.verdict import metrics_table, verdict
 from head.nested import SHIPPED, nested
-from head.pipeline import ENSEMBLE, SINGLE, Pick, TuneConfig, Tuned, study_digest, tune
+from head.pipeline import Pick, TuneConfig, Tuned, study_digest, tune
 from head.search.study import ROUND, KindPruner, StudyConfig, finished_trials, sampler
 
 # "best": the strongest candidate, unless the ensemble is better beyond noise; "regression": on both sides; else by name.
@@ -71,9 +72,9 @@ def _parser() -> argparse.ArgumentParser:
             )
             command.add_argument(
                 "--review",
-                type=float,
+                type=_share,
                 default=None,
-                help="share of memes nearest the threshold left to people, e.g. 0.2",
+                help="share of memes nearest the threshold left to people: 0.2, 20 or 20%%",
             )
     return parser
 
@@ -134,7 +135,7 @@ def _tune(options: argparse.Namespace) -> None:
         Source(index_file, index, features, digest),
         Judging(config.protocol, config.aim, config.study.seed, options.review),
         tuned.methods,
-        np.flatnonzero(tuned.folds[0] >= 0),
+        np.flatnonzero(np.isfinite(tuned.methods[ENSEMBLE].method.out_of_fold)),
         _shipped(options.ship, tuned),
         reference=tuned.reference,
         study=_study(config, tuned),
@@ -286,7 +287,8 @@ def _print_results(settings: dict[str, Any]) -> None:
     if settings["review"]:
         _print_review(settings["review"])
     print(
-        "Chosen on the memes that they are measured on, all of this is optimistic; `make report` looks at test, once."
+        "Each part of the memes is judged by what was fitted and chosen without it, but the search and the choice of what ships "
+        "saw all: a little optimistic. `make report` looks at test, once."
     )
 
 
@@ -297,7 +299,7 @@ def _why(settings: dict[str, Any]) -> str:
 
 
 def _print_review(review: dict[str, Any]) -> None:
-    error = read_figure(review["error"]).estimate
+    error = read_estimate(review["error"])
     print(
         f"review      probabilities from {review['low']:.3f} to {review['high']:.3f} are left to people; "
         f"{review['coverage']:.0%} are answered, of which {error} wrongly"

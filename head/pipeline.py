@@ -5,35 +5,27 @@ and no others.
 """
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from torch import nn
 
-from head.candidates.given import Given
-from head.candidates.table import CANDIDATES, fit_candidates, strongest
 from head.data.features import Features
-from head.data.folds import Members, Protocol, assign_folds, crossed, members
-from head.data.ranking import auroc
-from head.judge.lead import auroc_lead
+from head.data.folds import Protocol, assign_folds, members, parts
+from head.fitting import ENSEMBLE, Memes, crossed, fit_all, fits_of, named
+from head.judge.delong import auroc_difference
 from head.judge.scored import Judged, judge
 from head.judge.threshold import Aim
-from head.model.ensemble import HeadEnsemble, evened, select, weighted
 from head.model.method import Method
-from head.model.training import Trained
 from head.search.space import Space
 from head.search.study import Found, StudyConfig, Trial, search
-from head.search.workers import Trainer, open_trainer
+from head.search.workers import open_trainer
 
-ENSEMBLE, SINGLE = "fusion ensemble", "best single head"
-# Trials that the ensemble is chosen from, at most so many that see the same. Their heads are trained again: a study keeps
-# settings, not weights.
-_FUSED, _OF_A_KIND = 8, 2
-# Held-out memes from which on a member's best epoch on them hardly flatters it: no need to score others.
-_MANY = 4000
+# Trials that the ensemble is chosen from, at most so many that see the same: few and different. Their heads are trained
+# again: a study keeps settings, not weights.
+_FUSED, _OF_A_KIND = 4, 1
 # Of what a trial is drawn: a study made with another space cannot go on.
-_SPACE = "kinds of input"
+_SPACE = "kinds of input, valued without each part"
 
 
 @dataclass(frozen=True)
@@ -79,45 +71,26 @@ def tune(features: Features, digest: str, prompts: dict[str, np.ndarray], config
     """Search, fit the candidates, choose an ensemble, calibrate all and choose their thresholds.
 
     digest: fingerprint of the features; prompts: see `head.candidates.given.Given`. Raises what
-    `head.search.study.search`, `head.data.folds.assign_folds` and `head.judge.threshold.choose_threshold` raise, and
-    ValueError for test memes.
+    `head.search.study.search`, `head.data.folds` and `head.judge.threshold.choose_threshold` raise, and ValueError for
+    test memes.
     """
     if "test" in features.split:
         raise ValueError("tuning must not see test memes")
-    seed = config.study.seed
-    folds = assign_folds(features.label, features.copies, features.split, config.protocol, seed)
-    shares, scored = members(folds), scoring_members(features, folds, seed)
+    seed, label = config.study.seed, features.label
+    folds = assign_folds(label, features.copies, features.split, config.protocol, seed)
+    part = parts(label, features.copies, folds, seed)
+    fits = fits_of(features, folds, part, config.protocol, seed)  # refuses what is too little before minutes of search
     dims = {"image_dim": features.image.shape[1], "text_dim": features.text.shape[1], "joint": features.joint}
-    with open_trainer(features, shares, config.device, config.jobs) as trainer:
+    with open_trainer(features, members(folds), config.device, config.jobs, part) as trainer:
         found = search(Space(dims, len(features)), study_digest(digest, config.protocol, seed), config.study, trainer)
-    with open_trainer(features, scored, config.device, config.jobs) as trainer:
-        fused = _fused(found, trainer)
-    best_trial, best = fused[0]
-    candidates = fit_candidates(Given(features, shares, seed, prompts, best.head, scored))
-    plain = {name: method for name, method in candidates.items() if name in CANDIDATES}
-    names = [_named(trial) for trial, _ in fused] + list(plain)
-    heads = [trained.head for _, trained in fused] + [_only_head(method) for method in plain.values()]
-    logits = np.stack([trained.logits for _, trained in fused] + [method.out_of_fold for method in plain.values()])
-    ensemble, picks = _ensemble(features.label, folds, names, heads, logits)
-    single, alone = weighted([best.head], best.logits[None], np.ones(1))
-    trials = {_named(trial): trial for trial, _ in fused}
-    methods = {
-        ENSEMBLE: Method(ensemble[1], ensemble[0].score, {"heads": len(picks)}, ensemble[0]),
-        SINGLE: Method(alone, single.score, {"trial": best_trial.number}, single),
-        **candidates,
-    }
-    judged = {name: judge(method, features.label, folds[0], config.aim) for name, method in methods.items()}
-    reference = strongest(features.label, candidates)
-    chosen = [Pick(name, count, trials.get(name)) for name, count in picks]
-    return Tuned(judged, folds, found, chosen, reference, _best(features.label, methods, reference))
-
-
-def scoring_members(features: Features, folds: np.ndarray, seed: int) -> Members:
-    """Members whose scores the best heads are chosen and calibrated by: none stops on a meme that it scores, unless there
-    are so many that it does not matter."""
-    shares = members(folds)
-    many = min(len(held) for _, held in shares) >= _MANY
-    return shares if many else crossed(features.label, features.copies, folds, seed)
+    ranked = [found.best(_FUSED, _OF_A_KIND, one) for one in (None, *range(len(fits) - 1))]
+    fits = [replace(one, trials=trials) for one, trials in zip(fits, ranked)]
+    whole, *others = fit_all(Memes(features, prompts, seed, config.device), fits, config.jobs)
+    methods = crossed(whole, list(zip(fits[1:], others)), len(label))
+    judged = {name: judge(method, label, part, config.aim) for name, method in methods.items()}
+    trials = {named(trial): trial for trial in ranked[0]}
+    picks = [Pick(name, count, trials.get(name)) for name, count in whole.picks]
+    return Tuned(judged, folds, found, picks, whole.reference, _best(features, methods, whole.reference))
 
 
 def study_digest(digest: str, protocol: Protocol, seed: int) -> str:
@@ -125,42 +98,9 @@ def study_digest(digest: str, protocol: Protocol, seed: int) -> str:
     return hashlib.sha256(repr((digest, protocol, seed, _SPACE)).encode()).hexdigest()
 
 
-def _fused(found: Found, trainer: Trainer) -> list[tuple[Trial, Trained]]:
-    """The best trials that differ, trained again, in the order of their values."""
-    trials = found.best(_FUSED, _OF_A_KIND)
-    kept: dict[int, Trained] = {}
-    for number, outcome in trainer.train([(trial.head, trial.train) for trial in trials], True, lambda *_: True):
-        if outcome.trained is not None:  # on another machine, one that converged may diverge
-            kept[number] = outcome.trained
-    if not kept:
-        raise ValueError("none of the best trials converged when it was trained again; add trials")
-    return [(trials[number], kept[number]) for number in sorted(kept)]
-
-
-def _ensemble(
-    label: np.ndarray, folds: np.ndarray, names: list[str], heads: list[nn.Module], logits: np.ndarray
-) -> tuple[tuple[HeadEnsemble, np.ndarray], list[tuple[str, int]]]:
-    """The ensemble and its own logits, and what was picked how often, of heads and candidates alike; logits: (T, N)."""
-    there = np.isfinite(logits[0])
-    order = np.argsort([-(auroc(label[there], row[there]) or 0.0) for row in logits], kind="stable")
-    logits = logits[order]
-    held = np.stack([folds[0] == fold for fold in range(folds[0].max() + 1)])
-    counts = select(logits * evened(logits)[:, None], label, held)
-    picks = [(names[order[place]], int(counts[place])) for place in np.flatnonzero(counts)]
-    return weighted([heads[place] for place in order], logits, counts), picks
-
-
-def _best(label: np.ndarray, methods: dict[str, Method], reference: str) -> str:
+def _best(features: Features, methods: dict[str, Method], reference: str) -> str:
     """The simpler of two that the memes do not tell apart, where one standard error is noise."""
-    there = np.isfinite(methods[ENSEMBLE].out_of_fold)
+    there = np.flatnonzero(np.isfinite(methods[ENSEMBLE].out_of_fold))
     ours, peer = (methods[name].out_of_fold[there] for name in (ENSEMBLE, reference))
-    return ENSEMBLE if auroc_lead(label[there], ours, peer) > 1 else reference
-
-
-def _named(trial: Trial) -> str:
-    return f"trial {trial.number}"
-
-
-def _only_head(method: Method) -> nn.Module:
-    assert method.ensemble is not None  # as every candidate has one
-    return method.ensemble.heads[0]
+    memes = features.at(there)
+    return ENSEMBLE if auroc_difference(memes.label, ours, peer, memes.copies).lead > 1 else reference

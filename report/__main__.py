@@ -86,7 +86,7 @@ def _report(options: argparse.Namespace) -> None:
         raise UnusableBundle(_damaged(folder, error)) from error
     path = folder / "report.html"
     _write(path, page)
-    print(f"{table}\n\n* shipped; p of AUROC against {judged.metrics['reference']}")
+    print(f"{table}\n\n* shipped")
     print(f"The report has the other figures and every interval.\n\n{verdict_words}\n\nreport  {path}")
 
 

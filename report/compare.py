@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from cache import spec_id
-from head.judge.metrics import METRICS, Figure, compare
+from head.judge.delong import auroc_difference
+from head.judge.metrics import METRICS
 from report import charts, words
 from report.curves import both_classes
 from report.html import fill
@@ -20,15 +21,13 @@ from report.judged import Judged
 _SETTINGS = ("shipped", "encoder", "spec", "data", "protocol", "aim", "seed", "threshold", "calibration")
 _STUDY = ("trials", "sampler", "pruner")
 _REVIEW = ("share", "low", "high")
-# Of the second bundle's p against the first; any number does, as long as it stays the same.
-_SEED = 0
 # The p below which a difference counts as one: the level of the 95 % intervals beside it.
 _TOLD_APART = 0.05
 
 
 @dataclass(frozen=True)
 class Row:
-    """One metric: both figures as in metrics.json, B minus A and its p, each None where that is undefined."""
+    """One metric: both figures as in metrics.json, B minus A, and of AUROC its p, each None where that is undefined."""
 
     a: dict[str, Any]
     b: dict[str, Any]
@@ -56,12 +55,12 @@ def compare_bundles(first: Judged, second: Judged) -> Comparison:
     """Compare the methods that two bundles ship. Raises KeyError, TypeError where the values are not a bundle's."""
     differing, equal = _settings(first.config, second.config)
     unlike = _unlike(first, second)
-    paired, chart = ({}, None) if unlike else _paired(first, second)
+    p, chart = (None, None) if unlike else _paired(first, second)
     rows = {}
     for metric in METRICS:
         a, b = (judged.metrics["methods"][judged.config["shipped"]]["figures"][metric] for judged in (first, second))
         known = not unlike and a["point"] is not None and b["point"] is not None
-        rows[metric] = Row(a, b, b["point"] - a["point"], paired[metric].p) if known else Row(a, b, None, None)
+        rows[metric] = Row(a, b, b["point"] - a["point"] if known else None, p if known and metric == "auroc" else None)
     return Comparison((_name(first.config), _name(second.config)), differing, equal, rows, unlike, chart)
 
 
@@ -125,20 +124,20 @@ def _part(judged: Judged) -> dict[str, Any]:
     return judged.predictions[judged.metrics["split"]]
 
 
-def _paired(first: Judged, second: Judged) -> tuple[dict[str, Figure], str | None]:
-    """Figures of B with p against A, and ROC curves of both, over the same memes in the order of their ids."""
-    label, probabilities, thresholds = np.empty(0), {}, {}
-    for letter, judged in zip("AB", (first, second)):
+def _paired(first: Judged, second: Judged) -> tuple[float | None, str | None]:
+    """The p of the difference of AUROC, and ROC curves of both, over the same memes in the order of their ids; None with
+    memes of one class."""
+    label, copies, scores = np.empty(0), np.empty(0), []
+    for judged in (first, second):
         part = _part(judged)
         order = np.argsort(np.array(part["ids"]), kind="stable")
         label = np.array(part["label"])[order]
-        probabilities[letter] = np.array(part["probability"][judged.config["shipped"]])[order]
-        thresholds[letter] = judged.metrics["methods"][judged.config["shipped"]]["threshold"]
-    chart = None
-    if both_classes(label):
-        names = {"A": f"A, {first.config['shipped']}", "B": f"B, {second.config['shipped']}"}
-        chart = charts.roc_chart(label, {names[letter]: values for letter, values in probabilities.items()})
-    return compare(label, probabilities, thresholds, "A", _SEED)["B"], chart
+        copies = np.array(part.get("copies", range(len(order))))[order]  # older bundles do not say
+        scores.append(np.array(part["probability"][judged.config["shipped"]])[order])
+    if not both_classes(label):
+        return None, None
+    names = [f"{letter}, {judged.config['shipped']}" for letter, judged in zip("AB", (first, second))]
+    return auroc_difference(label, scores[0], scores[1], copies).p, charts.roc_chart(label, dict(zip(names, scores)))
 
 
 def _settings(first: dict[str, Any], second: dict[str, Any]) -> tuple[dict[str, tuple[str, str]], list[str]]:

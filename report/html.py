@@ -14,7 +14,6 @@ from report import words
 _FILTERS: tuple[Callable[..., str], ...] = (
     words.point,
     words.interval,
-    words.p_value,
     words.p_words,
     words.percent,
     words.percent_point,

@@ -8,15 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from head.judge.verdict import verdict
-from head.pipeline import ENSEMBLE
+from head.fitting import ENSEMBLE
+from head.judge.verdict import stated_p, verdict
+from head.model.method import MAJORITY
 from head.search.space import DIFFERENCES
 from report import charts, words
 from report.curves import both_classes, confusion
 from report.html import fill
 
-# Its probabilities are all equal: a diagonal that everyone knows.
-_CONSTANT = "majority class"
 # Parameters whose slices are shown: two rows of three.
 _SLICES = 6
 
@@ -49,6 +48,7 @@ def render(
         gallery=gallery,
         pictures=pictures,
         verdict=verdict(config, metrics),
+        p=stated_p(config["shipped"], metrics),
         facts=words.facts(config, metrics, part["label"]),
         judged=words.judged_words(config, metrics["split"]),
         confusion=_confusion(config, label, probabilities[config["shipped"]]),
@@ -82,7 +82,7 @@ def _measured(
     ours = probabilities[shipped]
     plots = {"reliability": charts.reliability_chart(label, ours)}
     if both_classes(label):
-        others = [name for name in words.main_methods(shipped, metrics) if name not in (shipped, _CONSTANT)]
+        others = [name for name in words.main_methods(shipped, metrics) if name not in (shipped, MAJORITY)]
         curves = {name: probabilities[name] for name in (shipped, *others)}
         plots["roc"] = charts.roc_chart(label, curves)
         plots["precision_recall"] = charts.precision_recall_chart(label, curves)
@@ -97,6 +97,7 @@ def _finetuning(config: dict[str, Any]) -> dict[str, str] | None:
         return None
     return {
         "words": words.finetuning_words(config),
+        "tried": words.tried_words(tuned),
         "losses": charts.losses_chart(tuned["history"], tuned["best_epoch"]),
     }
 

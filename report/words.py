@@ -7,10 +7,10 @@ from typing import Any
 
 from cache import spec_id
 from head.candidates.table import CANDIDATES
-from head.judge.metrics import read_figure
+from head.fitting import ENSEMBLE
+from head.judge.metrics import read_estimate
 from head.judge.threshold import aim_words
 from head.judge.verdict import unfrozen_words
-from head.pipeline import ENSEMBLE
 
 # As in the tables' heads; the order is that of `head.judge.metrics.METRICS`.
 METRIC_NAMES = {
@@ -32,19 +32,14 @@ _BEST = 3
 
 def point(figure: dict[str, Any]) -> str:
     """The point estimate, or n/a where it is undefined."""
-    value = read_figure(figure).estimate.point
+    value = read_estimate(figure).point
     return "n/a" if value is None else f"{value:.3f}"
 
 
 def interval(figure: dict[str, Any]) -> str:
     """The 95 % interval, or nothing where there is none."""
-    estimate = read_figure(figure).estimate
+    estimate = read_estimate(figure)
     return "" if estimate.low is None or estimate.high is None else f"[{estimate.low:.3f}, {estimate.high:.3f}]"
-
-
-def p_value(figure: dict[str, Any]) -> str:
-    """`p 0.034`, or nothing where there is none."""
-    return p_words(read_figure(figure).p)
 
 
 def p_words(p: float | None) -> str:
@@ -64,12 +59,12 @@ def percent(share: float | None) -> str:
 
 def percent_point(figure: dict[str, Any]) -> str:
     """A share's point estimate as per cent."""
-    return percent(read_figure(figure).estimate.point)
+    return percent(read_estimate(figure).point)
 
 
 def percent_interval(figure: dict[str, Any]) -> str:
     """A share's interval as per cent, or nothing where there is none."""
-    value = read_figure(figure).estimate
+    value = read_estimate(figure)
     return "" if value.low is None or value.high is None else f"[{100 * value.low:.1f}, {100 * value.high:.1f}]"
 
 
@@ -115,6 +110,14 @@ def finetuning_words(config: dict[str, Any]) -> str:
     )
 
 
+def tried_words(tuned: dict[str, Any]) -> str:
+    """The learning rates that were tried, where there were several."""
+    if len(tuned.get("tried", ())) < 2:
+        return ""
+    losses = "; ".join(f"{one['learning_rate']:g}: {one['validation_loss']:.4f}" for one in tuned["tried"])
+    return f"Learning rates and the lowest loss on validation with each: {losses}."
+
+
 def shipped_words(config: dict[str, Any]) -> str:
     """Which method the bundle serves, and of how many heads an ensemble is made."""
     shipped, picks = config["shipped"], config["study"]["picks"]
@@ -130,7 +133,7 @@ def main_methods(shipped: str, metrics: dict[str, Any]) -> list[str]:
     rank the memes best."""
 
     def worth(name: str) -> float:
-        return read_figure(metrics["methods"][name]["figures"]["auroc"]).estimate.point or 0.0
+        return read_estimate(metrics["methods"][name]["figures"]["auroc"]).point or 0.0
 
     candidates = sorted((name for name in metrics["methods"] if name in CANDIDATES), key=worth, reverse=True)
     lesser = set(candidates[_BEST:]) - {shipped, metrics["reference"]}
@@ -214,14 +217,13 @@ def methods_table(config: dict[str, Any], metrics: dict[str, Any]) -> str:
     """The table of methods for a terminal of 100 columns: the main metrics, and of AUROC all that is known."""
     widths = {metric: len(METRIC_NAMES[metric]) + 2 for metric in _MAIN}
     heads = "".join(f"{METRIC_NAMES[metric]:<{width}}" for metric, width in widths.items())
-    lines = [f"{'':<34}{heads}{'AUROC':<23}p"]
+    lines = [f"{'':<34}{heads}AUROC"]
     shown = main_methods(config["shipped"], metrics)
     for name in shown:
         figures = metrics["methods"][name]["figures"]
         mark = "* " if name == config["shipped"] else "  "
         cells = "".join(f"{point(figures[metric]):<{width}}" for metric, width in widths.items())
-        p = p_value(figures["auroc"]).removeprefix("p ")
-        lines.append(f"{mark}{name:<32}{cells}{estimate(figures['auroc']):<23}{p}".rstrip())
+        lines.append(f"{mark}{name:<32}{cells}{estimate(figures['auroc'])}")
     folded = len(metrics["methods"]) - len(shown)
     return "\n".join(lines + [f"  and {folded} more in the page"] * bool(folded))
 

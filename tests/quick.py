@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 
 from head.candidates import forest, regression
+from head.data import folds
 from head.judge import metrics
 from head.search import space, study
 
 
 def quick_tuning(patch: pytest.MonkeyPatch, widths: tuple[int, ...] = (8,), importances: bool = False) -> None:
-    """Narrow heads, recipes of thirty epochs, few penalties, trees and resamples."""
+    """Narrow heads, recipes of thirty epochs, few parts, penalties, trees and resamples."""
+    patch.setattr(folds, "_PARTS", 2)
     patch.setattr(space, "_WIDTHS", widths)
     patch.setattr(space, "_MOST_EPOCHS", 30)
     patch.setattr(regression, "_PENALTIES", np.array([0.01, 1.0]))

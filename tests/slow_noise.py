@@ -17,10 +17,11 @@ from cache import read_index
 from head.bundle.evaluation import describe
 from head.data.features import fingerprint, load_tuning
 from head.data.folds import Protocol
+from head.fitting import ENSEMBLE
 from head.judge.metrics import read_figure
 from head.judge.threshold import Aim
 from head.judge.verdict import verdict
-from head.pipeline import ENSEMBLE, TuneConfig, tune
+from head.pipeline import TuneConfig, tune
 from head.search import space
 from head.search.study import StudyConfig
 

@@ -35,7 +35,7 @@ FINETUNED = {
 
 
 def figure(point: float | None, low: float = 0.0, high: float = 1.0) -> dict[str, Any]:
-    return {"point": point, "interval": None if point is None else [low, high], "p": 0.2}
+    return {"point": point, "interval": None if point is None else [low, high]}
 
 
 def metrics_of(split: str, auroc: float | None = 0.7, low: float = 0.6) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def test_figures_are_those_of_test_once_the_report_has_looked_at_it(tmp_path: Pa
 
 def test_figures_of_tuning_are_called_optimistic(tmp_path: Path) -> None:
     card = card_of(tmp_path, config_of())
-    assert card.judged_on == "the memes that chose the heads, out of fold: optimistic"
+    assert card.judged_on == "the memes tuned on, each by what was fitted without it: a little optimistic"
     assert card.metrics[SHIPPED]["auroc"].point == 0.9
     assert "optimistic" in card.verdict and "0.900" in card.verdict
 

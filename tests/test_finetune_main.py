@@ -12,6 +12,7 @@ import pytest
 import torch
 from fakes import interrupted, picture
 from quick import quick_tuning
+from sklearn.metrics import roc_auc_score
 
 from cache import read_index
 from embed import hashing
@@ -73,7 +74,7 @@ def artifacts(tuned: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def any_better(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever validation says, the last epoch is the best."""
-    monkeypatch.setattr(training.Training, "_best_epoch", lambda self: len(self._history) - 1)
+    monkeypatch.setattr(training, "_best", lambda history: len(history) - 1)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +82,7 @@ def finetuned(tuned: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The results with a fine-tuned bundle; not to be changed."""
     artifacts = shutil.copytree(tuned, tmp_path_factory.mktemp("finetuned") / "artifacts", symlinks=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training.Training, "_best_epoch", lambda self: len(self._history) - 1)
+        patch.setattr(training, "_best", lambda history: len(history) - 1)
         assert run(artifacts) == 0
     return artifacts
 
@@ -138,10 +139,11 @@ def test_what_was_trained_is_what_is_served(finetuned: Path) -> None:
     chances = bundle.calibration(bundle.shipped.score(memes))
     tuning = read_part(finetuned / "bundles" / "latest", "predictions.json")["tuning"]
     assert tuning["ids"] == memes.ids.tolist()
-    np.testing.assert_allclose(tuning["probability"][FINETUNED], chances, atol=1e-12)
-    served = config["tuning_metrics"]["methods"][FINETUNED]["figures"]["auroc"]["point"]
+    # each fifth is told after the epoch that the others choose
+    assert np.corrcoef(tuning["probability"][FINETUNED], chances)[0, 1] > 0.9
     # by open_clip's modules while it trained, by the quick towers afterwards
-    assert config["finetuned"]["history"][-1]["validation_auroc"] == pytest.approx(served, abs=0.01)
+    trained = config["finetuned"]["history"][-1]["validation_auroc"]
+    assert trained == pytest.approx(roc_auc_score(memes.label, chances), abs=0.01)
     assert not np.allclose(chances, tuning["probability"][FROZEN], atol=1e-3)
 
 
@@ -158,9 +160,7 @@ def test_test_is_judged_by_the_vectors_that_each_method_had(finetuned: Path, tmp
         expected = 1 / (1 + np.exp(-(calibration["slope"] * logits + calibration["offset"])))
         np.testing.assert_allclose(judged["probability"][method], expected, atol=1e-12)
     found = read_part(folder, "metrics.json")
-    auroc = found["frozen"]["figures"]["auroc"]
-    assert found["frozen"]["reference"] == FROZEN and 0 < auroc["p"] <= 1
-    assert auroc["point"] == found["methods"][FINETUNED]["figures"]["auroc"]["point"]
+    assert found["frozen"]["reference"] == FROZEN and 0 < found["frozen"]["p"] <= 1
 
 
 def test_its_report_tells_of_it(finetuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -214,7 +214,7 @@ def test_unchanged_pictures_are_not_hashed_again(
 def test_where_nothing_is_gained_no_bundle_is_written(
     artifacts: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(training.Training, "_best_epoch", lambda _: 0)
+    monkeypatch.setattr(training, "_best", lambda _: 0)
     before = sorted((artifacts / "bundles").iterdir())
     assert run(artifacts) == 0
     assert "No epoch was better on validation than the frozen head, so no bundle is written" in capsys.readouterr().out
@@ -322,6 +322,7 @@ def test_the_start_knows_nothing_of_the_validation_memes(tuned: Path) -> None:
     head = starting.frozen_head(start)
     held = start.folds == 0
     assert np.isfinite(head.method.out_of_fold[held]).all() and np.isnan(head.method.out_of_fold[~held]).all()
-    np.testing.assert_allclose(
-        head.method.out_of_fold[held], head.method.score(start.features.at(np.flatnonzero(held))), atol=1e-5
-    )
+    # others made the scores than those that it is, but like them
+    own = head.method.score(start.features.at(np.flatnonzero(held)))
+    assert np.corrcoef(head.method.out_of_fold[held], own)[0, 1] > 0.9
+    assert np.abs(head.method.out_of_fold[held] - own).max() > 1e-3

@@ -14,7 +14,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from torch import Tensor, nn
 
 from finetune.checkpoint import Checkpoint
-from finetune.train import FinetuneConfig, Finetuned, Model, Share, Training, usual_rate
+from finetune.train import FinetuneConfig, Model, Run, Share, crossed_logits, train_rates, usual_rates
 from head.judge.calibration import Calibration
 from head.model.ensemble import HeadEnsemble
 from head.model.fusion import FusionHead, HeadConfig
@@ -47,16 +47,19 @@ class Case:
             self.ensemble = HeadEnsemble([FusionHead(config)], [1.0])
         self.model = Model(self.encoder, self.ensemble, CALIBRATION)
         self.weights = {"encoder/map": self.encoder.map, **dict(self.ensemble.named_parameters())}
-        self.checkpoint = Checkpoint(folder, identity or {})
+        self.folder, self.identity = folder, identity or {}
+        self.checkpoint = Checkpoint(folder, self.identity)
         rows = np.arange(COUNT)
         self.train, self.validation = (Share(rows[part], self.encoder.label[part]) for part in (rows < 64, rows >= 64))
         self.said: list[str] = []
 
-    def run(self, **settings: Any) -> Finetuned:
-        config = FinetuneConfig(**{"learning_rate": 0.01, "epochs": 4, "batch_size": 16, **settings})
-        return Training(
-            self.model, self.weights, self.train, self.validation, config, self.checkpoint, self.said.append
-        ).run()
+    def run(self, **settings: Any) -> Run:
+        return self.run_all([0.01], **settings)[0]
+
+    def run_all(self, rates: list[float], **settings: Any) -> list[Run]:
+        configs = [FinetuneConfig(**{"learning_rate": rate, "batch_size": 16, **settings}) for rate in rates]
+        trainings = [(config, Checkpoint(self.folder, self.identity, at)) for at, config in enumerate(configs)]
+        return train_rates(self.model, self.weights, self.train, self.validation, trainings, self.said.append)
 
 
 def test_the_best_epoch_is_kept_and_its_figures_are_those_of_scikit_learn(tmp_path: Path) -> None:
@@ -81,7 +84,7 @@ def test_where_nothing_gets_better_the_start_is_left_as_it_was(tmp_path: Path) -
     case.checkpoint.discard()
     start = {name: weight.detach().clone() for name, weight in case.weights.items()}
     case.validation = Share(case.validation.rows, 1 - case.validation.label)  # what is learnt is wrong there
-    trained = case.run(patience=2)
+    trained = case.run(epochs=2)
     assert trained.best_epoch == 0 and len(trained.history) == 3
     assert all(torch.equal(start[name], weight) for name, weight in case.weights.items())
 
@@ -141,7 +144,7 @@ def test_a_damaged_checkpoint_begins_anew(tmp_path: Path) -> None:
 
 def test_a_loss_that_is_no_number_is_never_the_best(tmp_path: Path) -> None:
     case = Case(tmp_path)
-    trained = case.run(learning_rate=1e30, patience=1)
+    trained = case.run_all([1e30], epochs=1)[0]
     assert trained.best_epoch == 0 and trained.history[1]["validation_loss"] is None
     json.dumps(trained.history, allow_nan=False)
     assert torch.isfinite(case.encoder.map).all()
@@ -156,14 +159,40 @@ def test_the_rate_rises_and_then_falls_to_nothing(tmp_path: Path, monkeypatch: p
         return stepping(self, *given)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", step)
-    Case(tmp_path).run(epochs=5, patience=5, learning_rate=0.02)
+    Case(tmp_path).run_all([0.02], epochs=5)
     assert len(rates) == 20 and np.argmax(rates) in (1, 2) and max(rates) == pytest.approx(0.02)
     assert rates[0] == pytest.approx(0.01) and 0 < rates[-1] < 0.001 and np.all(np.diff(rates[2:]) < 0)
 
 
-@pytest.mark.parametrize(("width", "rate"), [(1024, 9.8e-6), (768, 1.3e-5), (96, 1e-4)])
-def test_the_usual_rate_falls_with_the_encoders_width(width: int, rate: float) -> None:
-    assert usual_rate(width) == rate
+def test_of_several_rates_validation_chooses_and_each_begins_at_the_start(tmp_path: Path) -> None:
+    alone = [Case(tmp_path / str(rate)).run_all([rate])[0] for rate in (0.001, 0.01, 0.03)]
+    case = Case(tmp_path / "all")
+    runs = case.run_all([0.001, 0.01, 0.03])
+    assert [run.loss for run in runs] == sorted(run.loss for run in alone) and runs[0].loss < runs[1].loss
+    assert {run.config.learning_rate: run.history for run in runs} == {
+        run.config.learning_rate: run.history for run in alone
+    }
+    assert all(torch.equal(weight, runs[0].best[name]) for name, weight in case.weights.items())
+
+
+def test_a_part_of_validation_is_scored_after_the_epoch_that_the_others_choose(tmp_path: Path) -> None:
+    case = Case(tmp_path)
+    runs, label = case.run_all([0.01, 0.1]), case.validation.label
+    part = np.where(np.arange(32) % 8 < 7, np.arange(32) % 3, -1)
+    found = crossed_logits(runs, label, part)
+    assert np.isnan(found[part == -1]).all()
+    all_logits = [logits for run in runs for logits in run.logits]
+    for one in range(3):
+        others = part != one
+        losses = [log_loss(label[others], 1 / (1 + np.exp(-logits[others]))) for logits in all_logits]
+        assert (found[part == one] == all_logits[int(np.argmin(losses))][part == one]).all()
+        turned = crossed_logits(runs, np.where(part == one, 1 - label, label), part)
+        assert (turned[part == one] == found[part == one]).all()  # its own labels have no say
+
+
+@pytest.mark.parametrize(("width", "rates"), [(1024, [2.9e-6, 9.8e-6, 2.9e-5]), (96, [3.1e-5, 1e-4, 3.1e-4])])
+def test_the_usual_rates_fall_with_the_encoders_width(width: int, rates: list[float]) -> None:
+    assert usual_rates(width) == rates
 
 
 @pytest.mark.parametrize(
@@ -172,7 +201,6 @@ def test_the_usual_rate_falls_with_the_encoders_width(width: int, rate: float) -
         ({"learning_rate": 0.0}, "learning_rate: expected a number above 0"),
         ({"learning_rate": 0.1, "weight_decay": -1.0}, "weight_decay: expected"),
         ({"learning_rate": 0.1, "epochs": 0}, "epochs: expected a whole number of at least 1, got 0"),
-        ({"learning_rate": 0.1, "patience": 0}, "patience: expected"),
         ({"learning_rate": 0.1, "seed": -1}, "seed: expected"),
     ],
 )

@@ -18,13 +18,12 @@ from head.bundle.format import load_bundle, save_bundle
 from head.candidates import given as giving
 from head.candidates import neighbours, regression
 from head.candidates.given import Given
-from head.candidates.table import BOTH, CANDIDATES, MAJORITY, REFERENCES, fit_candidates, strongest
+from head.candidates.table import BOTH, CANDIDATES, REFERENCES, fit_candidates, strongest
 from head.data.features import Features
-from head.data.folds import crossed
 from head.model.fusion import FusionHead, HeadConfig
 from head.model.inputs import BLOCKS
 from head.model.kinds import can_learn
-from head.model.method import Method
+from head.model.method import MAJORITY, Method
 
 PRODUCT, ALL, COSINE = "logistic regression, product", "logistic regression, all inputs", "cosine of the sides"
 IMAGE, TEXT = "logistic regression, image only", "logistic regression, text only"
@@ -46,12 +45,10 @@ def given(features: Features, seed: int = 0, **more: Any) -> Given:
 
 
 def trained(features: Features) -> dict[str, Any]:
-    """A fusion head, on members that stop on one half of what is held out and score the other."""
-    members = crossed(features.label, features.copies, (np.arange(len(features)) % 3)[None], 0)
+    """A fusion head of as many members."""
     torch.manual_seed(0)
     dims = {"image_dim": features.image.shape[1], "text_dim": features.text.shape[1], "joint": features.joint}
-    head = FusionHead(HeadConfig(**dims, components=0, width=8, hidden=8), len(members)).eval()
-    return {"trained": head, "crossed": members}
+    return {"trained": FusionHead(HeadConfig(**dims, components=0, width=8, hidden=8), 3).eval()}
 
 
 @cache
@@ -159,10 +156,10 @@ def test_trained_neighbours_are_looked_for_where_the_fusion_head_puts_the_memes(
     k = method.settings["k"]
     with torch.no_grad():
         space = more["trained"].embed_vectors(torch.from_numpy(NARROW.image), torch.from_numpy(NARROW.text)).numpy()
-    for member, (train, _, scored) in enumerate(more["crossed"]):
+    for member, (train, held) in enumerate(folds(NARROW)):
         peer = KNeighborsClassifier(k, metric="cosine").fit(space[member][train], NARROW.label[train])
-        share = peer.predict_proba(space[member][scored])[:, 1]
-        np.testing.assert_allclose(method.out_of_fold[scored], logit((share * k + 0.5) / (k + 1)), atol=1e-5)
+        share = peer.predict_proba(space[member][held])[:, 1]
+        np.testing.assert_allclose(method.out_of_fold[held], logit((share * k + 0.5) / (k + 1)), atol=1e-5)
     assert neighbours.fit_trained_neighbours(given(NARROW)) is None
 
 

@@ -18,9 +18,11 @@ from head.bundle.evaluation import FINETUNED, FROZEN, MISTAKES, NEIGHBOURS, desc
 from head.bundle.format import UnusableBundle, load_bundle
 from head.candidates.table import BOTH
 from head.data.features import Features, load_tuning
-from head.judge.metrics import Estimate, Figure, compare, share
-from head.judge.verdict import verdict
-from head.pipeline import ENSEMBLE
+from head.fitting import ENSEMBLE
+from head.judge.delong import auroc_difference
+from head.judge.metrics import Estimate, share
+from head.judge.verdict import stated_p, verdict
+from head.model.method import MAJORITY
 
 QUICK = ("--data=data", "--model=fake", "--trials=2", "--folds=2", "--jobs=1")
 SPLITS = ("train", "train", "validation", "test")
@@ -249,7 +251,7 @@ def test_without_test_the_memes_tuned_on_are_described_again(without_test):
     assert mistakes and {mistake["id"] for mistake in mistakes} <= validation
     assert all(mistake["id"] not in [near["id"] for near in mistake["neighbours"]] for mistake in mistakes)
     said = verdict(config, metrics)
-    assert said.startswith("On validation") and "these figures are optimistic" in said and "tune-nested" in said
+    assert said.startswith("On validation") and "a little optimistic" in said and "tune-nested" in said
 
 
 def test_a_bundle_of_older_methods_is_not_judged_by_newer_ones(artifacts):
@@ -270,7 +272,9 @@ def test_a_bundle_that_ships_the_regression_answers_with_it(without_test):
     assert bundle.config["threshold"] == bundle.config["methods"][BOTH]["threshold"]
     held = np.flatnonzero(tuning.split == "validation")
     ours = bundle.calibration(bundle.shipped.score(tuning.at(held)))
-    assert ours == pytest.approx(part(folder, "predictions")["tuning"]["probability"][BOTH], abs=1e-6)
+    # cross-fitted: by others than those that answer, but like them
+    told = np.array(part(folder, "predictions")["tuning"]["probability"][BOTH])
+    assert np.corrcoef(ours, told)[0, 1] > 0.8 and np.abs(ours - told).max() > 1e-3
 
 
 def config_of(shipped: str = ENSEMBLE, protocol: str = "kfold") -> dict[str, Any]:
@@ -284,11 +288,11 @@ def judged_by(methods: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def metrics_of(split: str, ours: tuple, p: float | None = None, peer: float = 0.7) -> dict[str, Any]:
-    figures = {ENSEMBLE: Figure(Estimate(*ours), p), BOTH: Figure(Estimate(peer, peer - 0.1, peer + 0.1), None)}
+    figures = {ENSEMBLE: Estimate(*ours), BOTH: Estimate(peer, peer - 0.1, peer + 0.1)}
     if ours[0] is None:
-        figures[BOTH] = Figure(Estimate(None, None, None), None)
+        figures[BOTH] = Estimate(None, None, None)
     methods = {name: {"figures": {"auroc": one.plain()}} for name, one in figures.items()}
-    return {"split": split, "reference": BOTH, "methods": methods}
+    return {"split": split, "reference": BOTH, "methods": methods, "p": p}
 
 
 @pytest.mark.parametrize(
@@ -314,19 +318,37 @@ def test_the_verdict_says_what_the_interval_and_p_say(ours, p, words):
         assert said.count("better than guessing") <= 1 and said.endswith(".")
 
 
-def test_the_memes_that_chose_a_head_cannot_show_that_it_is_better_than_guessing():
+def test_figures_of_the_memes_tuned_on_are_called_a_little_optimistic():
     for protocol, where in (("kfold", "Out of fold"), ("official", "On validation")):
         said = verdict(config_of(protocol=protocol), metrics_of("tuning", (0.8, 0.7, 0.9), 0.001))
-        assert said.startswith(where) and "cannot be told" in said and "optimistic" in said
-        assert "better than the best simple method" not in said
+        assert said.startswith(where) and "a little optimistic. `make tune-nested`" in said
+        assert "better than the best simple method" in said
+
+
+def test_accuracy_stands_beside_that_of_the_majority_class():
+    metrics = metrics_of("test", (0.8, 0.7, 0.9), 0.01)
+    for name, accuracy in ((ENSEMBLE, Estimate(0.7, 0.6, 0.8)), (MAJORITY, Estimate(0.61, 0.5, 0.7))):
+        figures = metrics["methods"].setdefault(name, {"figures": {"auroc": Estimate(0.5, 0.5, 0.5).plain()}})[
+            "figures"
+        ]
+        figures["accuracy"] = accuracy.plain()
+    said = verdict(config_of(), metrics)
+    assert said.endswith(" Its accuracy is 0.700 [0.600, 0.800]; one answer for all memes reaches 0.610.")
+
+
+def test_an_older_bundle_has_its_p_beside_the_figure():
+    metrics = metrics_of("test", (0.8, 0.7, 0.9))
+    del metrics["p"]
+    metrics["methods"][ENSEMBLE]["figures"]["auroc"]["p"] = 0.01
+    assert stated_p(ENSEMBLE, metrics) == 0.01 and "p 0.010" in verdict(config_of(), metrics)
 
 
 def finetuned_metrics(split: str, before: tuple, p: float | None) -> dict[str, Any]:
-    metrics, ours = metrics_of(split, (0.8, 0.7, 0.9), 0.01), Figure(Estimate(0.8, 0.7, 0.9), p)
+    metrics = metrics_of(split, (0.8, 0.7, 0.9), 0.01)
     methods = metrics["methods"]
     methods[FINETUNED] = methods.pop(ENSEMBLE)
-    methods[FROZEN] = {"figures": {"auroc": Figure(Estimate(*before), None).plain()}}
-    return {**metrics, "frozen": {"reference": FROZEN, "figures": {"auroc": ours.plain()}}}
+    methods[FROZEN] = {"figures": {"auroc": Estimate(*before).plain()}}
+    return {**metrics, "frozen": {"reference": FROZEN, "p": p}}
 
 
 @pytest.mark.parametrize(
@@ -343,22 +365,17 @@ def test_the_verdict_says_what_fine_tuning_was_worth(before, p, words):
     assert "the best simple method (logistic regression, both) on the encoder's vectors as they were" in said
 
 
-def test_the_memes_that_chose_the_epoch_cannot_show_what_fine_tuning_was_worth():
-    said = verdict(config_of(FINETUNED, protocol="official"), finetuned_metrics("tuning", (0.7, 0.6, 0.8), 0.001))
-    assert "which is better cannot be told from the memes that chose the epoch" in said and "nested" not in said
-    assert "better than the frozen head" not in said and "optimistic" in said
-
-
 def test_the_frozen_head_is_the_reference_of_a_p_of_its_own():
     planted, generator = planted_features(60), np.random.default_rng(0)
     probability = {name: generator.random(60) for name in (FINETUNED, FROZEN, BOTH)}
     config = {**judged_by(probability), "shipped": FINETUNED}
     described = describe("test", planted, probability, config, np.zeros(60, bool))
-    thresholds = dict.fromkeys(probability, 0.5)
-    expected = compare(planted.label, probability, thresholds, FROZEN, 0)[FINETUNED]
-    assert described["frozen"]["figures"] == {metric: figure.plain() for metric, figure in expected.items()}
+    for reference, p in ((FROZEN, described["frozen"]["p"]), (BOTH, described["p"])):
+        found = auroc_difference(planted.label, probability[FINETUNED], probability[reference], planted.copies)
+        assert p == found.p
     del probability[FROZEN]
     assert "frozen" not in describe("test", planted, probability, config, np.zeros(60, bool))
+    assert describe("test", planted, probability, {**config, "shipped": BOTH}, np.zeros(60, bool))["p"] is None
 
 
 def test_the_regression_is_not_compared_with_itself():
@@ -388,7 +405,7 @@ def test_a_share_in_a_group_has_wilsons_interval():
     men, women = describe("test", planted, probability, judged_by(probability), np.zeros(40, bool))["subgroups"]
     assert (women["false_positive_rate"]["point"], men["false_positive_rate"]["point"]) == (1.0, 0.0)
     assert (women["false_negative_rate"]["point"], men["false_negative_rate"]["point"]) == (0.0, 1.0)
-    assert women["false_positive_rate"] == Figure(share(np.ones(10, bool)), None).plain()
+    assert women["false_positive_rate"] == share(np.ones(10, bool)).plain()
 
 
 def test_without_groups_there_are_no_group_rates_and_without_a_band_no_review():
@@ -396,4 +413,4 @@ def test_without_groups_there_are_no_group_rates_and_without_a_band_no_review():
     probability = {ENSEMBLE: np.linspace(0.1, 0.9, 40), BOTH: np.full(40, 0.5)}
     described = describe("test", planted, probability, judged_by(probability), np.ones(40, bool))
     assert described["subgroups"] == [] and described["review"] is None
-    assert described["copies"] == {"memes": 40, "auroc_without": {"point": None, "interval": None, "p": None}}
+    assert described["copies"] == {"memes": 40, "auroc_without": {"point": None, "interval": None}}

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
+from head.data import folds as module
 from head.data.duplicates import duplicate_groups
-from head.data.folds import Protocol, assign_folds, carve, check_split, crossed, members
+from head.data.folds import Protocol, assign_folds, carve, check_split, members, parts, refold
 
 
 def memes(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -167,22 +168,37 @@ def test_a_split_needs_eight_memes_and_both_labels():
         check_split(np.array([0, 1] * 3 + [0]), "validation")
 
 
-def test_crossed_members_stop_on_one_half_of_a_fold_and_score_the_other():
+def test_parts_are_the_folds_of_the_first_repeat_or_fifths_of_validation():
     label, groups = memes(240)
-    folds = assign_folds(label, groups, np.full(240, "train"), Protocol("kfold", 3), 0)
-    found = crossed(label, groups, folds, seed=1)
-    assert len(found) == 6 and sorted(np.concatenate([rows for *_, rows in found]).tolist()) == list(range(240))
-    for (train, held), one, other in zip(members(folds), found[::2], found[1::2]):
-        assert (one[0] == train).all() and (other[0] == train).all()
-        assert sorted(np.concatenate(one[1:]).tolist()) == held.tolist()
-        assert (one[1] == other[2]).all() and (one[2] == other[1]).all()
-        assert not set(groups[one[1]]) & set(groups[one[2]])  # a copy would say when to stop
-        assert all(len(set(label[part])) == 2 for part in one[1:])
-    assert all((a == b).all() for a, b in zip(found[0], crossed(label, groups, folds, seed=1)[0]))
+    folds = assign_folds(label, groups, np.full(240, "train"), Protocol("kfold", 3, 2), 0)
+    assert (parts(label, groups, folds, 0) == folds[0]).all()
+    seven = parts(label, groups, assign_folds(label, groups, np.full(240, "train"), Protocol("kfold", 7), 0), 0)
+    assert sorted(set(seven.tolist())) == list(range(5))
+
+    split = np.where(groups % 3 == 0, "validation", "train")
+    found = parts(label, groups, assign_folds(label, groups, split, Protocol("official"), 0), 0)
+    assert ((found >= 0) == (split == "validation")).all() and set(found[found >= 0].tolist()) == set(range(5))
+    for part in range(5):
+        assert not set(groups[found == part]) & set(groups[(found != part) & (found >= 0)])
 
 
-def test_a_fold_that_cannot_be_halved_with_both_labels_stops_on_what_it_scores():
-    label = np.array([0] * 9 + [1])
-    folds = np.array([[0] * 4 + [1] * 5 + [0]])
-    for train, stop, scored in crossed(label, np.arange(10), folds, seed=0):
-        assert (stop == scored).all() and not set(train) & set(scored)
+def test_of_many_memes_only_so_many_parts_are_kept_as_are_enough(monkeypatch):
+    monkeypatch.setattr(module, "_ENOUGH", 90)
+    label = np.arange(240) % 2
+    found = parts(label, np.arange(240), (np.arange(240) % 5)[None], 0)
+    assert set(found.tolist()) == {-1, 0, 1} and (found >= 0).sum() == 96
+
+
+def test_validation_needs_two_memes_of_each_label_to_be_parted():
+    label, folds = np.array([0, 1] * 5 + [0, 0, 0, 1]), np.array([[-1] * 10 + [0] * 4])
+    with pytest.raises(ValueError, match="validation: at least 2 memes of each label"):
+        parts(label, np.arange(14), folds, 0)
+
+
+def test_memes_that_a_part_leaves_are_dealt_into_as_many_folds_as_their_labels_allow():
+    label, train = np.array([0] * 30 + [1] * 4), np.full(34, "train")
+    found = refold(label, np.arange(34), train, Protocol("kfold", 5, 2), 0)
+    assert found.shape == (2, 34) and found.max() == 3
+    assert all(set(label[found[0] == fold]) == {0, 1} for fold in range(4))
+    with pytest.raises(ValueError, match="2 folds need at least 2 memes of each label"):
+        refold(label[:31], np.arange(31), train[:31], Protocol(), 0)

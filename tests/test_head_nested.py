@@ -13,11 +13,12 @@ from head.bundle.evaluation import describe
 from head.candidates.table import BOTH
 from head.data.features import Features
 from head.data.folds import Protocol
+from head.fitting import ENSEMBLE
 from head.judge.threshold import Aim
 from head.judge.verdict import verdict
 from head.model.training import train_head
 from head.nested import nested
-from head.pipeline import ENSEMBLE, TuneConfig, tune
+from head.pipeline import TuneConfig, tune
 from head.search import workers
 from head.search.study import StudyConfig, finished_trials
 
@@ -105,7 +106,7 @@ def replace_study(config: TuneConfig, name: str) -> TuneConfig:
 
 def test_a_run_that_was_stopped_goes_on_where_it_stopped_whatever_the_data_say_of_splits(tmp_path, monkeypatch):
     config, planted = settings(tmp_path), memes()
-    stopped, calls = interrupted(train_head, at=6)  # two trials and two trained again, then the second fold's second
+    stopped, calls = interrupted(train_head, at=4)  # the second trial of the second fold
     with monkeypatch.context() as patch:
         patch.setattr(workers, "train_head", stopped)
         with pytest.raises(KeyboardInterrupt):
@@ -115,7 +116,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_stopped_whatever_the_data_say_o
     counted, calls = interrupted(train_head, at=0)
     monkeypatch.setattr(workers, "train_head", counted)
     found = nested(planted, SPEC, {}, config, lambda line: None)
-    assert len(calls) == 1 + 2 + 3 * 2  # what was missing, and each fold's best trained again
+    assert len(calls) == 1 + 2  # what was missing; the best are trained again by another
     other = replace(planted, split=np.full(90, "validation"))
     fresh = nested(other, SPEC, {}, replace_study(config, "fresh"), lambda line: None)
     assert found == fresh

@@ -39,7 +39,7 @@ class Rehearsal:
     auroc: Callable[[Settings, int], float | None] = lambda settings, epoch: 0.5 + settings[0].dropout / 10
     trained: list[Settings] = field(default_factory=list)
 
-    def train(self, settings: Sequence[Settings], keep: bool, go_on: GoOn) -> Iterator[tuple[int, Outcome]]:
+    def train(self, settings: Sequence[Settings], go_on: GoOn) -> Iterator[tuple[int, Outcome]]:
         for number, one in enumerate(settings):
             self.trained.append(one)
             yield number, self._outcome(one, lambda epoch, value, n=number: go_on(n, epoch, value))
@@ -48,8 +48,8 @@ class Rehearsal:
         for epoch in range(12):
             value = self.auroc(settings, epoch)
             if value is None or not go_on(epoch, value):
-                return Outcome(None, 0.1)
-        return Outcome(np.array([value - 0.01, value + 0.01]), 0.1)
+                return Outcome(None, np.empty(0), 0.1)
+        return Outcome(np.array([value - 0.01, value + 0.01]), np.array([1 - value, value]), 0.1)
 
 
 @pytest.fixture(autouse=True)
@@ -100,8 +100,8 @@ def test_the_published_recipes_come_first(config):
 class Disordered(Rehearsal):
     """Its third training ends before its first, and then it is stopped."""
 
-    def train(self, settings: Sequence[Settings], keep: bool, go_on: GoOn) -> Iterator[tuple[int, Outcome]]:
-        outcomes = list(super().train(settings, keep, go_on))
+    def train(self, settings: Sequence[Settings], go_on: GoOn) -> Iterator[tuple[int, Outcome]]:
+        outcomes = list(super().train(settings, go_on))
         yield from (outcomes[2], outcomes[0])
         raise KeyboardInterrupt
 

@@ -16,6 +16,7 @@ from head.data.features import Features
 from head.data.ranking import auroc
 from head.model import training as module
 from head.model.fusion import FusionHead, HeadConfig
+from head.model.inputs import thinned
 from head.model.losses import LossConfig, cosines, nearest, retrieval_loss
 from head.model.training import OPTIMIZERS, Diverged, TrainConfig, Trained, TrainingSet, train_head
 
@@ -284,7 +285,7 @@ def test_a_large_set_held_out_is_judged_by_a_part_and_scored_whole(monkeypatch: 
     with torch.inference_mode():
         logits = trained.head(torch.from_numpy(SUM.image), torch.from_numpy(SUM.text)).numpy()
     for member, (_, held) in enumerate(MEMBERS):
-        judges = held[::3]  # every third is at most eight
+        judges = held[np.argsort(SUM.label[held], kind="stable")][::3]  # every third is at most eight
         assert trained.auroc[member] == pytest.approx(roc_auc_score(SUM.label[judges], logits[member, judges]))
     expected = [np.mean([logits[m, row] for m, (_, held) in enumerate(MEMBERS) if row in held]) for row in ROWS]
     np.testing.assert_allclose(trained.logits, expected, atol=1e-5)
@@ -379,3 +380,28 @@ def test_impossible_settings_are_refused_by_name(wrong: dict[str, Any]) -> None:
 def test_settings_come_back_from_their_dictionary() -> None:
     config = TrainConfig("sgd", 0.3, loss=LossConfig("focal", smoothing=0.1), seed=4)
     assert TrainConfig.from_dict(dataclasses.asdict(config)) == config
+
+
+def test_where_labels_alternate_a_part_of_those_held_out_keeps_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_JUDGED_MEMES", 10)
+    features = dataclasses.replace(SUM, label=ROWS % 2)
+    data = TrainingSet(features, [(ROWS[:41], ROWS[41:])], CPU)
+    assert data.label[data.judges].sum() == 5 and data.judges.shape == (1, 10)
+    thin = thinned(torch.arange(1000), 100)
+    assert len(thin) == 100 and 30 < (thin % 2).sum() < 70 and torch.equal(thin, thinned(torch.arange(1000), 100))
+    assert (thin.diff() > 0).all() and torch.equal(thinned(thin, 100), thin)
+
+
+def test_for_each_part_the_value_is_that_of_the_memes_of_other_parts() -> None:
+    """Members hold out whole parts, or some of several."""
+    parts = np.where(ROWS % 3 < 2, ROWS % 3, -1)
+    members = [*MEMBERS[:3], (ROWS[30:], ROWS[:30])]
+    config = TrainConfig(learning_rate=1e-2, max_epochs=3)
+    trained = train_head(HEAD, config, TrainingSet(SUM, members, CPU, parts))
+    with torch.inference_mode():
+        logits = trained.head(torch.from_numpy(SUM.image), torch.from_numpy(SUM.text)).numpy()
+    assert trained.without.shape == (2,)
+    for part, value in enumerate(trained.without):
+        others = [(member, held[parts[held] != part]) for member, (_, held) in enumerate(members)]
+        figures = [roc_auc_score(SUM.label[rows], logits[member, rows]) for member, rows in others if len(rows)]
+        assert len(figures) == 3 and value == pytest.approx(np.mean(figures))

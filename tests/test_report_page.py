@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from head.candidates.table import CANDIDATES
-from head.judge.metrics import METRICS, compare
+from head.judge.metrics import METRICS, measure, read_estimate
 from report import charts
 from report.page import render
 from report.words import main_methods, methods_table
@@ -23,8 +23,8 @@ HOSTILE = "<script>alert(1)</script> \"' {{ 7 * 7 }} & $x$"
 PIXEL = "data:image/webp;base64,AAAA"
 
 
-def figure(point: float | None, width: float = 0.08, p: float | None = None) -> dict[str, Any]:
-    return {"point": point, "interval": None if point is None else [point - width, point + width], "p": p}
+def figure(point: float | None, width: float = 0.08) -> dict[str, Any]:
+    return {"point": point, "interval": None if point is None else [point - width, point + width]}
 
 
 def part(count: int, seed: int, one_class: bool = False, equal: bool = False) -> dict[str, Any]:
@@ -39,18 +39,21 @@ def part(count: int, seed: int, one_class: bool = False, equal: bool = False) ->
         probability[name] = (1 / (1 + np.exp(-logits))).tolist()
     ids = [f"meme-{seed}-{number}.png" for number in range(count)]
     groups = [("women", "men", "")[number % 3] for number in range(count)]
-    return {"ids": ids, "label": label.tolist(), "group": groups, "probability": probability}
+    copies = list(range(count))
+    return {"ids": ids, "label": label.tolist(), "group": groups, "copies": copies, "probability": probability}
 
 
 def metrics_of(judged: dict[str, Any], split: str) -> dict[str, Any]:
     """What judging the predictions gives, by the room that does it."""
     probabilities = {name: np.array(values) for name, values in judged["probability"].items()}
     thresholds = dict.fromkeys(probabilities, 0.5)
-    figures = compare(np.array(judged["label"]), probabilities, thresholds, REFERENCE, 0)
+    label = np.array(judged["label"])
+    figures = measure(label, probabilities, thresholds, np.array(judged["copies"]), 0)
     return {
         "split": split,
         "definition": "A meme is called offensive when its probability is at least the threshold.",
         "reference": REFERENCE,
+        "p": 0.123,
         "methods": {
             name: {
                 "threshold": 0.5,
@@ -252,15 +255,15 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(charts, f"{name}_chart", lambda *given: "data:image/svg+xml;base64,")
 
 
-def test_every_figure_of_every_method_is_on_the_page_with_interval_and_p(values: dict[str, Any], page: str) -> None:
+def test_every_figure_of_every_method_is_on_the_page_with_its_interval_and_one_p(
+    values: dict[str, Any], page: str
+) -> None:
     text = _Outline(page).text
     for method in values["metrics"]["methods"].values():
         for figures in method["figures"].values():
-            low, high = figures["interval"]
-            assert f"{figures['point']:.3f} [{low:.3f}, {high:.3f}]" in text
-            if figures["p"] is not None:
-                assert f"p {figures['p']:.3f}" in text
-    for word in ("fusion ensemble shipped", "logistic regression, both reference of p", "Brier score lower is better"):
+            assert str(read_estimate(figures)) in text
+    assert text.count("p 0.123") == 2  # in the verdict and under the table
+    for word in ("fusion ensemble shipped", "logistic regression, both reference", "Brier score lower is better"):
         assert word in text
 
 
@@ -411,7 +414,7 @@ def test_without_band_subgroups_copies_and_mistakes_their_places_are_empty_or_go
     ours["gallery"]["mistakes"] = []
     text = _Outline(render(**ours)).text
     assert "review" not in text and "Subgroups" not in text
-    assert "No judged meme has a near-copy" in text and "made no mistake" in text
+    assert "No meme was judged by a head that had learnt a near-copy of it" in text and "made no mistake" in text
     ours["gallery"] = None
     assert "No gallery was kept" in _Outline(render(**ours)).text
 
@@ -445,7 +448,7 @@ def test_the_official_protocol_and_a_shipped_baseline_are_named(ours: dict[str, 
         "aim": {"objective": "recall", "target": 0.9},
     }
     text = _Outline(render(**ours)).text
-    assert "logistic regression, both shipped reference of p" in text
+    assert "logistic regression, both shipped reference" in text
     assert "trained on train, chosen on validation" in text and "a recall of at least 0.9" in text
     assert "ships logistic regression, both threshold" in text
 
@@ -474,16 +477,13 @@ def finetuned() -> dict[str, Any]:
         "frozen_index": "before.h5",
         "frozen_fingerprint": "cd" * 32,
     }
-    metrics["frozen"] = {
-        "reference": "best single head",
-        "figures": {**metrics["methods"][SHIPPED]["figures"], "auroc": figure(0.8, p=0.123)},
-    }
+    metrics["frozen"] = {"reference": "best single head", "p": 0.456}
     return values
 
 
 def test_fine_tuning_has_a_section_with_its_losses() -> None:
     page = _Outline(render(**finetuned()))
-    assert "Losses" in page.images() and "p 0.123" in page.text
+    assert "Losses" in page.images() and "p 0.456" in page.text
     words = (
         "the last 2 blocks of the image tower by LoRA of rank 8, and the heads of the one before, version ba9876543210"
     )

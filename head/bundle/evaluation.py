@@ -18,11 +18,12 @@ from head.candidates.table import fit_candidates
 from head.data.features import Features, fingerprint, load_everything, load_tuning, prompt_vectors, usable_rows
 from head.data.folds import Protocol, assign_folds, members
 from head.data.similar import Similar
+from head.fitting import SINGLE
 from head.judge.calibration import Calibration
-from head.judge.metrics import DEFINITION, Estimate, Figure, compare, share
+from head.judge.delong import auroc_difference
+from head.judge.metrics import DEFINITION, Estimate, measure, share
 from head.judge.threshold import measure_band
 from head.model.fusion import FusionHead
-from head.pipeline import SINGLE, scoring_members
 
 MISTAKES, NEIGHBOURS = 12, 3
 # Methods of a fine-tuned bundle: what it ships, and the head that this began with, on the encoder as it was.
@@ -39,12 +40,13 @@ def describe(
     """The metrics of every method on some memes, ready for JSON.
 
     split: "tuning", "test" or "nested"; probability: {method: (N,)}; config: of the bundle, of which methods' thresholds
-    and settings, shipped, reference, review and seed are read; copied: (N,) bool, which memes have a near-copy among those tuned on.
+    and settings, shipped, reference, review and seed are read; copied: (N,) bool, which memes have a near-copy among those
+    that the heads learnt from.
     """
     methods, seed, shipped = config["methods"], config["seed"], config["shipped"]
     thresholds = {name: methods[name]["threshold"] for name in probability}
     reference = config["reference"]
-    figures = compare(memes.label, probability, thresholds, reference, seed)
+    figures = measure(memes.label, probability, thresholds, memes.copies, seed)
     described = {
         "split": split,
         "definition": DEFINITION,
@@ -57,12 +59,13 @@ def describe(
             }
             for name, by_metric in figures.items()
         },
+        "p": _p(memes, probability, shipped, reference),
         "subgroups": _subgroups(memes, probability[shipped] >= thresholds[shipped]),
         "review": _review(memes.label, probability[shipped], config),
-        "copies": _copies(memes.label, probability[shipped], copied, seed),
+        "copies": _copies(memes, probability[shipped], copied, seed),
     }
     if FROZEN in probability:
-        described["frozen"] = _against_frozen(memes.label, probability, thresholds, config)
+        described["frozen"] = {"reference": FROZEN, "p": _p(memes, probability, shipped, FROZEN)}
     return described
 
 
@@ -140,10 +143,9 @@ def _scores(bundle: Bundle, frozen: Vectors, artifacts: Path) -> dict[str, Calla
     protocol, seed = Protocol(**bundle.config["protocol"]), bundle.config["seed"]
     tuning, prompts = frozen.tuning, prompt_vectors(frozen.index, artifacts / "vectors")
     folds = assign_folds(tuning.label, tuning.copies, tuning.split, protocol, seed)
-    crossed = scoring_members(tuning, folds, seed)
     trained = bundle.ensembles[SINGLE].heads[0] if SINGLE in bundle.ensembles else None
     assert trained is None or isinstance(trained, FusionHead)
-    given = Given(tuning, members(folds), seed, prompts, trained, crossed)
+    given = Given(tuning, members(folds), seed, prompts, trained)
     fitted = {name: method.score for name, method in fit_candidates(given).items()}
     return fitted | {name: ensemble.score for name, ensemble in bundle.ensembles.items()}
 
@@ -154,18 +156,16 @@ def part(memes: Features, probability: dict[str, np.ndarray]) -> dict[str, Any]:
         "ids": memes.ids.tolist(),
         "label": memes.label.tolist(),
         "group": memes.subgroup.tolist(),
+        "copies": memes.copies.tolist(),
         "probability": {name: values.tolist() for name, values in probability.items()},
     }
 
 
-def _against_frozen(
-    label: np.ndarray, probability: dict[str, np.ndarray], thresholds: dict[str, float], config: dict[str, Any]
-) -> dict[str, Any]:
-    """The figures of what is shipped, their p being that of the difference from the head on the frozen encoder."""
-    names = (FROZEN, config["shipped"])
-    both = compare(label, {n: probability[n] for n in names}, {n: thresholds[n] for n in names}, FROZEN, config["seed"])
-    figures = {metric: figure.plain() for metric, figure in both[config["shipped"]].items()}
-    return {"reference": FROZEN, "figures": figures}
+def _p(memes: Features, probability: dict[str, np.ndarray], one: str, other: str) -> float | None:
+    """Of the difference of two methods' AUROC; None of a method from itself, or with memes of one class."""
+    if one == other or len(np.unique(memes.label)) < 2:
+        return None
+    return auroc_difference(memes.label, probability[one], probability[other], memes.copies).p
 
 
 def _subgroups(memes: Features, called: np.ndarray) -> list[dict[str, Any]]:
@@ -179,8 +179,8 @@ def _subgroups(memes: Features, called: np.ndarray) -> list[dict[str, Any]]:
                 "group": group,
                 "memes": int(there.sum()),
                 "offensive": int(memes.label[there].sum()),
-                "false_positive_rate": Figure(share(wrong[0]), None).plain(),
-                "false_negative_rate": Figure(share(wrong[1]), None).plain(),
+                "false_positive_rate": share(wrong[0]).plain(),
+                "false_negative_rate": share(wrong[1]).plain(),
             }
         )
     return rows
@@ -191,15 +191,14 @@ def _review(label: np.ndarray, probability: np.ndarray, config: dict[str, Any]) 
     if band is None:
         return None
     coverage, error = measure_band(label, probability, config["threshold"], band["low"], band["high"])
-    return {"coverage": coverage, "error": Figure(error, None).plain()}
+    return {"coverage": coverage, "error": error.plain()}
 
 
-def _copies(label: np.ndarray, probability: np.ndarray, copied: np.ndarray, seed: int) -> dict[str, Any]:
-    """How many of the memes have a near-copy among those tuned on, and the AUROC of the others."""
-    others = ~copied
-    without = Figure(Estimate(None, None, None), None)
-    if others.any():
-        without = compare(label[others], {"": probability[others]}, {"": 0.5}, None, seed)[""]["auroc"]
+def _copies(memes: Features, probability: np.ndarray, copied: np.ndarray, seed: int) -> dict[str, Any]:
+    """How many of the memes have a near-copy among those learnt from, and the AUROC of the others."""
+    others, without = memes.at(np.flatnonzero(~copied)), Estimate(None, None, None)
+    if len(others):
+        without = measure(others.label, {"": probability[~copied]}, {"": 0.5}, others.copies, seed)[""]["auroc"]
     return {"memes": int(copied.sum()), "auroc_without": without.plain()}
 
 

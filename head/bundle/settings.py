@@ -14,7 +14,6 @@ from head.bundle.evaluation import describe, part
 from head.bundle.format import LABELS
 from head.data.features import Features
 from head.data.folds import Protocol
-from head.judge.metrics import Figure
 from head.judge.scored import Judged
 from head.judge.threshold import Aim, Unreachable, review_band
 
@@ -74,7 +73,9 @@ def bundle_settings(
         "protocol": asdict(judging.protocol),
         **more,
     }
-    settings["tuning_metrics"] = describe("tuning", memes, probability, settings, np.zeros(len(memes), bool))
+    learnt = np.delete(source.features.copies, held)
+    copied = np.isin(memes.copies, learnt)
+    settings["tuning_metrics"] = describe("tuning", memes, probability, settings, copied)
     return settings, {"tuning": part(memes, probability)}
 
 
@@ -99,5 +100,4 @@ def _review(label: np.ndarray, probability: np.ndarray, threshold: float, share:
     if share is None:
         return None
     band = review_band(label, probability, threshold, share)
-    error = Figure(band.error, None).plain()
-    return {"share": share, "low": band.low, "high": band.high, "coverage": band.coverage, "error": error}
+    return {"share": share, "low": band.low, "high": band.high, "coverage": band.coverage, "error": band.error.plain()}

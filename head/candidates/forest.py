@@ -5,7 +5,6 @@ import torch
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.tree._tree import Tree
 
-from cache import cores
 from head.candidates.given import Given
 from head.model.forest import ForestConfig, ForestHead
 from head.model.inputs import BLOCKS, Inputs
@@ -27,7 +26,7 @@ def fit_forest(given: Given) -> Method:
     forests = []
     for member, rows in enumerate(chosen):
         sampled = _MOST_MEMES if len(rows) > _MOST_MEMES else None
-        forest = RandomForestClassifier(_TREES, max_samples=sampled, random_state=given.seed, n_jobs=cores())
+        forest = RandomForestClassifier(_TREES, max_samples=sampled, random_state=given.seed)
         columns = inputs.of_member(image[rows], text[rows], member).numpy()
         forests.append([tree.tree_ for tree in forest.fit(columns, features.label[rows]).estimators_])
     trees = [tree for forest in forests for tree in forest]

@@ -25,15 +25,14 @@ _ROWS = 2048
 @dataclass(frozen=True, eq=False)
 class Given:
     """features: N memes; members: which of them each member learns from and which it is judged by; prompts: {label: (P, D)
-    text vectors}, {} for none; trained: a fusion head in whose space neighbours are looked for, None for none, and
-    crossed: its members."""
+    text vectors}, {} for none; trained: a fusion head of the same members in whose space neighbours are looked for, None for
+    none."""
 
     features: Features
     members: Members
     seed: int
     prompts: dict[str, np.ndarray] = field(default_factory=dict)
     trained: FusionHead | None = None
-    crossed: Members = ()
 
     def vectors(self) -> tuple[Tensor, Tensor]:
         """(N, Di) and (N, Dt)."""
@@ -47,26 +46,26 @@ class Given:
         widths = features.image.shape[1], features.text.shape[1], features.joint
         return InputsConfig(*widths, tuple(blocks), centred, standard)
 
-    def train_rows(self, members: Members | None = None) -> list[np.ndarray]:
+    def train_rows(self) -> list[np.ndarray]:
         """The rows that each member learns from: all of a small set, a sample of a large one."""
-        return [sample(member[0], _MOST_MEMES, self.seed) for member in members or self.members]
+        return [sample(train, _MOST_MEMES, self.seed) for train, _ in self.members]
 
     def compared(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """Rows to learn from and to judge by, of the members that settings are compared on: fewer of a large set."""
-        large = max(len(member[0]) for member in self.members) > _COMPARED_MEMES
+        large = max(len(train) for train, _ in self.members) > _COMPARED_MEMES
         members = self.members[: _COMPARED_MEMBERS if large else None]
-        return [(sample(member[0], _COMPARED_MEMES, self.seed), member[-1]) for member in members]
+        return [(sample(train, _COMPARED_MEMES, self.seed), held) for train, held in members]
 
     def aurocs(self, scores: Sequence[np.ndarray]) -> np.ndarray:
         """(K,) mean AUROC over the compared members of K settings, of whose (K, H) scores there is one array each."""
         label = self.features.label
         return np.mean([aurocs(label[held], part) for part, (_, held) in zip(scores, self.compared())], axis=0)
 
-    def method(self, head: nn.Module, settings: dict[str, object], members: Members | None = None) -> Method:
-        """The method that a fitted head is; its members are those given, where no others are named."""
+    def method(self, head: nn.Module, settings: dict[str, object]) -> Method:
+        """The method that a fitted head is."""
         ensemble = HeadEnsemble([head.eval()], [1.0])
         logits = self.scores(head)
-        scored = [(rows, logits[at, rows].astype(np.float64)) for at, (*_, rows) in enumerate(members or self.members)]
+        scored = [(held, logits[at, held].astype(np.float64)) for at, (_, held) in enumerate(self.members)]
         return Method(mean_of(len(self.features), scored), ensemble.score, settings, ensemble)
 
     @torch.inference_mode()

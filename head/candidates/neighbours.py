@@ -7,7 +7,6 @@ import numpy as np
 import torch
 
 from head.candidates.given import Given, sample, tensor
-from head.data.folds import Members
 from head.data.ranking import aurocs
 from head.model.fusion import FusionHead
 from head.model.inputs import Inputs, agreement_among
@@ -28,11 +27,11 @@ def fit_neighbours(given: Given, blocks: tuple[str, ...]) -> Method | None:
     space = given.inputs(blocks, True, standard=agreement_among(blocks))
     if space is None:
         return None
-    head = _known(given, NeighbourConfig(space, _count(given), 1), given.members)
+    head = _known(given, NeighbourConfig(space, _count(given), 1))
     image, text = given.vectors()
     assert isinstance(head.space, Inputs)
     head.space.fit(image, text, [torch.from_numpy(rows) for rows in given.train_rows()])
-    return _chosen(given, head, given.members)
+    return _chosen(given, head)
 
 
 def fit_trained_neighbours(given: Given) -> Method | None:
@@ -40,31 +39,31 @@ def fit_trained_neighbours(given: Given) -> Method | None:
     Retrieval-Guided Contrastive Learning", 2024); None without such a head."""
     if given.trained is None:
         return None
-    head = _known(given, NeighbourConfig(given.trained.config, _count(given), 1), given.crossed)
+    head = _known(given, NeighbourConfig(given.trained.config, _count(given), 1))
     assert isinstance(head.space, FusionHead)
     head.space.load_state_dict(given.trained.state_dict())
-    return _chosen(given, head, given.crossed)
+    return _chosen(given, head)
 
 
 def _count(given: Given) -> int:
     return min(len(given.features), _MOST_KNOWN)
 
 
-def _known(given: Given, config: NeighbourConfig, members: Members) -> NeighbourHead:
+def _known(given: Given, config: NeighbourConfig) -> NeighbourHead:
     """A head that knows a sample of the memes, and which of them each member learns from."""
     rows = sample(np.arange(len(given.features)), config.known, given.seed)
-    head = NeighbourHead(config, len(members)).eval()
+    head = NeighbourHead(config, len(given.members)).eval()
     head.image, head.text = (vectors[rows] for vectors in given.vectors())
     head.label = tensor(given.features.label[rows])
-    head.known = torch.stack([tensor(np.isin(rows, member[0])) for member in members])
+    head.known = torch.stack([tensor(np.isin(rows, train)) for train, _ in given.members])
     return head
 
 
-def _chosen(given: Given, head: NeighbourHead, members: Members) -> Method:
+def _chosen(given: Given, head: NeighbourHead) -> Method:
     voters = tuple(count for count in _VOTERS if count <= head.config.known)
     votes = given.scores(partial(head.votes, voters=voters))  # (M, N, V)
-    label, scored = given.features.label, [member[-1] for member in members]
-    worth = [aurocs(label[rows], votes[member, rows].T) for member, rows in enumerate(scored)]
+    label = given.features.label
+    worth = [aurocs(label[held], votes[member, held].T) for member, (_, held) in enumerate(given.members)]
     k = voters[int(np.argmax(np.mean(worth, axis=0)))]
     head.config = replace(head.config, voters=k)
-    return given.method(head, {"k": k}, members)
+    return given.method(head, {"k": k})

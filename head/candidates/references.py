@@ -1,5 +1,7 @@
 """References that learn nothing from the memes but their share: CLIP's own answer, and the majority class. Not shipped."""
 
+from functools import partial
+
 import numpy as np
 from scipy.special import logit
 
@@ -19,19 +21,26 @@ def zero_shot(given: Given) -> Method | None:
         _unit(_unit(given.prompts[label][:, -joint:]).mean(axis=0)) for label in ("offensive", "non-offensive")
     )
 
-    def score(memes: Features) -> np.ndarray:
-        together = _unit(_unit(memes.image[:, -joint:]) + _unit(memes.text[:, -joint:]))
-        return together.astype(np.float64) @ (offensive - other)
-
-    rows = [member[-1] for member in given.members]
+    score = partial(_along, (offensive - other).astype(np.float64))
+    rows = [held for _, held in given.members]
     return Method(mean_of(len(given.features), [(held, score(given.features.at(held))) for held in rows]), score)
 
 
 def majority(given: Given) -> Method:
     """The share of offensive memes, for every meme."""
     share = float(logit(given.features.label.mean()))
-    out = mean_of(len(given.features), [(member[-1], np.full(len(member[-1]), share)) for member in given.members])
-    return Method(out, lambda memes: np.full(len(memes), share))
+    out = mean_of(len(given.features), [(held, np.full(len(held), share)) for _, held in given.members])
+    return Method(out, partial(_always, share))
+
+
+def _along(direction: np.ndarray, memes: Features) -> np.ndarray:
+    """(N,) how far both sides together point in a direction (J,) of the shared space."""
+    joint = len(direction)
+    return _unit(_unit(memes.image[:, -joint:]) + _unit(memes.text[:, -joint:])).astype(np.float64) @ direction
+
+
+def _always(share: float, memes: Features) -> np.ndarray:
+    return np.full(len(memes), share)
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

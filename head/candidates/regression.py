@@ -18,8 +18,8 @@ from head.model.inputs import Inputs, InputsConfig, agreement_among
 from head.model.linear import LinearHead
 from head.model.method import Method
 
-# Of rows whose mean square length is 1: two steps a decade are finer than folds can tell.
-_PENALTIES = np.logspace(-2, 3, 11)
+# Of rows whose mean square length is 1: half a decade is finer than folds can tell, and each costs as much as a fit.
+_PENALTIES = np.logspace(-2, 3, 6)
 # Of ridge regression, which compares the weights of blocks, in parts of the rows' mean square length.
 _RIDGES = np.logspace(-3, 3, 13)
 # A block's columns against the others'.

@@ -18,13 +18,12 @@ from head.candidates.references import majority, zero_shot
 from head.candidates.regression import fit_regression
 from head.data.ranking import auroc
 from head.model.inputs import BLOCKS
-from head.model.method import Method
+from head.model.method import MAJORITY, Method
 
 Fit = Callable[[Given], Method | None]
 """Fits a candidate; None where it does not apply."""
 
 BOTH = "logistic regression, both"
-MAJORITY = "majority class"
 # As strong as the fusion head whose space it looks in, and no simpler.
 TRAINED = "nearest neighbours, trained"
 CANDIDATES: dict[str, Fit] = {
@@ -44,15 +43,20 @@ CANDIDATES: dict[str, Fit] = {
 REFERENCES: dict[str, Fit] = {"zero-shot prompts": zero_shot, MAJORITY: majority}
 
 
-def fit_candidates(given: Given) -> dict[str, Method]:
-    """Every candidate that applies, then every reference, fitted to the members' shares of the memes."""
-    methods = {}
+def fit_candidates(given: Given, fitted: Callable[[], object] | None = None) -> dict[str, Method]:
+    """Every candidate that applies, then every reference, fitted to the members' shares of the memes; `fitted` is called
+    after each, without it a progress bar is shown."""
+    methods, table = {}, CANDIDATES | REFERENCES
     # Small products: threads that wait for each other on busy cores are slower than one.
-    with threadpool_limits(1):
-        for name, fit in tqdm((CANDIDATES | REFERENCES).items(), "candidates", leave=False, delay=1):
+    with (
+        threadpool_limits(1),
+        tqdm(total=len(table), desc="candidates", leave=False, delay=1, disable=bool(fitted)) as bar,
+    ):
+        for name, fit in table.items():
             method = fit(given)
             if method is not None:
                 methods[name] = method
+            (fitted or bar.update)()
     return methods
 
 

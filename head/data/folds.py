@@ -5,16 +5,21 @@ of a training meme is no test. `python -m head tune` calls it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 PROTOCOLS = ("kfold", "official")
-Members = Sequence[tuple[np.ndarray, ...]]
-"""Of each member, the rows that it trains on and those held out from it; or those that it trains on, stops by and scores."""
+Members = Sequence[tuple[np.ndarray, np.ndarray]]
+"""Of each member, the rows that it trains on and those held out from it, by which it stops."""
 
 # Five folds: a carved split is 20 % of the memes, the share that MultiOFF's own validation and test splits have.
 _CARVED_FOLDS = 5
+# Parts of the memes that are scored by fits without them: as many as folds by default.
+_PARTS = 5
+# Memes so scored that are enough: a threshold or a share of so many is known to .01.
+_ENOUGH = 4000
 # Fewer memes than this in train or validation give neither a head nor a choice between heads.
 _FEWEST = 8
 _LABELS = ("not offensive", "offensive")
@@ -67,19 +72,30 @@ def members(folds: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     ]
 
 
-def crossed(label: np.ndarray, groups: np.ndarray, folds: np.ndarray, seed: int) -> Members:
-    """(rows to train on, rows to stop by, rows to score): each fold twice, its held-out memes halved by group, so that
-    no score comes from a member that stopped on that meme. A fold that cannot be halved with both labels in either part
-    is there once and stops on what it scores."""
-    parts: list[tuple[np.ndarray, ...]] = []
-    for number, (train, held) in enumerate(members(folds)):
-        half = _deal(label[held], groups[held], 2, (seed, number))
-        halves = [held[half == value] for value in (0, 1)]
-        if all(len(np.unique(label[part])) == 2 for part in halves):
-            parts += [(train, *halves), (train, *halves[::-1])]
-        else:
-            parts.append((train, held, held))
-    return parts
+def parts(label: np.ndarray, groups: np.ndarray, folds: np.ndarray, seed: int) -> np.ndarray:
+    """(N,) int64: without which part of the memes all is fitted once more to score this one; -1: it is in none.
+
+    folds: (R, N), of `assign_folds`. A part is a fold of the first repeat, several where folds are many; in the official
+    protocol a fifth of validation. As many parts are kept as hold _ENOUGH memes, since each costs a fit. Raises
+    ValueError where validation has one group of a label only.
+    """
+    held = folds[0] >= 0
+    part = np.where(held, folds[0] % _PARTS, -1)
+    if folds[0].max() == 0:
+        count = min(_PARTS, *(len(np.unique(groups[held & (label == value)])) for value in (0, 1)))
+        if count < 2:
+            raise ValueError("split validation: at least 2 memes of each label, in different groups, are needed")
+        part[held] = _deal(label[held], groups[held], count, (seed,))
+    enough = 1 + int(np.searchsorted(np.cumsum(np.bincount(part[held])), _ENOUGH))
+    return np.where(part < enough, part, -1)
+
+
+def refold(label: np.ndarray, groups: np.ndarray, split: np.ndarray, protocol: Protocol, seed: int) -> np.ndarray:
+    """`assign_folds` of the memes that a part leaves; in fewer folds where they are too few of a label for as many."""
+    for count in range(protocol.folds, 2, -1):
+        with suppress(ValueError):
+            return assign_folds(label, groups, split, replace(protocol, folds=count), seed)
+    return assign_folds(label, groups, split, replace(protocol, folds=2), seed)
 
 
 def carve(label: np.ndarray, groups: np.ndarray, split: np.ndarray, wanted: Sequence[str], seed: int) -> np.ndarray:

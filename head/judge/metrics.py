@@ -1,4 +1,4 @@
-"""Figures of merit of classifiers, each with an interval and a comparison with a reference method.
+"""Figures of merit of classifiers, each with an interval.
 
 Works on labels, probabilities and thresholds; does not know which method made them or how its threshold was chosen.
 `python -m head tune` and `python -m report` print the table.
@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtr, ndtri, stdtrit
 
+from head.judge.delong import auroc_interval
+
 METRICS = ("accuracy", "f1_offensive", "macro_f1", "weighted_f1", "auroc", "average_precision", "brier", "ece")
 DEFINITION = (
     "A meme is called offensive when its probability is at least the method's threshold. accuracy: share of the memes "
@@ -19,10 +21,11 @@ DEFINITION = (
     "0. auroc and average_precision: of the ranking by probability, tied memes treated as scikit-learn does; undefined "
     "with one class only. brier: mean squared distance of probability and label. ece: expected calibration error, over "
     "10 equally wide bins of the probability the mean of |share of offensive memes - mean probability|, weighted by "
-    "the memes of each bin; few memes push it up, and resampling them pushes its interval up further. Intervals: 95 % "
-    "percentile bootstrap over the memes, 2000 resamples, the same for every method, its percentiles expanded for "
-    "small samples (Hesterberg 2015) with the size of the rarer class. p: two-sided paired bootstrap of the difference "
-    "from the reference method."
+    "the memes of each bin; few memes push it up, and no resampling knows by how much, so it has no interval. Intervals "
+    "are 95 %. auroc: DeLong et al. (1988) on the logit scale, with Student's t. The others: percentile bootstrap, 2000 "
+    "resamples, the same for every method, its percentiles expanded for small samples (Hesterberg 2015) with the size of "
+    "the rarer class; a figure of exactly 0 or 1 has Wilson's limits (1927). Near-copies are resampled together. p: of "
+    "the difference of auroc from the reference method, by DeLong's test with Student's t."
 )
 # Enough that a limit moves by less than .005 from seed to seed.
 _RESAMPLES = 2000
@@ -30,94 +33,82 @@ _RESAMPLES = 2000
 _CELLS = 200_000
 # As many as Guo et al. (2017) and most since.
 _BINS = 10
-# Resampled rankings are summed in single precision, so smaller differences than this are rounding.
-_EQUAL = 1e-6
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A point estimate and its 95 % interval; None where it is undefined, as AUROC is with one class only."""
+    """A point estimate and its 95 % interval; None where it is undefined, as AUROC is with one class only, or unknown."""
 
     point: float | None
     low: float | None
     high: float | None
 
     def __str__(self) -> str:
-        if self.point is None or self.low is None or self.high is None:
+        if self.point is None:
             return "n/a"
+        if self.low is None or self.high is None:
+            return f"{self.point:.3f}"
         return f"{self.point:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON values: {"point", "interval": [low, high] or None}; `read_estimate` reads it back."""
+        return {"point": self.point, "interval": None if self.low is None else [self.low, self.high]}
 
     def contains(self, value: float) -> bool:
         """Whether the interval holds `value`; an undefined one holds everything."""
         return self.low is None or self.high is None or self.low <= value <= self.high
 
 
-@dataclass(frozen=True)
-class Figure:
-    """An estimate and the p-value of its difference from the reference's; None for the reference or where undefined."""
-
-    estimate: Estimate
-    p: float | None
-
-    def plain(self) -> dict[str, Any]:
-        """As JSON values: {"point", "interval": [low, high] or None, "p"}; `read_figure` reads it back."""
-        point, low, high = self.estimate.point, self.estimate.low, self.estimate.high
-        return {"point": point, "interval": None if low is None else [low, high], "p": self.p}
-
-
-def read_figure(plain: dict[str, Any]) -> Figure:
-    """The figure that `Figure.plain` wrote."""
+def read_estimate(plain: dict[str, Any]) -> Estimate:
+    """The estimate that `Estimate.plain` wrote."""
     low, high = plain["interval"] or (None, None)
-    return Figure(Estimate(plain["point"], low, high), plain["p"])
+    return Estimate(plain["point"], low, high)
 
 
-def compare(
+def measure(
     label: np.ndarray,
     probabilities: dict[str, np.ndarray],
     thresholds: dict[str, float],
-    reference: str | None,
+    groups: np.ndarray,
     seed: int,
-) -> dict[str, dict[str, Figure]]:
+) -> dict[str, dict[str, Estimate]]:
     """Each of METRICS for every method, as DEFINITION says, on the same resamples of the memes.
 
-    label: (N,) of 0 and 1. probabilities: (N,) in [0, 1] by method; thresholds: by method. reference: the method that
-    the others are compared with. Raises ValueError for shapes, names or probabilities that do not fit.
+    label: (N,) of 0 and 1. probabilities: (N,) in [0, 1] by method; thresholds: by method; groups: (N,), equal for copies.
+    Raises ValueError for shapes, names or probabilities that do not fit.
     """
-    if probabilities.keys() != thresholds.keys() or (reference is not None and reference not in probabilities):
+    if probabilities.keys() != thresholds.keys():
         raise ValueError(
-            f"expected a threshold per method and a reference among them, got probabilities of {list(probabilities)}, "
-            f"thresholds of {list(thresholds)} and the reference {reference!r}"
+            f"expected a threshold per method, got probabilities of {list(probabilities)} and thresholds of "
+            f"{list(thresholds)}"
         )
     for method, probability in probabilities.items():
         check_probabilities(label, probability, method)
     judged = {name: _Judged(label, probability, thresholds[name]) for name, probability in probabilities.items()}
     point = {name: one.figures(np.ones((1, len(label))))[0] for name, one in judged.items()}
     draws: dict[str, list[np.ndarray]] = {name: [] for name in judged}
-    for weights in _resamples(len(label), seed):
+    number = np.unique(groups, return_inverse=True)[1]
+    for weights in _resamples(number, seed):
         for name, one in judged.items():
             draws[name].append(one.figures(weights))
-    drawn = {name: np.concatenate(parts).T for name, parts in draws.items()}  # (METRICS, _RESAMPLES) each
-    tail = _tail(label)
+    few = _rarer(label, number)
 
-    def figures(name: str) -> dict[str, Figure]:
-        others = [None] * len(METRICS) if reference in (None, name) else drawn[reference]
-        columns = zip(METRICS, point[name], drawn[name], others)
-        return {metric: _figure(value, column, other, tail) for metric, value, column, other in columns}
+    def figures(name: str) -> dict[str, Estimate]:
+        drawn = np.concatenate(draws[name]).T  # (METRICS, _RESAMPLES)
+        found = {metric: _estimate(value, column, few) for metric, value, column in zip(METRICS, point[name], drawn)}
+        if found["auroc"].point is not None:
+            limits = auroc_interval(label, probabilities[name], number)
+            found["auroc"] = Estimate(found["auroc"].point, *limits)
+        if found["accuracy"].point in (0, 1):
+            found["accuracy"] = _wilson(float(found["accuracy"].point), int(number.max()) + 1)
+        return found | {"ece": Estimate(found["ece"].point, None, None)}
 
     return {name: figures(name) for name in judged}
 
 
 def share(hit: np.ndarray) -> Estimate:
     """Share of True among (N,) booleans with Wilson's 95 % interval (1927), which is sound at 0 and 1; N = 0: None."""
-    if not len(hit):
-        return Estimate(None, None, None)
-    # scipy.stats has it as well, and takes a tenth of a server's start to import
-    n, point = len(hit), float(hit.mean())
-    z = float(ndtri(0.975))
-    middle, half = point + z * z / (2 * n), z * np.sqrt(point * (1 - point) / n + z * z / (4 * n * n))
-    low, high = ((middle + side * half) / (1 + z * z / n) for side in (-1, 1))
-    # at the ends the formula is exact but for the last digit
-    return Estimate(point, float(low) if point > 0 else 0.0, float(high) if point < 1 else 1.0)
+    return _wilson(float(hit.mean()), len(hit)) if len(hit) else Estimate(None, None, None)
 
 
 def rates(positives: Any, negatives: Any, hits: Any, alarms: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -191,41 +182,50 @@ def _ratio(part: np.ndarray, whole: np.ndarray, otherwise: float = 0.0) -> np.nd
     return np.divide(part, whole, out=np.full(np.shape(whole), otherwise), where=whole > 0)
 
 
-def _tail(label: np.ndarray) -> float:
-    """Percentage cut off at either end of the resampled values: 2.5 % for many memes, less for few.
+def _rarer(label: np.ndarray, number: np.ndarray) -> int:
+    """Groups of the rarer class, on which figures of two classes rest: with all memes their intervals would be too short.
+    Of one class only all of its groups; at least 2."""
+    counts = [len(np.unique(number[label == value])) for value in (0, 1)]
+    return max(2, min(counts) or max(counts))
+
+
+def _tail(few: int) -> float:
+    """Percentage cut off at either end of the resampled values: 2.5 % for many groups, less for few.
 
     A resample varies less than a sample of the same size, by (n - 1) / n, and is spread like a normal where Student's
-    t is due; Hesterberg (2015) expands the percentiles by both. n is the size of the rarer class, on which figures of
-    two classes rest: with all memes for n the AUROC's interval would still be too short.
+    t is due; Hesterberg (2015) expands the percentiles by both.
     """
-    offensive = int(label.sum())
-    n = max(2, min(offensive, len(label) - offensive) or len(label))
-    return 100 * float(ndtr(stdtrit(n - 1, 0.025) * np.sqrt(n / (n - 1))))
+    return 100 * float(ndtr(stdtrit(few - 1, 0.025) * np.sqrt(few / (few - 1))))
 
 
-def _figure(point: float, drawn: np.ndarray, others: np.ndarray | None, tail: float) -> Figure:
-    """From a figure, its (R,) resampled values and those of the reference; resamples without a value are left out."""
+def _estimate(point: float, drawn: np.ndarray, few: int) -> Estimate:
+    """From a figure and its (R,) resampled values; resamples without a value are left out."""
     if np.isnan(point):
-        return Figure(Estimate(None, None, None), None)
-    there = ~np.isnan(drawn)
-    low, high = np.percentile(drawn[there], (tail, 100 - tail))
-    # A small ECE may lie below nearly all its resamples, yet an interval without its own point would only confuse.
-    estimate = Estimate(float(point), float(min(low, point)), float(max(high, point)))
-    return Figure(estimate, None if others is None else _p_value(drawn[there] - others[there]))
+        return Estimate(None, None, None)
+    if point in (0, 1):  # no resample differs, and yet it is not certain
+        return _wilson(float(point), few)
+    tail = _tail(few)
+    low, high = np.percentile(drawn[~np.isnan(drawn)], (tail, 100 - tail))
+    return Estimate(float(point), float(min(low, point)), float(max(high, point)))
 
 
-def _p_value(difference: np.ndarray) -> float:
-    """Two-sided: twice the share of resamples on the rarer side of zero, with the sample itself counted among them."""
-    rarer = min((difference <= _EQUAL).sum(), (difference >= -_EQUAL).sum())
-    return float(min(1.0, 2 * (1 + rarer) / (len(difference) + 1)))
+def _wilson(point: float, count: int) -> Estimate:
+    # scipy.stats has it as well, and takes a tenth of a server's start to import
+    z = float(ndtri(0.975))
+    middle, half = point + z * z / (2 * count), z * np.sqrt(point * (1 - point) / count + z * z / (4 * count * count))
+    low, high = ((middle + side * half) / (1 + z * z / count) for side in (-1, 1))
+    # at the ends the formula is exact but for the last digit
+    return Estimate(point, float(low) if point > 0 else 0.0, float(high) if point < 1 else 1.0)
 
 
-def _resamples(rows: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each meme is drawn, (R, N) at a time, _RESAMPLES in all."""
-    generator = np.random.default_rng(seed)
-    at_once = max(1, _CELLS // rows)
+def _resamples(number: np.ndarray, seed: int) -> Iterator[np.ndarray]:
+    """How often each meme is drawn, (R, N) at a time, _RESAMPLES in all; number: (N,) of its group, from 0, which is drawn
+    whole."""
+    generator, rows = np.random.default_rng(seed), int(number.max()) + 1
+    at_once = max(1, _CELLS // len(number))
     for start in range(0, _RESAMPLES, at_once):
         count = min(at_once, _RESAMPLES - start)
         drawn = generator.integers(0, rows, (count, rows)) + np.arange(count)[:, None] * rows
+        times = np.bincount(drawn.ravel(), minlength=count * rows).reshape(count, rows)
         # Single precision holds counts exactly, and the limits of an interval need no more.
-        yield np.bincount(drawn.ravel(), minlength=count * rows).reshape(count, rows).astype(np.float32)
+        yield times[:, number].astype(np.float32)

@@ -5,7 +5,8 @@ Reads metrics as they stand in a bundle's JSON; fits and measures nothing, so th
 
 from typing import Any
 
-from head.judge.metrics import Estimate, read_figure
+from head.judge.metrics import Estimate, read_estimate
+from head.model.method import MAJORITY
 
 # The metrics that fit a terminal; the report has all.
 _SHOWN = {"accuracy": "accuracy", "f1_offensive": "F1 offensive", "macro_f1": "macro-F1", "auroc": "AUROC"}
@@ -15,9 +16,9 @@ _SIGNIFICANT = 0.05
 
 def verdict(config: dict[str, Any], metrics: dict[str, Any]) -> str:
     """The evaluation in a few plain sentences: the shipped method against chance, then against the simple one."""
-    figures = {name: read_figure(method["figures"]["auroc"]) for name, method in metrics["methods"].items()}
+    figures = {name: read_estimate(method["figures"]["auroc"]) for name, method in metrics["methods"].items()}
     shipped, reference, split = config["shipped"], metrics["reference"], metrics["split"]
-    ours, peer = figures[shipped].estimate, figures[reference].estimate
+    ours, peer = figures[shipped], figures[reference]
     where = {"test": "On test", "nested": "In nested cross-validation"}.get(split) or _tuning_memes(config)
     if ours.point is None:
         return f"{where} all memes are of one class, so AUROC is undefined and nothing is compared."
@@ -29,15 +30,18 @@ def verdict(config: dict[str, Any], metrics: dict[str, Any]) -> str:
         said += ". The interval contains 0.5: no better than guessing here."
     elif ours.point < 0.5:
         said += ". It ranks the memes the wrong way round: worse than guessing here."
-    elif split == "tuning":
-        # The best of many trials has an interval above 0.5 on pure noise, too.
-        said += ". Whether that is better than guessing cannot be told from the memes that chose it."
     else:
-        simple = _against("the best simple method", ours, peer, figures[shipped].p)
+        simple = _against("the best simple method", ours, peer, stated_p(shipped, metrics))
         said += ". It is better than guessing" + ("." if shipped == reference else f", and {simple}.")
+    said += _beside_majority(shipped, metrics)
     if "frozen" in metrics:
         said += f" {_against_frozen(metrics, ours)}"
     return said + (_OPTIMISTIC["frozen" in metrics] if split == "tuning" else "")
+
+
+def stated_p(shipped: str, metrics: dict[str, Any]) -> float | None:
+    """The one p: of the AUROC of what ships against the reference's. Older bundles have it beside the figure."""
+    return metrics["p"] if "p" in metrics else metrics["methods"][shipped]["figures"]["auroc"].get("p")
 
 
 def unfrozen_words(finetuned: dict[str, Any]) -> str:
@@ -51,18 +55,27 @@ def metrics_table(title: str, metrics: dict[str, Any]) -> str:
     """The methods' main figures with their intervals, for a terminal."""
     lines = [f"{title:<33}" + "".join(f"{heading:<22}" for heading in _SHOWN.values()).rstrip()]
     for name, method in metrics["methods"].items():
-        cells = "".join(f"{read_figure(method['figures'][metric]).estimate!s:<22}" for metric in _SHOWN)
+        cells = "".join(f"{read_estimate(method['figures'][metric])!s:<22}" for metric in _SHOWN)
         lines.append(f"{name:<33}{cells}".rstrip())
     return "\n".join(lines)
 
 
 # What is said where there is no test split, of a tuned and of a fine-tuned bundle.
 _OPTIMISTIC = {
-    False: " There is no test split: these figures are optimistic, since the same memes chose the heads, and the "
-    "intervals do not allow for that. `make tune-nested` gives an honest estimate.",
-    True: " There is no test split: these figures are optimistic, since the same memes said when to stop, and the "
-    "intervals do not allow for that.",
+    False: " There is no test split: each part of the memes is judged by what was fitted and chosen without it, but the search "
+    "and the choice of what ships saw all of them, so the figures are a little optimistic. `make tune-nested` repeats those, too.",
+    True: " There is no test split: each part of validation is judged after the epoch that the others choose, but the search "
+    "saw all of them, so the figures are a little optimistic.",
 }
+
+
+def _beside_majority(shipped: str, metrics: dict[str, Any]) -> str:
+    """Accuracy says nothing without what calling all memes the same would reach."""
+    methods = metrics["methods"]
+    if MAJORITY not in methods or "accuracy" not in methods[shipped]["figures"]:
+        return ""
+    ours, peer = (read_estimate(methods[name]["figures"]["accuracy"]) for name in (shipped, MAJORITY))
+    return f" Its accuracy is {ours}; one answer for all memes reaches {peer.point:.3f}."
 
 
 def _tuning_memes(config: dict[str, Any]) -> str:
@@ -72,10 +85,8 @@ def _tuning_memes(config: dict[str, Any]) -> str:
 def _against_frozen(metrics: dict[str, Any], ours: Estimate) -> str:
     """A sentence on what fine-tuning the encoder was worth."""
     reference = metrics["frozen"]["reference"]
-    before = read_figure(metrics["methods"][reference]["figures"]["auroc"]).estimate
-    if metrics["split"] == "tuning":
-        return f"The {reference} has {before}; which is better cannot be told from the memes that chose the epoch."
-    told = _against(f"the {reference}", ours, before, read_figure(metrics["frozen"]["figures"]["auroc"]).p)
+    before = read_estimate(metrics["methods"][reference]["figures"]["auroc"])
+    told = _against(f"the {reference}", ours, before, metrics["frozen"].get("p"))
     return f"The {reference}, on the encoder as it was, has {before}: what fine-tuning made of it is {told}."
 
 

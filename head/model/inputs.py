@@ -91,7 +91,7 @@ class Inputs(nn.Module):
     def fit(self, image: Tensor, text: Tensor, rows: Sequence[Tensor]) -> "Inputs":
         """Fit each member to its rows of the (N, Di) and (N, Dt) vectors; a constant column is only centred."""
         for member, chosen in enumerate(rows):
-            chosen = chosen[:: -(-len(chosen) // _MOST_ROWS)]
+            chosen = thinned(chosen, _MOST_ROWS)
             if self.config.centred:
                 for name, unit in self._units(image[chosen], text[chosen]).items():
                     self.get_buffer(f"centre_{name}")[member, 0] = unit.mean(dim=0)
@@ -165,7 +165,7 @@ class Agreement(nn.Module):
         """Fit each member to its rows of the (N, J) joint columns of either side."""
         count = self.rotation.shape[-1]
         for member, chosen in enumerate(rows):
-            chosen = chosen[:: -(-len(chosen) // _MOST_ROWS)]
+            chosen = thinned(chosen, _MOST_ROWS)
             units = [F.normalize(side[chosen], dim=-1) for side in (image, text)]
             if self._centred:
                 self.centre[:, member, 0] = torch.stack([unit.mean(dim=0) for unit in units])
@@ -192,6 +192,15 @@ class Agreement(nn.Module):
         cosine = (image * text).sum(dim=-1, keepdim=True)
         image, text = image @ self.rotation[member], text @ self.rotation[member]
         return torch.cat((image * text, (image - text).abs(), cosine), dim=-1)
+
+
+def thinned(rows: Tensor, most: int) -> Tensor:
+    """At most so many of the (N,) rows, always the same ones, in their order. Drawn, since every k-th row is of one label
+    where labels alternate."""
+    if len(rows) <= most:
+        return rows
+    drawn = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:most].sort().values
+    return rows[drawn.to(rows.device)]
 
 
 def agreement_among(blocks: Sequence[str]) -> bool:

@@ -9,6 +9,9 @@ import numpy as np
 from head.data.features import Features
 from head.model.ensemble import HeadEnsemble
 
+# One answer for all memes, which every figure is to be read beside.
+MAJORITY = "majority class"
+
 
 @dataclass(frozen=True, eq=False)
 class Method:

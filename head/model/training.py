@@ -81,16 +81,19 @@ class TrainConfig:
 class TrainingSet:
     """Memes and the members' shares of them, scaled once for all trials; the vectors stay on the device."""
 
-    def __init__(self, features: Features, members: Members, device: torch.device) -> None:
-        """members: the rows of `features` that each trains on, those it is judged on, both with both labels, and those it
-        scores where they are others."""
+    def __init__(
+        self, features: Features, members: Members, device: torch.device, parts: np.ndarray | None = None
+    ) -> None:
+        """members: the rows of `features` that each trains on and those held out from it, both with both labels; parts: (N,)
+        int64, see `head.data.folds.parts`, None for none."""
         self.device, self.members = device, len(members)
         self.rows = [torch.from_numpy(member[0]).to(device) for member in members]
         self.label = torch.from_numpy(features.label).to(device, torch.float32)  # (N,)
         self._features = features
-        judges, scored = ([torch.from_numpy(member[part]).to(device) for member in members] for part in (1, -1))
-        self.held, self.held_counts = _rectangle(scored)  # (M, H) each
-        self.judges, self.judge_counts = _rectangle([_sample(rows) for rows in judges])  # (M, at most _JUDGED_MEMES)
+        held = [torch.from_numpy(member[1]).to(device) for member in members]
+        self.held, self.held_counts = _rectangle(held)  # (M, H) each
+        self.judges, self.judge_counts = _rectangle([_sample(rows, self.label) for rows in held])  # (M, J) each
+        self.parts = np.full(len(features), -1) if parts is None else parts
         in_train = torch.zeros(len(members), len(features), device=device)
         for member, rows in enumerate(self.rows):
             in_train[member, rows] = 1
@@ -121,10 +124,12 @@ class TrainingSet:
 @dataclass(frozen=True, eq=False)
 class Trained:
     """head: M members in eval mode, each as it was after its best epoch; auroc: (M,) float64, of each member on the
-    memes it was judged on; logits: (N,) float64, the mean over the members that held a meme out, NaN where none did."""
+    memes it was judged on; without: (P,) float64, for each part the members' mean AUROC on memes of other parts; logits:
+    (N,) float64, the mean over the members that held a meme out, NaN where none did."""
 
     head: FusionHead
     auroc: np.ndarray
+    without: np.ndarray
     logits: np.ndarray
 
 
@@ -192,7 +197,8 @@ class _Fit:
         self.flat.copy_(best)
         for parameter in self.parameters:
             parameter.data = parameter.data.contiguous()
-        return Trained(self.head.eval(), self._aurocs(best_logits), self._out_of_fold())
+        without = self._without(best_logits)
+        return Trained(self.head.eval(), self._aurocs(best_logits), without, self._out_of_fold())
 
     def _epoch(self) -> None:
         self.head.train()
@@ -260,9 +266,16 @@ class _Fit:
         parts = zip(*(vectors.split(_PREDICT_ROWS, dim=1) for vectors in scaled.values()))
         return torch.cat([self.head.embed(dict(zip(scaled, part))) for part in parts], dim=1)
 
-    def _aurocs(self, logits: Tensor) -> np.ndarray:
-        arrays = (self.judge_label, torch.nan_to_num(logits), self.data.judge_counts)
+    def _aurocs(self, logits: Tensor, counts: Tensor | None = None) -> np.ndarray:
+        arrays = (self.judge_label, torch.nan_to_num(logits), self.data.judge_counts if counts is None else counts)
         return aurocs(*(array.cpu().numpy() for array in arrays))
+
+    def _without(self, logits: Tensor) -> np.ndarray:
+        part = torch.from_numpy(self.data.parts).to(logits.device)[self.data.judges]  # (M, J)
+        found = [
+            self._aurocs(logits, self.data.judge_counts * (part != one)) for one in range(self.data.parts.max() + 1)
+        ]
+        return np.array([np.mean(one[np.isfinite(one)]) if np.isfinite(one).any() else 0.5 for one in found])
 
     @torch.no_grad()
     def _out_of_fold(self) -> np.ndarray:
@@ -282,9 +295,9 @@ def _take(vectors: Tensor, rows: Tensor) -> Tensor:
     return vectors.view(-1, width).index_select(0, places.view(-1)).view(members, -1, width)
 
 
-def _sample(rows: Tensor) -> Tensor:
-    """At most _JUDGED_MEMES of the rows, spread evenly."""
-    return rows[:: -(-len(rows) // _JUDGED_MEMES)]
+def _sample(rows: Tensor, label: Tensor) -> Tensor:
+    """At most _JUDGED_MEMES of the rows, every k-th of those of each label, so that the labels keep their shares."""
+    return rows[label[rows].argsort(stable=True)][:: -(-len(rows) // _JUDGED_MEMES)]
 
 
 def _rectangle(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -87,7 +87,8 @@ class StudyConfig:
 @dataclass(frozen=True)
 class Trial:
     """A finished trial. value: mean AUROC of its members, of a pruned one the last that was seen, None where there is
-    none; seconds: that it took; recipe: the published settings that it is, None for what was drawn."""
+    none; seconds: that it took; recipe: the published settings that it is, None for what was drawn; without: of a complete
+    one, for each part of the memes its value on the others."""
 
     number: int
     complete: bool
@@ -97,6 +98,7 @@ class Trial:
     params: dict[str, Any]
     seconds: float
     recipe: str | None = None
+    without: tuple[float, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -112,10 +114,15 @@ class Found:
     trials: list[Trial]
     importances: dict[str, float]
 
-    def best(self, count: int, of_a_kind: int | None = None) -> list[Trial]:
-        """The complete trials with the highest values, the best first; at most `of_a_kind` of one kind."""
+    def best(self, count: int, of_a_kind: int | None = None, part: int | None = None) -> list[Trial]:
+        """The complete trials with the highest values, the best first; at most `of_a_kind` of one kind. part: of the memes,
+        that has no say in it."""
+
+        def worth(trial: Trial) -> float:
+            return (trial.value or 0.0) if part is None else trial.without[part]
+
         complete = [trial for trial in self.trials if trial.complete and trial.value is not None]
-        ranked = sorted(complete, key=lambda trial: (-(trial.value or 0), trial.number))
+        ranked = sorted(complete, key=lambda trial: (-worth(trial), trial.number))
         kinds: Counter[str] = Counter()
         chosen = []
         for trial in ranked:
@@ -337,7 +344,7 @@ def _round(
         return all(stored) and (number < len(recipes) or not trials[number].should_prune())
 
     try:
-        for number, outcome in trainer.train(settings, False, go_on):
+        for number, outcome in trainer.train(settings, go_on):
             drawn = memory.get_trials(deepcopy=False)[trials[number].number]
             recipe = recipes[number] if number < len(recipes) else None
             ended[number] = _finish(drawn, settings[number], outcome, recipe)
@@ -363,6 +370,7 @@ def _finish(drawn: FrozenTrial, settings: Settings, outcome: Outcome, recipe: st
             "train": asdict(settings[1]),
             "seconds": outcome.seconds,
             "recipe": recipe,
+            "without": outcome.without.tolist(),
         },
     )
 
@@ -379,6 +387,7 @@ def _read(trial: FrozenTrial) -> Trial:
         trial.params,
         trial.user_attrs["seconds"],
         trial.user_attrs["recipe"],
+        tuple(trial.user_attrs["without"]),
     )
 
 
