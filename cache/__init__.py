@@ -20,6 +20,7 @@ from cache.index import (
     write_index,
 )
 from cache.keys import content_key, file_digest, text_key
+from cache.parts import PARTS, PartRecord, part_of, parts_path, read_parts, write_parts
 from cache.segments import KINDS, DamagedSegment, Segment
 from cache.spec import SpecMismatch, differences, require_same_spec, spec_id
 from cache.store import MissingVectors, VectorStore
@@ -28,10 +29,12 @@ __all__ = [
     "FEATURES",
     "KINDS",
     "LONG_TEXTS",
+    "PARTS",
     "SPLITS",
     "DamagedSegment",
     "DatasetIndex",
     "MissingVectors",
+    "PartRecord",
     "Segment",
     "SpecMismatch",
     "UnusableIndex",
@@ -47,11 +50,15 @@ __all__ = [
     "group_name",
     "index_path",
     "limit_threads",
+    "part_of",
+    "parts_path",
     "read_index",
+    "read_parts",
     "require_same_spec",
     "spec_id",
     "text_key",
     "write_bytes_atomically",
     "write_index",
+    "write_parts",
     "write_text_atomically",
 ]

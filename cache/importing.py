@@ -17,6 +17,7 @@ from cache.compact import MOST_ROWS
 from cache.exchange import Origin, Rows, read_rows
 from cache.index import DatasetIndex, UnusableIndex, read_index, write_index
 from cache.keys import content_key, file_digest, text_key
+from cache.parts import part_of
 from cache.segments import Segment
 from cache.store import VectorStore
 
@@ -85,6 +86,7 @@ def _index(rows: Rows, origin: Origin) -> DatasetIndex:
         spec=origin.spec,
         source=origin.source,
         groups=rows.groups,
+        parts=[-1 if "validation" in rows.splits else part_of(name) for name in rows.ids],
         prompts=prompts,
     )
 

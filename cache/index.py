@@ -27,6 +27,7 @@ FEATURES = ("projected", "pooled", "both")
 LONG_TEXTS = ("truncate", "chunk")
 # A group's name heads a row of a report; a cell that is longer is prose in the wrong column.
 _MAX_GROUP = 100
+_NO_PARTS = -2
 _HDF5 = b"\x89HDF"
 _CHUNK_BYTES = 1 << 20  # one dataset is read whole and at once, so few and large chunks
 # Texts are bytes and ends: HDF5's own strings carry no checksum and refuse a NUL. Surrogates stand for bytes of file
@@ -49,6 +50,8 @@ class DatasetIndex:
     embedding job, by which it knows an unchanged picture file, "" where there is none.
     source: {"data", "model", "pretrained", ...} as the user gave them to the job.
     groups: whom a meme is about, as the data say it (see `group_name`), "" where they do not; () is "" for every row.
+    parts: from 0 to `cache.parts.PARTS` - 1, by content, so that a split can be set aside where the data name none; -1
+    where they name all, or a row has no picture; () is -2 for every row, of an index made before there were parts.
     prompts: {"offensive" | "non-offensive": texts} for zero-shot classification, whose vectors are in the store under
     `text_key`, as any text's; {} where there are none, as for vectors made elsewhere.
     """
@@ -67,11 +70,13 @@ class DatasetIndex:
     spec: Spec
     source: dict[str, str]
     groups: Sequence[str] = ()
+    parts: Sequence[int] = ()
     prompts: dict[str, list[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.groups:
-            object.__setattr__(self, "groups", [""] * len(self.ids))
+        for name, usual in (("groups", ""), ("parts", _NO_PARTS)):
+            if not getattr(self, name):
+                object.__setattr__(self, name, [usual] * len(self.ids))
         lengths = {name: len(getattr(self, name)) for name in _COLUMNS}
         if len(set(lengths.values())) != 1:
             raise ValueError(f"the columns of an index have one length, got {lengths}")
@@ -79,10 +84,20 @@ class DatasetIndex:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def has_parts(self) -> bool:
+        """Whether the index was made when there were parts."""
+        return _NO_PARTS not in self.parts
+
 
 _DESCRIPTIONS = ("spec", "source", "prompts")  # of the whole index, as JSON
 _COLUMNS = tuple(f.name for f in fields(DatasetIndex) if f.name not in _DESCRIPTIONS)
-_NUMBERS = {"labels": np.int8, "text_tokens": np.int32, "text_cut": np.int8}  # the other columns hold text
+_NUMBERS = {
+    "labels": np.int8,
+    "text_tokens": np.int32,
+    "text_cut": np.int8,
+    "parts": np.int8,
+}  # the other columns hold text
 
 
 def group_name(value: Any) -> str:
@@ -155,7 +170,8 @@ def read_index(path: Path) -> DatasetIndex:
                 raise UnusableIndex(f"{path}: format {file.attrs['format']}, expected {FORMAT}; run `make embed` again")
             held: dict[str, Any] = {name: json.loads(file.attrs[name]) for name in _DESCRIPTIONS}
             for name in _COLUMNS:
-                held[name] = _numbers(file, name) if name in _NUMBERS else _texts(file, name)
+                if name in file or name != "parts":
+                    held[name] = _numbers(file, name) if name in _NUMBERS else _texts(file, name)
             return DatasetIndex(**held)
     except UnusableIndex:
         raise

@@ -11,17 +11,28 @@ are for, nor what a head is.
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cache import DatasetIndex, UnusableIndex, VectorStore, index_path, read_index, text_key, write_index
+from cache import (
+    DatasetIndex,
+    UnusableIndex,
+    VectorStore,
+    data_name,
+    index_path,
+    parts_path,
+    read_index,
+    text_key,
+    write_index,
+)
 from embed.dataset import Meme, read_dataset
 from embed.engine import ENGINES, Engine, LocalEngine
 from embed.hashing import Hashed, hash_pictures
 from embed.noted import NotedHashes
+from embed.parts import assign_parts
 from embed.profile import EncoderRequest, Profile
 from embed.prompts import PROMPTS
 from embed.readings import Reading, fill_texts
@@ -148,6 +159,7 @@ def _embed_dataset(settings: EmbedSettings, engine: Engine, say: Callable[[str],
     if len(summary.skipped) == len(memes):
         raise NothingReadable(_nothing(settings.data, summary.skipped))
     index = _index(settings, summary, hashed, skipped)
+    index = replace(index, parts=_parts(settings, index, memes, hashed, root))
     context = store.spec["tokenizer"]["context_length"]
     summary.too_long = len({key for key, count in zip(index.text_keys, index.text_tokens) if count > context})
     write_index(settings.index, index)
@@ -155,13 +167,34 @@ def _embed_dataset(settings: EmbedSettings, engine: Engine, say: Callable[[str],
     return summary
 
 
+def _parts(
+    settings: EmbedSettings, index: DatasetIndex, memes: list[Meme], hashed: Hashed, root: Path
+) -> Sequence[int]:
+    """The memes' parts, where the data leave a split to be set aside."""
+    if "validation" in index.splits:
+        return [-1] * len(index)
+    last = _last(settings)
+    if last is not None and not last.has_parts and _rows(last) == _rows(index):
+        return ()  # bundles rest on the split that was carved before there were parts
+    record = parts_path(settings.artifacts, data_name(settings.data))
+    return assign_parts(memes, hashed.keys, root, record)
+
+
+def _rows(index: DatasetIndex) -> list[tuple[str, str, str, int]]:
+    return list(zip(index.ids, index.image_keys, index.text_keys, index.labels))
+
+
+def _last(settings: EmbedSettings) -> DatasetIndex | None:
+    try:
+        return read_index(settings.index)
+    except UnusableIndex:
+        return None
+
+
 def _hints(settings: EmbedSettings) -> dict[str, tuple[str, str]]:
     """{image: (stamp, key)} of the last run on these data and pictures, if there was one."""
-    try:
-        last = read_index(settings.index)
-    except UnusableIndex:
-        return {}
-    if last.source.get("images", "") != settings.images:
+    last = _last(settings)
+    if last is None or last.source.get("images", "") != settings.images:
         return {}
     hints = zip(last.images, last.image_stamps, last.image_keys)
     return {image: (stamp, key) for image, stamp, key in hints if stamp}

@@ -265,6 +265,9 @@ def _print_memes(features: Features, index: DatasetIndex) -> None:
     for split, counts in split_counts(features).items():
         shares = ", ".join(f"{count} {label}" for label, count in counts.items())
         print(f"{split:<11} {sum(counts.values())} memes: {shares}")
+    if not {"validation", "test"} & set(index.splits):
+        aside = int(np.sum(np.isin(index.labels, (0, 1)))) - len(features) - sum(map(bool, index.skipped))
+        print(f"set aside   {aside} memes for test, by their content; `make report` alone looks at them")
     copies = len(features) - len(np.unique(features.copies))
     print(f"copies      {copies} memes are near-copies of others and share their fold")
     skipped, unlabelled = sum(map(bool, index.skipped)), sum(label not in (0, 1) for label in index.labels)

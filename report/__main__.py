@@ -17,6 +17,7 @@ from jinja2 import UndefinedError
 from cache import limit_threads, write_bytes_atomically
 from head.bundle.evaluation import evaluate_bundle
 from head.bundle.format import UnusableBundle, read_part
+from head.bundle.readings import read_readings
 from head.judge.verdict import verdict
 from report import words
 from report.compare import compare_bundles, comparison_table, render_comparison, said
@@ -77,7 +78,8 @@ def _report(options: argparse.Namespace) -> None:
     gallery = read_part(folder, "gallery.json")
     try:
         nested = _nested(judged.config, options.artifacts)
-        page = render(judged.config, judged.metrics, judged.predictions, gallery, nested, _pictures(gallery))
+        readings = read_readings(options.artifacts, judged.config)
+        page = render(judged.config, judged.metrics, judged.predictions, gallery, nested, _pictures(gallery), readings)
         table, verdict_words = (
             words.methods_table(judged.config, judged.metrics),
             verdict(judged.config, judged.metrics),
@@ -87,6 +89,8 @@ def _report(options: argparse.Namespace) -> None:
     path = folder / "report.html"
     _write(path, page)
     print(f"{table}\n\n* shipped")
+    if judged.metrics["split"] == "test" and readings:
+        print(f"The test memes have been {words.readings_words(readings)}.")
     print(f"The report has the other figures and every interval.\n\n{verdict_words}\n\nreport  {path}")
 
 

@@ -104,7 +104,7 @@ def _name(config: dict[str, Any]) -> str:
 
 
 def _facts(judged: Judged) -> dict[str, str]:
-    return words.facts(judged.config, judged.metrics, _part(judged)["label"])
+    return words.facts(judged.config, judged.metrics, _part(judged)["label"], [])
 
 
 def _unlike(first: Judged, second: Judged) -> str:

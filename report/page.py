@@ -27,8 +27,10 @@ def render(
     gallery: dict[str, Any] | None,
     nested: dict[str, Any] | None,
     pictures: dict[str, str],
+    readings: list[dict[str, Any]],
 ) -> str:
-    """The page as HTML, the same for the same values. pictures: {image in the gallery: data URI}, of some or all.
+    """The page as HTML, the same for the same values. pictures: {image in the gallery: data URI}, of some or all; readings:
+    the looks at the test memes so far.
 
     Raises KeyError, TypeError, AttributeError or jinja2.UndefinedError where the values are not a bundle's.
     """
@@ -49,7 +51,7 @@ def render(
         pictures=pictures,
         verdict=verdict(config, metrics),
         p=stated_p(config["shipped"], metrics),
-        facts=words.facts(config, metrics, part["label"]),
+        facts=words.facts(config, metrics, part["label"], readings),
         judged=words.judged_words(config, metrics["split"]),
         confusion=_confusion(config, label, probabilities[config["shipped"]]),
         measured=_measured(config, metrics, label, probabilities),

@@ -179,8 +179,22 @@ def recipes(study: dict[str, Any]) -> dict[str, str]:
     return {name: "diverged" if run["value"] is None else f"{run['value']:.3f}" for name, run in tried.items()}
 
 
-def facts(config: dict[str, Any], metrics: dict[str, Any], label: list[int]) -> dict[str, str]:
-    """What a reader needs to know before the figures."""
+def readings_words(readings: list[dict[str, Any]]) -> str:
+    """How often the test memes have been looked at, and what that does to the figures."""
+    bundles = len({(one["bundle"], one["version"]) for one in readings})
+    if len(readings) == 1:
+        return f"looked at once, on {readings[0]['date']}"
+    whose = "one bundle" if bundles == 1 else f"{bundles} bundles"
+    return (
+        f"looked at {len(readings)} times, for {whose}, from {readings[0]['date']} to {readings[-1]['date']}: the best of several "
+        "looks is optimistic"
+    )
+
+
+def facts(
+    config: dict[str, Any], metrics: dict[str, Any], label: list[int], readings: list[dict[str, Any]]
+) -> dict[str, str]:
+    """What a reader needs to know before the figures; readings: the looks at the test memes so far."""
     review = config["review"]
     known = {
         "judged on": f"{judged_words(config, metrics['split'])}: {memes(len(label))}, {sum(label):,} offensive",
@@ -188,6 +202,8 @@ def facts(config: dict[str, Any], metrics: dict[str, Any], label: list[int]) -> 
         "ships": shipped_words(config),
         "threshold": f"{config['threshold']:.3f}, chosen for {aim_words(config['aim'])}",
     }
+    if metrics["split"] == "test" and readings:
+        known["test memes"] = readings_words(readings)
     if review is not None:
         known["review"] = f"from {review['low']:.3f} to {review['high']:.3f}: a person decides"
     return known

@@ -118,6 +118,41 @@ def test_copies_are_carved_to_one_side(tmp_path):
     assert len(tuned_on) == 80 and len(load(tmp_path, path)) == 160
 
 
+def test_with_parts_the_splits_follow_from_them_whatever_the_seed_and_the_vectors(tmp_path):
+    memes = planted_features(100, splits=("train",))
+    parts = [row % 5 for row in range(100)]
+    found = {}
+    for name, of in (("one", memes), ("other", replace(memes, image=memes.image[:, ::-1].copy()))):
+        path = write_features(tmp_path / name, of, parts=parts)
+        for seed in (0, 1):
+            for official in (False, True):
+                everything = load(tmp_path / name, path, official, seed, everything=True)
+                found.setdefault(official, []).append(everything.split.tolist())
+                assert set(load(tmp_path / name, path, official, seed).ids) == set(
+                    everything.only("train", "validation").ids
+                )
+    assert all(splits == ["test", *["train"] * 4] * 20 for splits in found[False])
+    assert all(splits == ["test", "validation", *["train"] * 3] * 20 for splits in found[True])
+
+
+def test_parts_are_taken_from_train_only_for_what_the_data_do_not_name(tmp_path):
+    memes, parts = planted_features(100, splits=("train", "test")), [row // 2 % 5 for row in range(100)]
+    path = write_features(tmp_path, memes, parts=parts)
+    assert len(load(tmp_path, path)) == 50
+    official = load(tmp_path, path, official=True)
+    assert set(official.only("validation").ids) == {f"m{row}" for row in range(0, 100, 2) if row // 2 % 5 == 1}
+    named = planted_features(100, splits=("train", "validation"))
+    both = write_features(tmp_path / "b", named, parts=parts)
+    assert len(load(tmp_path / "b", both, official=True)) == 100
+
+
+def test_a_part_of_one_label_is_refused_with_what_to_do(tmp_path):
+    memes = planted_features(40, splits=("train",))
+    parts = np.where(memes.label == 1, 0, 1 + np.arange(40) % 4).tolist()
+    with pytest.raises(ValueError, match="test, set aside by the memes' content: all .* have one label"):
+        load(tmp_path, write_features(tmp_path, memes, parts=parts))
+
+
 def test_memes_without_text_are_no_copies_of_each_other(tmp_path):
     memes = planted_features(40)
     keys = [text_key("")] * 2 + [text_key(f"text m{row}") for row in range(2, 40)]

@@ -17,6 +17,7 @@ from head import pipeline
 from head.bundle.format import load_bundle, read_predictions
 from head.candidates.table import BOTH
 from head.fitting import ENSEMBLE
+from head.judge.delong import Difference
 from head.judge.threshold import aim_words
 from head.model.training import train_head
 from head.search import workers
@@ -165,7 +166,7 @@ def test_what_is_asked_for_is_in_the_bundle(tmp_path, capsys, options, expected)
 def test_the_simpler_method_ships_unless_the_ensemble_is_better_beyond_noise(tmp_path, capsys, monkeypatch):
     fill(tmp_path)
     for lead, why in ((0.9, "the best of the simple methods: the ensemble is no better beyond noise"), (1.1, "")):
-        monkeypatch.setattr(pipeline, "auroc_lead", lambda *_, lead=lead: lead)
+        monkeypatch.setattr(pipeline, "auroc_difference", lambda *_, lead=lead: Difference(lead, 1.0, 0.5))
         assert run(tmp_path) == 0
         config, out = load_bundle(tmp_path / "bundles" / "latest").config, capsys.readouterr().out
         assert config["shipped"] == (config["reference"] if why else ENSEMBLE) and why in out

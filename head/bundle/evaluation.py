@@ -13,6 +13,7 @@ import numpy as np
 
 from cache import DatasetIndex, read_index
 from head.bundle.format import Bundle, UnusableBundle, load_bundle, read_part, read_predictions, write_part
+from head.bundle.readings import note_reading
 from head.candidates.given import Given
 from head.candidates.table import fit_candidates
 from head.data.features import Features, fingerprint, load_everything, load_tuning, prompt_vectors, usable_rows
@@ -128,6 +129,7 @@ def evaluate_bundle(folder: Path, artifacts: Path, say: Callable[[str], None]) -
         copied = np.array([copy in tuned_on for copy in before.copies.tolist()])
         metrics = describe("test", test, probability, config, copied)
         predictions["test"] = part(test, probability)
+        note_reading(artifacts, config, len(test))
         judged, chances = test, probability[config["shipped"]]
     else:
         metrics = config["tuning_metrics"]

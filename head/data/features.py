@@ -12,7 +12,7 @@ import numpy as np
 
 from cache import SPLITS, DatasetIndex, VectorStore, spec_id, text_key
 from head.data.duplicates import duplicate_groups
-from head.data.folds import carve
+from head.data.folds import carve, check_labels, check_split
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,9 +65,10 @@ class Features:
 def load_tuning(index: DatasetIndex, vectors: Path, official: bool, seed: int) -> Features:
     """The memes that may be tuned on: labelled, with vectors, and not of test, whose vectors are not even read.
 
-    Where the data set has neither validation nor test, a fifth of its memes becomes test, near-duplicates on one side,
-    the same fifth for the same seed; for the official protocol, a fifth becomes validation where there is none. Raises
-    MissingVectors, DamagedSegment, SpecMismatch; ValueError when no meme is usable or none differs from another.
+    Where the data set has neither validation nor test, a fifth of its memes is test; for the official protocol, another is
+    validation where there is none: by the index's parts, which follow from the memes' content; in an index made before
+    there were any, by the vectors and the seed, as then. Raises MissingVectors, DamagedSegment, SpecMismatch; ValueError
+    when no meme is usable, none differs from another, or a split has one label.
     """
     return _load(index, vectors, official, seed, with_test=False).only("train", "validation")
 
@@ -112,6 +113,10 @@ def fingerprint(features: Features, spec: dict) -> str:
 def _load(index: DatasetIndex, vectors: Path, official: bool, seed: int, with_test: bool) -> Features:
     rows = usable_rows(index)
     split = np.array(index.splits)[rows].astype("U10")  # the longest name of SPLITS
+    label = np.array(index.labels, np.int64)[rows]
+    wanted = _missing_splits(index, official)
+    if index.has_parts:
+        split, wanted = _set_aside(split, np.array(index.parts)[rows], label, wanted), []
     if not with_test:
         rows, split = rows[split != "test"], split[split != "test"]
     if not len(rows):
@@ -125,12 +130,26 @@ def _load(index: DatasetIndex, vectors: Path, official: bool, seed: int, with_te
     _require_different(found)
     copies = duplicate_groups(found["image"], found["text"], keys["image"], keys["text"])
     label = np.array(index.labels, np.int64)[rows]
-    wanted = [] if {"validation", "test"} & set(index.splits) else ["test"]
-    if official and "validation" not in split:
-        wanted.append("validation")
     split = carve(label, copies, split, wanted, seed)
     joint = joint_columns(index.spec, found["image"].shape[1], found["text"].shape[1])
     return Features(ids, found["image"], found["text"], label, split, copies, np.array(index.groups)[rows], joint)
+
+
+def _missing_splits(index: DatasetIndex, official: bool) -> list[str]:
+    wanted = [] if {"validation", "test"} & set(index.splits) else ["test"]
+    return wanted + ["validation"] * (official and "validation" not in index.splits)
+
+
+def _set_aside(split: np.ndarray, part: np.ndarray, label: np.ndarray, wanted: list[str]) -> np.ndarray:
+    """The splits with the wanted ones taken from train, each a part of its own. Raises ValueError where one is too small."""
+    train = split == "train"
+    if wanted:
+        check_split(label[train], "train")
+    for number, name in enumerate(("test", "validation")):
+        if name in wanted:
+            split[train & (part == number)] = name
+            check_labels(label[split == name], f"{name}, set aside by the memes' content")
+    return split
 
 
 def _require_finite(ids: np.ndarray, side: str, vectors: np.ndarray) -> None:

@@ -57,7 +57,7 @@ def assign_folds(label: np.ndarray, groups: np.ndarray, split: np.ndarray, proto
     if protocol.name == "official":
         held = split == "validation"
         for name, part in (("train", ~held), ("validation", held)):
-            _check_labels(label[part], name)
+            check_labels(label[part], name)
         return np.tile(np.where(held, 0, -1), (protocol.repeats, 1))
     rows = [_deal(label, groups, protocol.folds, (seed, repeat)) for repeat in range(protocol.repeats)]
     for row in rows:
@@ -99,7 +99,8 @@ def refold(label: np.ndarray, groups: np.ndarray, split: np.ndarray, protocol: P
 
 
 def carve(label: np.ndarray, groups: np.ndarray, split: np.ndarray, wanted: Sequence[str], seed: int) -> np.ndarray:
-    """The split (N,) str with a fifth of train renamed for each of the wanted names, "validation" or "test".
+    """The split (N,) str with a fifth of train renamed for each of the wanted names, "validation" or "test", as it was done
+    before splits followed from the memes' content: bundles of then rest on it.
 
     A group stays on one side, the labels keep their shares. Raises ValueError where train is too small for it.
     """
@@ -117,7 +118,7 @@ def check_split(label: np.ndarray, name: str) -> None:
     """Raise ValueError unless a split's labels (N,) are enough and of both kinds."""
     if len(label) < _FEWEST:
         raise ValueError(f"split {name}: {len(label)} labelled memes with vectors, at least {_FEWEST} are needed")
-    _check_labels(label, name)
+    check_labels(label, name)
 
 
 def _deal(label: np.ndarray, groups: np.ndarray, folds: int, seed: tuple[int, ...]) -> np.ndarray:
@@ -167,6 +168,7 @@ def _check_carvable(label: np.ndarray, groups: np.ndarray) -> None:
         )
 
 
-def _check_labels(label: np.ndarray, name: str) -> None:
+def check_labels(label: np.ndarray, name: str) -> None:
+    """Raise ValueError unless a split's labels (N,) are of both kinds."""
     if len(np.unique(label)) < 2:
         raise ValueError(f"split {name}: all {len(label)} memes have one label; both labels are needed")
