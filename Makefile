@@ -31,7 +31,10 @@ BLOCKS ?= 2
 TOWERS ?= both
 LORA ?= 0
 LEARNING_RATE ?=
-EPOCHS ?= 10
+EPOCHS ?= 4
+PREVALENCE ?=
+MISS ?= 1
+ALARM ?= 1
 OCR ?=
 HOST ?= 127.0.0.1
 PORT ?= 8080
@@ -94,8 +97,8 @@ finetune: install ## go on from BUNDLE: its encoder's last BLOCKS learn too (TOW
 	$(PY) -m finetune --bundle "$(BUNDLE)" --blocks "$(BLOCKS)" --towers "$(TOWERS)" --lora "$(LORA)" --epochs "$(EPOCHS)" \
 		--device "$(DEVICE)" --seed "$(SEED)" $(if $(LEARNING_RATE),--learning-rate "$(LEARNING_RATE)")
 
-report: install ## look at BUNDLE's test memes, once, and write its report.html
-	$(PY) -m report "$(BUNDLE)"
+report: install ## look at BUNDLE's test memes, once, and write its report.html (PREVALENCE, MISS, ALARM: see README)
+	$(PY) -m report "$(BUNDLE)" --miss "$(MISS)" --alarm "$(ALARM)" $(if $(PREVALENCE),--prevalence "$(PREVALENCE)")
 
 compare: install ## two bundles side by side: make compare artifacts/bundles/A artifacts/bundles/B
 	@$(PY) -m report compare $(filter-out compare,$(MAKECMDGOALS))

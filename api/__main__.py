@@ -26,6 +26,7 @@ from api.prediction import Meme
 from api.schema import MAX_TEXT_CHARS
 from api.server import load, reader_of, serve
 from api.settings import ServeSettings
+from cache import refuse
 from embed.hashing import UnusableFile, read_picture
 from embed.pictures import UnreadableImage
 
@@ -68,8 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             serve(settings, say=lambda note: print(note, flush=True))
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return refuse(error)
     except KeyboardInterrupt:  # while loading; a server that listens ends by it in good order
         return 130
     return 0

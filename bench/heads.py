@@ -162,9 +162,9 @@ _PARTS: dict[str, Callable[[], AbstractContextManager[object]]] = {
 }
 
 
-def _of_trials_alone(label, folds, names, heads, logits, _whole=fitting._ensemble):  # type: ignore[no-untyped-def]
+def _of_trials_alone(label, folds, names, heads, logits, seed, _whole=fitting._ensemble):  # type: ignore[no-untyped-def]
     trials = [place for place, name in enumerate(names) if name not in CANDIDATES]
-    return _whole(label, folds, [names[at] for at in trials], [heads[at] for at in trials], logits[trials])
+    return _whole(label, folds, [names[at] for at in trials], [heads[at] for at in trials], logits[trials], seed)
 
 
 def _parser() -> argparse.ArgumentParser:

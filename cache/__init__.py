@@ -4,6 +4,7 @@ Knows nothing of pictures, CLIP, labels' meaning or heads; the other rooms talk 
 """
 
 from cache.cores import cores, limit_threads
+from cache.errors import raised_here, refuse
 from cache.files import folder_replaced, write_bytes_atomically, write_text_atomically
 from cache.index import (
     FEATURES,
@@ -52,8 +53,10 @@ __all__ = [
     "limit_threads",
     "part_of",
     "parts_path",
+    "raised_here",
     "read_index",
     "read_parts",
+    "refuse",
     "require_same_spec",
     "spec_id",
     "text_key",

@@ -16,6 +16,7 @@ from typing import Any
 
 from cache.artifacts import UnusableStore, open_store, store_folders, vectors_folder
 from cache.compact import compact
+from cache.errors import refuse
 from cache.exchange import SUFFIXES
 from cache.exporting import export_index
 from cache.importing import import_rows
@@ -33,8 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return options.run(options)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return refuse(error)
     except KeyboardInterrupt:
         print("stopped; what was finished is kept", file=sys.stderr)
         return 130

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cache import FEATURES, LONG_TEXTS, spec_id
+from cache import FEATURES, LONG_TEXTS, refuse, spec_id
 from embed.engine import ENGINES
 from embed.job import EmbedSettings, Summary, embed_dataset
 from embed.profile import DEVICES, PRECISIONS, Profile
@@ -45,13 +45,11 @@ def main(arguments: list[str] | None = None) -> int:
         print("interrupted; what was read and embedded is kept, run the same command to go on", file=sys.stderr)
         return 130
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return refuse(error)
     except OSError as error:
-        print(
-            f"error: {error}; results go to {settings.artifacts}/, and what was finished there is kept", file=sys.stderr
+        return refuse(
+            error, lambda said: f"{said}; results go to {settings.artifacts}/, and what was finished there is kept"
         )
-        return 2
     print(json.dumps(_as_json(settings, summary)) if as_json else _report(settings, summary))
     return 0
 

@@ -16,7 +16,7 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from cache import content_key, limit_threads
+from cache import content_key, limit_threads, refuse
 from embed.ahead import run_ahead
 from embed.audit_page import page_path, write_page
 from embed.dataset import Meme, scan_dataset
@@ -68,8 +68,7 @@ def main(arguments: list[str]) -> int:
         print("interrupted; nothing was written", file=sys.stderr)
         return 130
     except (ValueError, OSError) as error:
-        print(f"error: {_shown(str(error))}", file=sys.stderr)
-        return 2
+        return refuse(error, _shown)
     if options.json:
         print(json.dumps(_as_json(audit, page)))
     else:

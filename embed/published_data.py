@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from cache import refuse
 from embed.published import PUBLISHED, Published, PublishedSplit
 from embed.published_check import UNKNOWN, Check, check, recognise
 
@@ -30,8 +31,7 @@ def main(arguments: list[str], known: Sequence[Published] = PUBLISHED) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return refuse(error)
     print(_checked(folder, published, checks))
     return int(not all(found.agrees for found in checks))
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cache import limit_threads, require_same_spec
+from cache import limit_threads, refuse, require_same_spec
 from embed.delta import DELTA
 from embed.hardware import choose_device
 from embed.profile import DEVICES, Profile
@@ -46,8 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         _finetune(options)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return refuse(error)
     except KeyboardInterrupt:
         print("stopped; the epochs that were finished are kept, run the same command to go on", file=sys.stderr)
         return 130

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cache import FEATURES, LONG_TEXTS, DatasetIndex, cores, find_index, limit_threads, read_index
+from cache import FEATURES, LONG_TEXTS, DatasetIndex, cores, find_index, limit_threads, read_index, refuse
 from head.bundle.format import point_latest, save_bundle, write_part
 from head.bundle.settings import Judging, Source, bundle_settings, split_counts
 from head.candidates.table import BOTH, CANDIDATES
@@ -24,16 +24,15 @@ from head.data.features import Features, fingerprint, load_tuning, prompt_vector
 from head.data.folds import PROTOCOLS, Protocol
 from head.fitting import ENSEMBLE, SINGLE
 from head.judge.metrics import read_estimate
+from head.judge.shares import share_of
 from head.judge.threshold import OBJECTIVES, Aim, aim_words
 from head.judge.verdict import metrics_table, verdict
 from head.nested import SHIPPED, nested
 from head.pipeline import Pick, TuneConfig, Tuned, study_digest, tune
 from head.search.study import ROUND, KindPruner, StudyConfig, finished_trials, sampler
 
-# "best": the strongest candidate, unless the ensemble is better beyond noise; "regression": on both sides; else by name.
+# "best": the ensemble, unless the strongest candidate is better beyond noise; "regression": on both sides; else by name.
 SHIP = {"ensemble": ENSEMBLE, "regression": BOTH} | {name: name for name in CANDIDATES}
-# A share from here on is a percentage: 1.5 might be a slip, and 5 hardly anyone's target.
-_PERCENT = 10
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -43,8 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options.run(options)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return refuse(error)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
@@ -68,11 +66,11 @@ def _parser() -> argparse.ArgumentParser:
                 "--ship",
                 choices=("best", *SHIP),
                 default="best",
-                help="what the bundle answers with; best: the simplest method that none is better than beyond noise",
+                help="what the bundle answers with; best: the ensemble, unless a simple method is better beyond noise",
             )
             command.add_argument(
                 "--review",
-                type=_share,
+                type=share_of,
                 default=None,
                 help="share of memes nearest the threshold left to people: 0.2, 20 or 20%%",
             )
@@ -110,11 +108,11 @@ def _add_aim(command: argparse.ArgumentParser) -> None:
     plain = [objective for objective in OBJECTIVES if objective not in ("precision", "recall")]
     aims.add_argument("--objective", choices=plain, default=plain[0], help="what the threshold maximises")
     aims.add_argument(
-        "--target-recall", type=_share, help="the threshold finds this share of the offensive: 0.9, 90 or 90%%"
+        "--target-recall", type=share_of, help="the threshold finds this share of the offensive: 0.9, 90 or 90%%"
     )
-    aims.add_argument("--target-precision", type=_share, help="the threshold is right this often")
+    aims.add_argument("--target-precision", type=share_of, help="the threshold is right this often")
     command.add_argument(
-        "--confidence", type=_share, default=Aim.confidence, help="with which a target is met on new memes"
+        "--confidence", type=share_of, default=Aim.confidence, help="with which a target is met on new memes"
     )
 
 
@@ -196,15 +194,6 @@ def _config(options: argparse.Namespace, index_file: Path, digest: str) -> TuneC
     jobs = options.jobs or min(ROUND, cores())
     study_config = StudyConfig(storage, study, options.trials, options.seed)
     return TuneConfig(study_config, protocol, _aim(options), jobs, _device(options.device))
-
-
-def _share(text: str) -> float:
-    """A share as people write it: 0.9, 90 or 90%."""
-    try:
-        number = float(text.removesuffix("%"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a share such as 0.9, 90 or 90%, got {text!r}") from None
-    return number / 100 if text.endswith("%") or number >= _PERCENT else number
 
 
 def _aim(options: argparse.Namespace) -> Aim:
@@ -297,7 +286,7 @@ def _print_results(settings: dict[str, Any]) -> None:
 
 def _why(settings: dict[str, Any]) -> str:
     if settings["shipped"] == settings["reference"]:
-        return ", the best of the simple methods: the ensemble is no better beyond noise"
+        return ", the best of the simple methods: better than the ensemble beyond noise"
     return ""
 
 

@@ -20,7 +20,7 @@ from head.data.features import Features
 from head.data.folds import Protocol, members, refold
 from head.data.ranking import auroc
 from head.judge.calibrating import platt_slope
-from head.model.ensemble import HeadEnsemble, evened, select, weighted
+from head.model.ensemble import HeadEnsemble, evened, select_bagged, weighted
 from head.model.method import Method
 from head.model.training import Diverged, Trained, TrainingSet, train_head
 from head.search.study import Trial
@@ -118,7 +118,7 @@ def fit(memes: Memes, to_do: Fit, done: Callable[[], object]) -> Fitted:
     reference = strongest(features.label, methods)
     picks: list[tuple[str, int]] = []
     if fused:
-        methods, picks = _with_heads(features.label, to_do.folds, fused, methods)
+        methods, picks = _with_heads(features.label, to_do.folds, fused, methods, memes.seed)
     units = {name: Unit.of(method, features.label) for name, method in methods.items()}
     if not len(to_do.scored):
         return Fitted(methods, units, picks, reference, {})
@@ -148,7 +148,7 @@ def named(trial: Trial) -> str:
 
 
 def _with_heads(
-    label: np.ndarray, folds: np.ndarray, fused: list[tuple[Trial, Trained]], candidates: dict[str, Method]
+    label: np.ndarray, folds: np.ndarray, fused: list[tuple[Trial, Trained]], candidates: dict[str, Method], seed: int
 ) -> tuple[dict[str, Method], list[tuple[str, int]]]:
     """The ensemble and the best single head before the candidates and references; and the ensemble's picks."""
     best_trial, best = fused[0]
@@ -156,7 +156,7 @@ def _with_heads(
     names = [named(trial) for trial, _ in fused] + list(plain)
     heads = [trained.head for _, trained in fused] + [_only_head(method) for method in plain.values()]
     logits = np.stack([trained.logits for _, trained in fused] + [method.out_of_fold for method in plain.values()])
-    ensemble, picks = _ensemble(label, folds, names, heads, logits)
+    ensemble, picks = _ensemble(label, folds, names, heads, logits, seed)
     single, alone = weighted([best.head], best.logits[None], np.ones(1))
     methods = {
         ENSEMBLE: Method(ensemble[1], ensemble[0].score, {"heads": len(picks)}, ensemble[0]),
@@ -185,14 +185,14 @@ def _trained(
 
 
 def _ensemble(
-    label: np.ndarray, folds: np.ndarray, names: list[str], heads: list[nn.Module], logits: np.ndarray
+    label: np.ndarray, folds: np.ndarray, names: list[str], heads: list[nn.Module], logits: np.ndarray, seed: int
 ) -> tuple[tuple[HeadEnsemble, np.ndarray], list[tuple[str, int]]]:
     """The ensemble and its own logits, and what was picked how often, of heads and candidates alike; logits: (T, N)."""
     there = np.isfinite(logits[0])
     order = np.argsort([-(auroc(label[there], row[there]) or 0.0) for row in logits], kind="stable")
     logits = logits[order]
     held = np.stack([folds[0] == fold for fold in range(folds[0].max() + 1)])
-    counts = select(logits * evened(logits)[:, None], label, held)
+    counts = select_bagged(logits * evened(logits)[:, None], label, held, seed)
     picks = [(names[order[place]], int(counts[place])) for place in np.flatnonzero(counts)]
     return weighted([heads[place] for place in order], logits, counts), picks
 

@@ -14,13 +14,15 @@ from pathlib import Path
 
 from jinja2 import UndefinedError
 
-from cache import limit_threads, write_bytes_atomically
+from cache import limit_threads, refuse, write_bytes_atomically
 from head.bundle.evaluation import evaluate_bundle
 from head.bundle.format import UnusableBundle, read_part
 from head.bundle.readings import read_readings
+from head.judge.shares import share_of
 from head.judge.verdict import verdict
 from report import words
 from report.compare import compare_bundles, comparison_table, render_comparison, said
+from report.costs import Use
 from report.judged import read_judged
 from report.page import render
 from report.pictures import thumbnails
@@ -41,8 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             _report(_parser().parse_args(given))
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return refuse(error)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
@@ -59,6 +60,14 @@ def _parser() -> argparse.ArgumentParser:
         "bundle", nargs="?", type=Path, default=Path("artifacts/bundles/latest"), help="default: %(default)s"
     )
     parser.add_argument("--artifacts", type=Path, default=Path("artifacts"), help="folder of vectors and results")
+    parser.add_argument(
+        "--prevalence",
+        type=share_of,
+        default=None,
+        help="share of offensive memes where the model is used: 0.02, 2%%; default: that of the judged memes",
+    )
+    parser.add_argument("--miss", type=float, default=1.0, help="cost of an offensive meme that is not flagged")
+    parser.add_argument("--alarm", type=float, default=1.0, help="cost of another meme that is flagged")
     return parser
 
 
@@ -72,14 +81,16 @@ def _compare_parser() -> argparse.ArgumentParser:
 
 
 def _report(options: argparse.Namespace) -> None:
-    folder = options.bundle
+    folder, use = options.bundle, Use(options.prevalence, options.miss, options.alarm)
     evaluate_bundle(folder, options.artifacts, lambda note: print(note, file=sys.stderr))
     judged = read_judged(folder)
     gallery = read_part(folder, "gallery.json")
     try:
         nested = _nested(judged.config, options.artifacts)
         readings = read_readings(options.artifacts, judged.config)
-        page = render(judged.config, judged.metrics, judged.predictions, gallery, nested, _pictures(gallery), readings)
+        page = render(
+            judged.config, judged.metrics, judged.predictions, gallery, nested, _pictures(gallery), readings, use
+        )
         table, verdict_words = (
             words.methods_table(judged.config, judged.metrics),
             verdict(judged.config, judged.metrics),
@@ -119,6 +130,7 @@ def _pictures(gallery: dict | None) -> dict[str, str]:
     if gallery is None:
         return {}
     memes = [meme for mistake in gallery["mistakes"] for meme in (mistake, *mistake["neighbours"])]
+    memes += gallery.get("suspects", [])
     return thumbnails(gallery["data"], [meme["image"] for meme in memes], gallery.get("images", ""))
 
 

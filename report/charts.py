@@ -81,13 +81,48 @@ def precision_recall_chart(label: np.ndarray, probabilities: dict[str, np.ndarra
 
 
 @_as_svg
-def reliability_chart(label: np.ndarray, probability: np.ndarray) -> Figure:
-    """Share of offensive memes against probability, (N,) each, in bins of equal numbers, with 95 % intervals."""
+def reliability_chart(label: np.ndarray, probabilities: dict[str, np.ndarray]) -> Figure:
+    """Share of offensive memes against probability, of several methods on (N,) memes, in bins of equal numbers, the first in
+    front and with 95 % intervals."""
     figure, axes = _square("probability given", "share that is offensive")
     axes.plot([0, 1], [0, 1], color=_PALE, linewidth=1)
-    given, share, (low, high) = reliability(label, probability)
-    bars = np.maximum(np.stack((share - low, high - share)), 0)  # rounding can reach below 0
-    axes.errorbar(given, share, bars, color=_COLOURS[0], marker="o", markersize=5, elinewidth=0.8, capsize=2)
+    for number, (name, probability) in enumerate(probabilities.items()):
+        given, share, (low, high) = reliability(label, probability)
+        axes.plot(given, share, label=name[:_LONGEST], marker="o", markersize=3, **_line(number))
+        if number == 0:
+            bars = np.maximum(np.stack((share - low, high - share)), 0)  # rounding can reach below 0
+            axes.errorbar(given, share, bars, color=_COLOURS[0], linestyle="none", elinewidth=0.8, capsize=2)
+    figure.legend(**_below(len(probabilities)))
+    return figure
+
+
+@_as_svg
+def cost_chart(thresholds: np.ndarray, curve: np.ndarray, costs: dict[str, float], threshold: float) -> Figure:
+    """What 1,000 memes cost against the threshold, (T,) each; costs: as `report.costs.costs` gives them."""
+    figure = Figure(figsize=(5.6, 3.2), layout="constrained")
+    axes = figure.subplots()
+    axes.step(thresholds, curve, where="pre", color=_COLOURS[0], linewidth=1.8, label="this model")
+    for name, style in (("none", ":"), ("all", "--")):
+        axes.axhline(costs[name], color=_PALE, linestyle=style, linewidth=1.2, label=f"{name} flagged")
+    axes.axvline(threshold, color="#000000", linewidth=1, label=f"chosen, {threshold:.3f}")
+    axes.plot(costs["at"], costs["cheapest"], "o", color=_COLOURS[1], label=f"cheapest, {costs['at']:.3f}")
+    axes.set(xlabel="threshold", ylabel="cost of 1,000 memes", xlim=(-0.02, 1.02))
+    axes.set_ylim(bottom=0)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    _plain(axes)
+    return figure
+
+
+@_as_svg
+def learning_chart(curve: list[dict[str, Any]]) -> Figure:
+    """AUROC against the memes learnt from, with standard errors."""
+    figure = Figure(figsize=(4.4, 2.8), layout="constrained")
+    axes = figure.subplots()
+    memes, area, error = ([one[name] for one in curve] for name in ("memes", "auroc", "error"))
+    axes.errorbar(memes, area, error, color=_COLOURS[0], marker="o", markersize=5, elinewidth=0.8, capsize=2)
+    axes.set(xlabel="memes learnt from", ylabel="AUROC")
+    axes.set_xlim(left=0)
+    _plain(axes)
     return figure
 
 

@@ -18,6 +18,7 @@ _FILTERS: tuple[Callable[..., str], ...] = (
     words.percent,
     words.percent_point,
     words.percent_interval,
+    words.estimate_percent,
     words.memes,
     words.setting,
     words.settings_line,

@@ -13,8 +13,10 @@ from head.judge.verdict import stated_p, verdict
 from head.model.method import MAJORITY
 from head.search.space import DIFFERENCES
 from report import charts, words
+from report.costs import Use, aimed, cost_curve, costs, per_thousand
 from report.curves import both_classes, confusion
 from report.html import fill
+from report.published import NOTE, published_figures
 
 # Parameters whose slices are shown: two rows of three.
 _SLICES = 6
@@ -28,9 +30,10 @@ def render(
     nested: dict[str, Any] | None,
     pictures: dict[str, str],
     readings: list[dict[str, Any]],
+    use: Use,
 ) -> str:
     """The page as HTML, the same for the same values. pictures: {image in the gallery: data URI}, of some or all; readings:
-    the looks at the test memes so far.
+    the looks at the test memes so far; use: where the model is to be used.
 
     Raises KeyError, TypeError, AttributeError or jinja2.UndefinedError where the values are not a bundle's.
     """
@@ -55,6 +58,12 @@ def render(
         judged=words.judged_words(config, metrics["split"]),
         confusion=_confusion(config, label, probabilities[config["shipped"]]),
         measured=_measured(config, metrics, label, probabilities),
+        aimed=aimed(label, probabilities[config["shipped"]], config["threshold"]),
+        use=use,
+        in_use=_in_use(config, label, probabilities[config["shipped"]], use),
+        learning=_learning(metrics),
+        published=published_figures(config) if metrics["split"] == "test" else (),
+        published_note=NOTE,
         finetuning=_finetuning(config),
         search=_search(config),
         made=words.provenance(config),
@@ -82,7 +91,8 @@ def _measured(
     """Plots of the judged memes, {name: data URI}; of memes of one class only, those that mean something."""
     shipped = config["shipped"]
     ours = probabilities[shipped]
-    plots = {"reliability": charts.reliability_chart(label, ours)}
+    simple = {name: probabilities[name] for name in (metrics["reference"],) if name != shipped}
+    plots = {"reliability": charts.reliability_chart(label, {shipped: ours, **simple})}
     if both_classes(label):
         others = [name for name in words.main_methods(shipped, metrics) if name not in (shipped, MAJORITY)]
         curves = {name: probabilities[name] for name in (shipped, *others)}
@@ -90,6 +100,27 @@ def _measured(
         plots["precision_recall"] = charts.precision_recall_chart(label, curves)
         plots["threshold"] = charts.threshold_chart(label, ours, config["threshold"])
     return plots
+
+
+def _in_use(config: dict[str, Any], label: np.ndarray, probability: np.ndarray, use: Use) -> dict[str, Any] | None:
+    """Flags, misses and costs; None where the judged memes are of one class."""
+    if not both_classes(label):
+        return None
+    threshold = config["threshold"]
+    found = costs(label, probability, threshold, use)
+    return {
+        "rows": per_thousand(label, probability, threshold, use),
+        "costs": found,
+        "chart": charts.cost_chart(*cost_curve(label, probability, use), found, threshold),
+    }
+
+
+def _learning(metrics: dict[str, Any]) -> dict[str, Any] | None:
+    """The learning curve and what it says; None of older bundles, and where memes are too few for one."""
+    learning = metrics.get("learning")
+    if not learning or len(learning["curve"]) < 2:
+        return None
+    return {"words": words.learning_words(learning), "chart": charts.learning_chart(learning["curve"])}
 
 
 def _finetuning(config: dict[str, Any]) -> dict[str, str] | None:

@@ -8,7 +8,7 @@ from typing import Any
 from cache import spec_id
 from head.candidates.table import CANDIDATES
 from head.fitting import ENSEMBLE
-from head.judge.metrics import read_estimate
+from head.judge.metrics import Estimate, read_estimate
 from head.judge.threshold import aim_words
 from head.judge.verdict import unfrozen_words
 
@@ -116,6 +116,27 @@ def tried_words(tuned: dict[str, Any]) -> str:
         return ""
     losses = "; ".join(f"{one['learning_rate']:g}: {one['validation_loss']:.4f}" for one in tuned["tried"])
     return f"Learning rates and the lowest loss on validation with each: {losses}."
+
+
+def learning_words(learning: dict[str, Any]) -> str:
+    """Whether the curve still rises."""
+    before, last = learning["curve"][-2:]
+    gain = last["auroc"] - before["auroc"]
+    error = (last["error"] ** 2 + before["error"] ** 2) ** 0.5
+    rises = (
+        "It still rises: more labels are likely to help"
+        if gain > error
+        else "More labels of the same kind may help little"
+    )
+    return (
+        f"From {memes(before['memes'])} to {last['memes']:,}, the AUROC of the {learning['method']} goes from {before['auroc']:.3f} to "
+        f"{last['auroc']:.3f} (standard error of the difference {error:.3f}). {rises}."
+    )
+
+
+def estimate_percent(value: Estimate) -> str:
+    """A share and its interval as per cent."""
+    return f"{percent_point(value.plain())} {percent_interval(value.plain())}".rstrip()
 
 
 def shipped_words(config: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ from fakes import planted_features
 from sklearn.metrics import roc_auc_score
 
 from head.model import ensemble as module
-from head.model.ensemble import HeadEnsemble, select, weighted
+from head.model.ensemble import HeadEnsemble, select, select_bagged, weighted
 from head.model.fusion import FusionHead, HeadConfig
 
 
@@ -112,3 +112,14 @@ def test_picked_heads_are_evened_and_weighted_by_how_often_they_were_picked() ->
     np.testing.assert_allclose(together[:30], 2 / 3 * logits[0, :30] / sizes[0] + 1 / 3 * logits[2, :30] / sizes[2])
     assert np.isnan(together[30:]).all() and [*ensemble.heads] == [heads[0], heads[2]]
     np.testing.assert_allclose(ensemble.weights, [2 / 3 / sizes[0], 1 / 3 / sizes[2]])
+
+
+def test_bagged_selection_adds_up_selections_from_halves_and_leaves_out_the_seldom_picked() -> None:
+    rng = np.random.default_rng(0)
+    label, held = np.arange(300) % 2, np.stack([np.arange(300) % 3 == fold for fold in range(3)])
+    logits = rng.normal(size=(8, 300)) + np.array([1.5, 1.4, 1.0, 0.5, 0, 0, 0, 0])[:, None] * label
+    counts = select_bagged(logits, label, held, 0)
+    assert counts.dtype == np.int64 and (counts == select_bagged(logits, label, held, 0)).all()
+    assert counts[:3].sum() > 0.6 * counts.sum() and (counts[counts > 0] >= 0.05 * counts.sum()).all()
+    assert (counts[:2] > select(logits, label, held)[:2]).all()
+    assert select_bagged(logits[:1], label, held, 0)[0] == 20

@@ -263,7 +263,10 @@ def test_without_test_the_memes_tuned_on_are_described_again(without_test):
     folder = without_test / "bundles" / "latest"
     evaluate_bundle(folder, without_test, lambda line: pytest.fail("there is no test to look at"))
     config, metrics = part(folder, "config"), part(folder, "metrics")
+    further = {"slices": metrics.pop("slices"), "learning": metrics.pop("learning")}
     assert metrics == config["tuning_metrics"] and metrics["split"] == "tuning"
+    assert further["learning"]["method"] == config["reference"] and len(further["learning"]["curve"]) > 1
+    assert all(meme["probability"] > 0 for meme in part(folder, "gallery")["suspects"])
     assert part(folder, "predictions").keys() == {"tuning"}
     validation = {f"m{row}" for row in range(2, 120, 3)}
     mistakes = part(folder, "gallery")["mistakes"]

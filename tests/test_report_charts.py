@@ -61,7 +61,7 @@ def test_few_memes_and_many_give_a_plot_of_some_kilobytes(count: int) -> None:
     for uri in (
         charts.roc_chart(label, {"a": probability}),
         charts.precision_recall_chart(label, {"a": probability}),
-        charts.reliability_chart(label, probability),
+        charts.reliability_chart(label, {"a": probability}),
         charts.threshold_chart(label, probability, 0.5),
     ):
         assert 5_000 < len(uri) < 500_000

@@ -14,6 +14,7 @@ import pytest
 from head.candidates.table import CANDIDATES
 from head.judge.metrics import METRICS, measure, read_estimate
 from report import charts
+from report.costs import Use
 from report.page import render
 from report.words import main_methods, methods_table
 
@@ -187,6 +188,7 @@ def bundle(count: int = 149, trials: int = 40, **odd: bool) -> dict[str, Any]:
         "readings": [
             {"bundle": f"b{number}", "version": "0", "date": f"2025-0{number}-01", "memes": 149} for number in (1, 2, 2)
         ],
+        "use": Use(),
     }
 
 
@@ -338,7 +340,7 @@ def test_the_page_asks_for_nothing_from_outside(ours: dict[str, Any]) -> None:
     assert "url(" not in style and "@import" not in style
     assert "default-src 'none'" in page
     drawings = [source for source in outline.images().values() if "svg" in source]
-    assert len(drawings) == 4 + 2 + 6
+    assert len(drawings) == 5 + 2 + 6
     for source in drawings:
         svg = base64.b64decode(source.partition(",")[2]).decode()
         assert set(re.findall(r'href="(.)', svg)) <= {"#"}

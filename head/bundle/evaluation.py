@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 
 from cache import DatasetIndex, read_index
+from head.bundle.findings import drift, label_errors, slices
 from head.bundle.format import Bundle, UnusableBundle, load_bundle, read_part, read_predictions, write_part
+from head.bundle.learning import learning_curve
 from head.bundle.readings import note_reading
 from head.candidates.given import Given
 from head.candidates.table import fit_candidates
 from head.data.features import Features, fingerprint, load_everything, load_tuning, prompt_vectors, usable_rows
-from head.data.folds import Protocol, assign_folds, members
+from head.data.folds import Protocol, assign_folds, members, parts
 from head.data.similar import Similar
 from head.fitting import SINGLE
 from head.judge.calibration import Calibration
@@ -114,7 +116,8 @@ def evaluate_bundle(folder: Path, artifacts: Path, say: Callable[[str], None]) -
     if "finetuned" in config:
         frozen = load_vectors(folder, artifacts, config, test=True, frozen=True)
     assert ours.everything is not None and frozen.everything is not None  # as was asked for
-    test, before = ours.everything.only("test"), frozen.everything.only("test")
+    before_all = frozen.everything
+    test, before = ours.everything.only("test"), before_all.only("test")
     if not np.array_equal(test.ids, before.ids):
         raise UnusableBundle(f"{folder}: the memes of test have changed since it was tuned; run `make finetune` again")
     if len(test):
@@ -125,19 +128,60 @@ def evaluate_bundle(folder: Path, artifacts: Path, say: Callable[[str], None]) -
             name: Calibration(**method["calibration"])(scores[name](memes[name]))
             for name, method in config["methods"].items()
         }
-        tuned_on = set(frozen.everything.only("train", "validation").copies.tolist())
+        tuned_on = set(before_all.only("train", "validation").copies.tolist())
         copied = np.array([copy in tuned_on for copy in before.copies.tolist()])
         metrics = describe("test", test, probability, config, copied)
         predictions["test"] = part(test, probability)
         note_reading(artifacts, config, len(test))
         judged, chances = test, probability[config["shipped"]]
+        metrics["drift"] = drift(before_all.only("train", "validation"), before, config["seed"])
     else:
         metrics = config["tuning_metrics"]
-        chances = np.array(predictions["tuning"]["probability"][config["shipped"]])
-        judged = ours.tuning.at(np.flatnonzero(np.isin(ours.tuning.ids, predictions["tuning"]["ids"])))
-    write_part(folder, "gallery.json", _gallery(ours.index, judged, chances, ours.tuning, config))
+        judged, chances = _tuned_on(ours.tuning, predictions, config)
+    metrics["slices"] = slices(judged, _texts(ours.index, judged), chances, config["threshold"], config["seed"])
+    metrics["learning"] = _learning(frozen.tuning, config)
+    gallery = _gallery(ours.index, judged, chances, ours.tuning, config)
+    gallery["suspects"] = _suspects(ours.index, *_tuned_on(ours.tuning, predictions, config))
+    write_part(folder, "gallery.json", gallery)
     write_part(folder, "predictions.json", predictions)
     write_part(folder, "metrics.json", metrics)
+
+
+def _tuned_on(tuning: Features, predictions: dict[str, Any], config: dict[str, Any]) -> tuple[Features, np.ndarray]:
+    """The memes tuned on that have a score, and their probabilities by what is shipped."""
+    told = predictions["tuning"]
+    return tuning.at(np.flatnonzero(np.isin(tuning.ids, told["ids"]))), np.array(told["probability"][config["shipped"]])
+
+
+def _texts(index: DatasetIndex, memes: Features) -> list[str] | None:
+    """The memes' texts; None of imported ones, of which none is known."""
+    if "imported" in index.spec:
+        return None
+    texts = {index.ids[row]: index.texts[row] for row in usable_rows(index)}
+    return [texts[name] for name in memes.ids.tolist()]
+
+
+def _learning(tuning: Features, config: dict[str, Any]) -> dict[str, Any]:
+    protocol, seed = Protocol(**config["protocol"]), config["seed"]
+    folds = assign_folds(tuning.label, tuning.copies, tuning.split, protocol, seed)
+    method = config["reference"]
+    return {
+        "method": method,
+        "curve": learning_curve(tuning, method, parts(tuning.label, tuning.copies, folds, seed), seed),
+    }
+
+
+def _suspects(index: DatasetIndex, memes: Features, probability: np.ndarray) -> list[dict[str, Any]]:
+    """Memes tuned on whose labels are likely wrong."""
+    place = {index.ids[row]: row for row in usable_rows(index)}
+    return [
+        {**_shown(index, place[memes.ids[row]]), "probability": float(probability[row])}
+        for row in label_errors(memes.label, probability)
+    ]
+
+
+def _shown(index: DatasetIndex, at: int) -> dict[str, Any]:
+    return {"id": index.ids[at], "image": index.images[at], "text": index.texts[at], "label": index.labels[at]}
 
 
 def _scores(bundle: Bundle, frozen: Vectors, artifacts: Path) -> dict[str, Callable[[Features], np.ndarray]]:
@@ -217,8 +261,7 @@ def _gallery(
     place = {index.ids[row]: row for row in usable_rows(index)}
 
     def shown(memes: Features, row: int) -> dict[str, Any]:
-        at = place[memes.ids[row]]
-        return {"id": index.ids[at], "image": index.images[at], "text": index.texts[at], "label": index.labels[at]}
+        return _shown(index, place[memes.ids[row]])
 
     similar = Similar(tuning.image, tuning.text)
     mistakes = []

@@ -15,6 +15,8 @@ from head.data.ranking import aurocs
 
 # Picks of one ensemble, repeats included: beyond some ten the mean no longer moves.
 _MOST_PICKS = 12
+# Selections that are added up, and the share of their picks that a head is worth keeping for.
+_BAGS, _LEAST = 20, 0.05
 # Memes at a time: bounds the memory on large sets and costs nothing on small ones.
 _ROWS = 4096
 
@@ -52,6 +54,20 @@ def weighted(heads: Sequence[nn.Module], logits: np.ndarray, counts: np.ndarray)
     weights, scales, chosen = counts / counts.sum(), evened(logits), np.flatnonzero(counts).tolist()
     ensemble = HeadEnsemble([heads[head] for head in chosen], [float(weights[head] * scales[head]) for head in chosen])
     return ensemble, weights @ (logits * scales[:, None])
+
+
+def select_bagged(logits: np.ndarray, label: np.ndarray, held: np.ndarray, seed: int) -> np.ndarray:
+    """(T,) int64: how often each of T heads is picked in _BAGS selections of `select`, each from a half of the heads; those
+    with less than _LEAST of all picks are left out.
+
+    Caruana, Munson and Niculescu-Mizil, "Getting the Most Out of Ensemble Selection" (2006): one selection overfits the
+    memes that it is made by, and the best head is in half of the bags only. The arguments are those of `select`.
+    """
+    drawn, total = np.random.default_rng(seed), np.zeros(len(logits), np.int64)
+    for _ in range(_BAGS):
+        rows = np.sort(drawn.choice(len(logits), max(1, round(len(logits) / 2)), replace=False))
+        total[rows] += select(logits[rows], label, held)
+    return np.where(total >= _LEAST * total.sum(), total, 0)
 
 
 def select(logits: np.ndarray, label: np.ndarray, held: np.ndarray) -> np.ndarray:

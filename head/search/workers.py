@@ -8,6 +8,7 @@ import multiprocessing
 import pickle
 import signal
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from cache import raised_here
 from head.data.features import Features
 from head.data.folds import Members
 from head.model.fusion import HeadConfig
@@ -184,7 +186,8 @@ def _work(pipe: Connection, begin: Callable[[], Any], run: Callable[[Any, Any, A
             try:
                 say("done", run(kept, job, ask))
             except (ValueError, RuntimeError, MemoryError) as error:
-                say("error", error)
+                # a mistake's traceback would be lost on the way
+                say("error", error if raised_here(error) else RuntimeError(traceback.format_exc()))
 
 
 def _train(data: TrainingSet, settings: Settings, ask: Ask) -> Outcome:

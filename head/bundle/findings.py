@@ -1,0 +1,101 @@
+"""What the judged memes say of the data: labels that look wrong, kinds of memes that fare otherwise, splits that differ.
+
+From cross-fitted probabilities, vectors and texts; it trains nothing that is kept. `head.bundle.evaluation` asks for it.
+"""
+
+from typing import Any
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from head.data.features import Features
+from head.judge.delong import auroc_interval
+from head.judge.metrics import Estimate, measure, share
+
+_SUSPECTS = 12
+# Memes of a slice from which on its figures say anything, and memes that splits are told apart by, at most.
+_SLICE, _COMPARED = 10, 2000
+# Columns that splits are told apart by: few memes have no use for more.
+_COLUMNS = 32
+
+
+def label_errors(label: np.ndarray, probability: np.ndarray) -> np.ndarray:
+    """The rows of (N,) memes whose labels are likely wrong, the likeliest first; probability: (N,) cross-fitted.
+
+    Confident learning (Northcutt et al., "Confident Learning: Estimating Uncertainty in Dataset Labels", 2021): a meme counts
+    as of a class where its probability of it is at least the mean of the memes so labelled; where that is the other class
+    alone, its label is suspected, and ranked by how far the probability of the label falls short.
+    """
+    if len(np.unique(label)) < 2:
+        return np.empty(0, np.int64)
+    bar = np.array([(1 - probability)[label == 0].mean(), probability[label == 1].mean()])
+    confident = np.stack([1 - probability >= bar[0], probability >= bar[1]])  # (2, N)
+    rows = np.arange(len(label))
+    suspected = confident[1 - label, rows] & ~confident[label, rows]
+    own = np.where(label == 1, probability, 1 - probability)
+    return np.flatnonzero(suspected)[np.argsort(own[suspected], kind="stable")][:_SUSPECTS]
+
+
+def slices(
+    memes: Features, texts: list[str] | None, probability: np.ndarray, threshold: float, seed: int
+) -> list[dict[str, Any]]:
+    """How kinds of memes fare; texts: of the memes, None where they are unknown. Kinds of fewer than ten memes are left
+    out."""
+    kinds: dict[str, np.ndarray] = {}
+    if texts is not None:
+        count = np.array([len(text.split()) for text in texts])
+        low, high = np.percentile(count[count > 0], (33, 67)) if (count > 0).any() else (0, 0)
+        kinds["no text"] = count == 0
+        kinds[f"up to {low:.0f} words"] = (count > 0) & (count <= low)
+        kinds[f"{low + 1:.0f} to {high:.0f} words"] = (count > low) & (count <= high)
+        kinds[f"more than {high:.0f} words"] = (count > high) & (count > 0)
+    _, of, counts = np.unique(memes.copies, return_inverse=True, return_counts=True)
+    kinds["with near-copies among the judged"] = counts[of] > 1
+    rows = []
+    for name, there in kinds.items():
+        if there.sum() < _SLICE or there.all():
+            continue
+        part, chances = memes.at(np.flatnonzero(there)), probability[there]
+        figures = measure(part.label, {"": chances}, {"": threshold}, part.copies, seed)[""]
+        rows.append(
+            {
+                "slice": name,
+                "memes": len(part),
+                "offensive": int(part.label.sum()),
+                "auroc": figures["auroc"].plain(),
+                "accuracy": figures["accuracy"].plain(),
+            }
+        )
+    return rows
+
+
+def drift(tuning: Features, test: Features, seed: int) -> dict[str, Any]:
+    """How unlike the memes tuned on and those of test are: shares of offensive memes, and the AUROC of a logistic regression
+    that tells them apart by their vectors, by cross-validation; 0.5 where it cannot."""
+    found = {"tuning": share(tuning.label == 1).plain(), "test": share(test.label == 1).plain()}
+    drawn = np.random.default_rng(seed)
+    parts = [memes.at(drawn.permutation(len(memes))[:_COMPARED]) for memes in (tuning, test)]
+    which = np.repeat((0, 1), [len(part) for part in parts])
+    if min(np.bincount(which)) < _SLICE:
+        return {**found, "told_apart": Estimate(None, None, None).plain()}
+    rows = np.concatenate(
+        [_principal(np.concatenate([getattr(part, side) for part in parts])) for side in ("image", "text")], 1
+    )
+    order = drawn.permutation(len(rows))
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, class_weight="balanced"))
+    score = np.empty(len(rows))
+    score[order] = cross_val_predict(model, rows[order], which[order], method="decision_function")
+    groups = np.concatenate([part.copies for part in parts])
+    points = measure(which, {"": 1 / (1 + np.exp(-score))}, {"": 0.5}, groups, seed)[""]["auroc"]
+    return {**found, "told_apart": Estimate(points.point, *auroc_interval(which, score, groups)).plain()}
+
+
+def _principal(vectors: np.ndarray) -> np.ndarray:
+    """(N, K) the strongest directions of (N, D) vectors at unit length."""
+    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+    unit = unit - unit.mean(axis=0)
+    axes = np.linalg.eigh((unit.T @ unit).astype(np.float64))[1][:, -_COLUMNS:]
+    return unit @ axes
