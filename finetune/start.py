@@ -105,11 +105,10 @@ def frozen_head(start: Start) -> Judged:
     part = start.parts
     whole, *others = fits_of(features, folds, part, _OFFICIAL, start.config["seed"])
     method = _frozen(start, whole)
-    unit, out = Unit.of(method, features.label), np.full(len(features), np.nan)
+    unit, out = Unit.of(method), np.full(len(features), np.nan)
     for to_do in others:
         without = _frozen(start, to_do)
-        own = Unit.of(without, features.label[to_do.rows])
-        out[to_do.scored] = own.into(unit, without.score(features.at(to_do.scored)))
+        out[to_do.scored] = Unit.of(without).into(unit, without.score(features.at(to_do.scored)))
     return judge(replace(method, out_of_fold=out), features.label, part, start.judging.aim)
 
 

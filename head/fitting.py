@@ -19,7 +19,6 @@ from head.candidates.table import CANDIDATES, REFERENCES, fit_candidates, strong
 from head.data.features import Features
 from head.data.folds import Protocol, members, refold
 from head.data.ranking import auroc
-from head.judge.calibrating import platt_slope
 from head.model.ensemble import HeadEnsemble, evened, select_bagged, weighted
 from head.model.method import Method
 from head.model.training import Diverged, Trained, TrainingSet, train_head
@@ -53,23 +52,22 @@ class Fit:
 
 @dataclass(frozen=True)
 class Unit:
-    """What makes a method's scores of two fits comparable, from the scores of the memes that its members held out: their
-    mean, and the slope that their labels give them. A fit without a part has other settings, whose scores are of another
-    size; the offset that the labels would give is left out, for on noise it says which part is short of which label."""
+    """What makes a method's scores of two fits comparable, by the scores of the memes that its members held out: their mean
+    and their deviation. A fit without a part has other settings, whose scores are of another size. Labels have no say: the
+    slope that few of them would give is mostly noise, and an offset would say which part is short of which label."""
 
     centre: float
-    slope: float
+    size: float
 
     @classmethod
-    def of(cls, method: Method, label: np.ndarray) -> "Unit":
-        """label: (N,) of the memes that the method was fitted to."""
-        there = np.isfinite(method.out_of_fold)
-        scores = method.out_of_fold[there]
-        return cls(float(scores.mean()), platt_slope(scores, label[there]))
+    def of(cls, method: Method) -> "Unit":
+        """From a method's own memes."""
+        scores = method.out_of_fold[np.isfinite(method.out_of_fold)]
+        return cls(float(scores.mean()), float(scores.std()) or 1.0)
 
     def into(self, other: "Unit", scores: np.ndarray) -> np.ndarray:
         """Scores in this unit -> in another."""
-        return other.centre + (scores - self.centre) * (self.slope / other.slope)
+        return other.centre + (scores - self.centre) * (other.size / self.size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +117,7 @@ def fit(memes: Memes, to_do: Fit, done: Callable[[], object]) -> Fitted:
     picks: list[tuple[str, int]] = []
     if fused:
         methods, picks = _with_heads(features.label, to_do.folds, fused, methods, memes.seed)
-    units = {name: Unit.of(method, features.label) for name, method in methods.items()}
+    units = {name: Unit.of(method) for name, method in methods.items()}
     if not len(to_do.scored):
         return Fitted(methods, units, picks, reference, {})
     others = memes.features.at(to_do.scored)

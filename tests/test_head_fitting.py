@@ -4,13 +4,11 @@ import numpy as np
 import pytest
 import torch
 from fakes import planted_features
-from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
 from head.candidates.table import BOTH, CANDIDATES, TRAINED
 from head.data.folds import Protocol, assign_folds, members
 from head.fitting import ENSEMBLE, SINGLE, Fit, Fitted, Memes, Unit, fit_all
-from head.judge.calibrating import platt_slope
 from head.model.ensemble import HeadEnsemble
 from head.model.fusion import HeadConfig
 from head.model.method import Method
@@ -55,7 +53,7 @@ def test_a_fit_to_some_memes_scores_others_as_it_would_score_new_ones(both):
     for name, method in whole.methods.items():
         assert (apart.apart[name] == method.score(MEMES.at(np.arange(90, 120)))).all()
         assert method.out_of_fold.shape == (90,) and np.isfinite(method.out_of_fold).all()
-        assert whole.units[name] == Unit.of(method, HELD.label)
+        assert whole.units[name] == Unit.of(method)
 
 
 def test_two_processes_give_what_one_gives(both):
@@ -96,21 +94,10 @@ def held_out(head: torch.nn.Module) -> np.ndarray:
 
 
 def test_scores_of_another_size_come_into_one_unit():
-    rng = np.random.default_rng(0)
-    label = np.arange(4000) % 2
-    score = 2 * label - 1 + rng.normal(size=4000)
-    one, other = (Unit.of(Method(out, len), label) for out in (score, 30 + 5 * score))
-    np.testing.assert_allclose(other.into(one, 30 + 5 * score), score, atol=1e-2)
-    assert expit(one.slope * (score - one.centre)) == pytest.approx(expit(2 * score), abs=0.05)  # as it was made
-    assert Unit.of(Method(np.full(40, 2.0), len), label[:40]) == Unit(2.0, 1.0)
-
-
-def test_on_noise_and_where_all_is_told_apart_the_slope_has_a_bound():
-    rng = np.random.default_rng(0)
-    label, noise = np.arange(400) % 2, rng.normal(size=400)
-    assert platt_slope(3 * noise, label) * np.std(3 * noise) >= 0.1 - 1e-9
-    apart = label + 0.01 * noise
-    assert platt_slope(apart, label) * np.std(apart) <= 10 + 1e-9
+    score = np.random.default_rng(0).normal(size=400)
+    one, other = (Unit.of(Method(out, len)) for out in (score, 30 + 5 * score))
+    np.testing.assert_allclose(other.into(one, 30 + 5 * score), score)
+    assert Unit.of(Method(np.append(np.full(40, 2.0), np.nan), len)) == Unit(2.0, 1.0)
 
 
 def test_memes_of_which_nothing_converges_are_refused():

@@ -11,7 +11,6 @@ from head.judge.calibration import PLATT, TEMPERATURE, Calibration
 
 # A negative slope, likely on noise, would turn the ranking and 0 would lose it. No sensible logit is out by more.
 _SLOPES = (0.01, 100.0)
-_SPREAD = (0.1, 10.0)
 # With two parameters and scaled logits the optimum is reached within a few dozen steps; far below what a figure shows.
 _PRECISION = {"ftol": 1e-14, "gtol": 1e-9, "maxiter": 1000}
 
@@ -36,13 +35,6 @@ def fit_calibration(logits: np.ndarray, label: np.ndarray, fold: np.ndarray) -> 
         fold = _halves(label)
     # Of equals the first, which has fewer parameters.
     return _fit(min((TEMPERATURE, PLATT), key=lambda kind: _held_out_loss(kind, logits, label, fold)), logits, label)
-
-
-def platt_slope(logits: np.ndarray, label: np.ndarray) -> float:
-    """The slope of Platt scaling, such that the scaled logits deviate by _SPREAD[0] to _SPREAD[1]: on noise it would be
-    nothing, and on few memes that are told apart without a limit. logits: (N,) finite."""
-    size = float(np.std(logits)) or 1.0
-    return float(np.clip(_fit(PLATT, logits, label).slope, _SPREAD[0] / size, _SPREAD[1] / size))
 
 
 def _halves(label: np.ndarray) -> np.ndarray:
