@@ -47,16 +47,16 @@ def fit_candidates(given: Given, fitted: Callable[[], object] | None = None) -> 
     """Every candidate that applies, then every reference, fitted to the members' shares of the memes; `fitted` is called
     after each, without it a progress bar is shown."""
     methods, table = {}, CANDIDATES | REFERENCES
+    # a bar in a worker process would leave semaphores behind
+    shown = table if fitted else tqdm(table, "candidates", leave=False, delay=1)
     # Small products: threads that wait for each other on busy cores are slower than one.
-    with (
-        threadpool_limits(1),
-        tqdm(total=len(table), desc="candidates", leave=False, delay=1, disable=bool(fitted)) as bar,
-    ):
-        for name, fit in table.items():
-            method = fit(given)
+    with threadpool_limits(1):
+        for name in shown:
+            method = table[name](given)
             if method is not None:
                 methods[name] = method
-            (fitted or bar.update)()
+            if fitted:
+                fitted()
     return methods
 
 
