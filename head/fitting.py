@@ -25,6 +25,8 @@ from head.model.training import Diverged, Trained, TrainingSet, train_head
 from head.search.study import Trial
 from head.search.workers import open_pool
 
+# Scores that deviate less are equal up to rounding.
+_CONSTANT = 1e-9
 ENSEMBLE, SINGLE = "fusion ensemble", "best single head"
 
 
@@ -63,11 +65,13 @@ class Unit:
     def of(cls, method: Method) -> "Unit":
         """From a method's own memes."""
         scores = method.out_of_fold[np.isfinite(method.out_of_fold)]
-        return cls(float(scores.mean()), float(scores.std()) or 1.0)
+        size = float(scores.std())
+        return cls(float(scores.mean()), size if size > _CONSTANT else 0.0)
 
     def into(self, other: "Unit", scores: np.ndarray) -> np.ndarray:
         """Scores in this unit -> in another."""
-        return other.centre + (scores - self.centre) * (other.size / self.size)
+        factor = other.size / self.size if self.size else 0.0
+        return other.centre + (scores - self.centre) * factor
 
 
 @dataclass(frozen=True, eq=False)
