@@ -12,6 +12,8 @@ import numpy as np
 from head.judge.metrics import Estimate, share
 
 _THOUSAND = 1000
+# Costs that differ by less are equal up to rounding.
+_EQUAL = 1e-9
 # Shares of offensive memes that are shown beside the reader's own.
 _SHARES = (0.01, 0.05, 0.2, 0.5)
 
@@ -72,7 +74,8 @@ def cost_curve(label: np.ndarray, probability: np.ndarray, use: Use) -> tuple[np
 def costs(label: np.ndarray, probability: np.ndarray, threshold: float, use: Use) -> dict[str, float]:
     """Per 1,000 memes: at the chosen threshold, at the cheapest and where that is, and with none or all flagged."""
     thresholds, curve = cost_curve(label, probability, use)
-    prevalence, best = use.prevalence or float(label.mean()), int(np.argmin(curve))
+    prevalence, cheapest = use.prevalence or float(label.mean()), np.flatnonzero(curve <= curve.min() + _EQUAL)
+    best = cheapest[np.argmin(np.abs(thresholds[cheapest] - threshold))]  # of equals the nearest to the chosen
     return {
         "chosen": float(curve[np.searchsorted(thresholds, threshold)]),
         "cheapest": float(curve[best]),

@@ -47,10 +47,12 @@ def slices(
     kinds: dict[str, np.ndarray] = {}
     if texts is not None:
         count = np.array([len(text.split()) for text in texts])
-        low, high = np.percentile(count[count > 0], (33, 67)) if (count > 0).any() else (0, 0)
+        low, high = np.round(np.percentile(count[count > 0], (33, 67))) if (count > 0).any() else (0, 0)
         kinds["no text"] = count == 0
         kinds[f"up to {low:.0f} words"] = (count > 0) & (count <= low)
-        kinds[f"{low + 1:.0f} to {high:.0f} words"] = (count > low) & (count <= high)
+        kinds[f"{low + 1:.0f} to {high:.0f} words" if high > low + 1 else f"{high:.0f} words"] = (count > low) & (
+            count <= high
+        )
         kinds[f"more than {high:.0f} words"] = (count > high) & (count > 0)
     _, of, counts = np.unique(memes.copies, return_inverse=True, return_counts=True)
     kinds["with near-copies among the judged"] = counts[of] > 1
