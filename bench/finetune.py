@@ -116,7 +116,8 @@ def _ours(
 ) -> tuple[Vectors, list[nn.Parameter]]:
     profile = Profile(precision="fp32")
     encoder = load_unfrozen(model, str(weights), torch.device("cpu"), profile, Unfreezing(blocks))
-    return Memes(encoder, index, root, room).features, [*encoder.weights.values()]
+    kept = Path(tempfile.mkdtemp(dir=weights.parent))
+    return Memes(encoder, index, root, kept, room, disk=0).features, [*encoder.weights.values()]
 
 
 def _measure(vectors: Vectors, weights: list[nn.Parameter], index: DatasetIndex, epochs: int) -> dict[str, Any]:

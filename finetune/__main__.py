@@ -93,7 +93,7 @@ def _finetune(options: argparse.Namespace) -> None:
         f"on {len(train_share.rows)} memes, at learning rates of {', '.join(f'{rate:g}' for rate in rates)} for "
         f"{options.epochs} epochs each; {len(validation.rows)} of validation choose"
     )
-    memes = Memes(encoder, start.index, start.root)
+    memes = Memes(encoder, start.index, start.root, folder)
     ensemble.to(encoder.encoder.device)
     model = Model(memes, ensemble, frozen.calibration)
     weights = {f"encoder/{name}": weight for name, weight in encoder.weights.items()}

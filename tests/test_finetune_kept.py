@@ -70,9 +70,12 @@ class Counted:
         monkeypatch.setattr(UnfrozenEncoder, "begin_texts", texts)
 
 
-@pytest.mark.parametrize("room", [0, IMAGE_BYTES * 2 + TEXT_BYTES, 1 << 30])
+@pytest.mark.parametrize(
+    ("room", "disk"),
+    [(0, 0), (IMAGE_BYTES * 2 + TEXT_BYTES, 0), (1 << 30, 0), (0, 1 << 30), (IMAGE_BYTES, IMAGE_BYTES * 2)],
+)
 def test_kept_or_not_the_vectors_and_their_gradients_are_the_same(
-    room: int, index: DatasetIndex, tmp_path: Path
+    room: int, disk: int, index: DatasetIndex, tmp_path: Path
 ) -> None:
     pixels = [encoder().encoder.pixels((tmp_path / image).read_bytes()) for image in index.images]
     tokens = [encoder().encoder.tokens(text) for text in index.texts]
@@ -82,7 +85,7 @@ def test_kept_or_not_the_vectors_and_their_gradients_are_the_same(
     )
     weights = [*encoder().weights.values()]
     slopes = torch.autograd.grad(sum(part.square().sum() for part in expected), weights)
-    memes = Memes(encoder(), index, tmp_path, room)
+    memes = Memes(encoder(), index, tmp_path, tmp_path / "kept", room, disk)
     memes.fill(np.arange(COUNT))
     for _ in range(2):
         found = memes.features(np.arange(COUNT))
@@ -97,7 +100,7 @@ def test_each_picture_and_text_goes_through_the_frozen_part_once(
     index: DatasetIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted = Counted(monkeypatch)
-    memes = Memes(encoder(), index, tmp_path)
+    memes = Memes(encoder(), index, tmp_path, tmp_path / "kept")
     memes.fill(np.arange(COUNT))
     for _ in range(3):
         memes.features(np.array([5, 0, 3]))
@@ -109,7 +112,7 @@ def test_what_has_no_room_is_made_each_time(
 ) -> None:
     counted = Counted(monkeypatch)
     monkeypatch.setattr(kept, "_AT_ONCE", 1)
-    memes = Memes(encoder(), index, tmp_path, IMAGE_BYTES + TEXT_BYTES)
+    memes = Memes(encoder(), index, tmp_path, tmp_path / "kept", IMAGE_BYTES + TEXT_BYTES, disk=0)
     memes.fill(np.arange(COUNT))
     filled = counted.images, counted.texts
     assert filled == (1, 1)  # it stops where there is no more room
@@ -118,8 +121,19 @@ def test_what_has_no_room_is_made_each_time(
     assert (counted.images, counted.texts) == (3, 3)
 
 
+def test_what_has_no_room_in_memory_is_kept_on_disk_and_leaves_no_file(
+    index: DatasetIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = Counted(monkeypatch)
+    memes = Memes(encoder(), index, tmp_path, tmp_path / "kept", IMAGE_BYTES + TEXT_BYTES)
+    memes.fill(np.arange(COUNT))
+    for _ in range(3):
+        memes.features(np.arange(COUNT))
+    assert (counted.images, counted.texts) == (COUNT - 1, 3) and not list((tmp_path / "kept").iterdir())
+
+
 def test_a_picture_that_changes_meanwhile_is_refused_by_name(index: DatasetIndex, tmp_path: Path) -> None:
-    memes = Memes(encoder(), index, tmp_path)
+    memes = Memes(encoder(), index, tmp_path, tmp_path / "kept")
     (tmp_path / "2.png").write_bytes(picture(99))
     with pytest.raises(ChangedPicture, match=r"2\.png: changed while it was trained on"):
         memes.features(np.array([1, 2]))
