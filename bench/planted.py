@@ -5,6 +5,8 @@ column: most of the variance lies in few directions, as in an encoder's vectors.
 sides' latent numbers, and a little of the picture's own, plus noise.
 """
 
+from functools import cache
+
 import numpy as np
 
 from head.data.features import Features
@@ -95,7 +97,7 @@ def trusted(rule: str, prevalence: float, count: int, seed: int, exact: bool = F
     cones = world.normal(size=(2, _WIDTH)) + _COMMON * world.normal(size=_WIDTH)
     cones *= np.sqrt(_WIDTH) * np.array(_CONES)[:, None] / np.linalg.norm(cones, axis=1, keepdims=True)
     drawn = np.random.default_rng([seed, count, TRUST_RULES.index(rule)])
-    bar = float(np.quantile(_followed(rule, np.random.default_rng(3), 200_000)[2], 1 - prevalence))
+    bar = _bar(rule, prevalence)
     sides, known, noisy = _followed(rule, drawn, 4 * count if exact else count)
     label = (noisy > bar).astype(np.int64)
     if exact:
@@ -111,6 +113,12 @@ def trusted(rule: str, prevalence: float, count: int, seed: int, exact: bool = F
     joint = _WIDTH if shared else 0
     features = Features(ids, image, text, label, np.full(count, "train"), np.arange(count), nothing, joint=joint)
     return features, auroc(label, known) or 0.5
+
+
+@cache
+def _bar(rule: str, prevalence: float) -> float:
+    """Above it lies this share of what the label follows."""
+    return float(np.quantile(_followed(rule, np.random.default_rng(3), 200_000)[2], 1 - prevalence))
 
 
 def _followed(rule: str, drawn: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
