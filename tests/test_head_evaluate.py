@@ -276,10 +276,13 @@ def test_without_test_the_memes_tuned_on_are_described_again(without_test):
     assert said.startswith("On validation") and "a little optimistic" in said and "tune-nested" in said
 
 
-def test_a_bundle_of_older_methods_is_not_judged_by_newer_ones(artifacts):
+@pytest.mark.parametrize(
+    "older", [lambda config: config.pop("reference"), lambda config: config["protocol"].update(folds=9)]
+)
+def test_a_bundle_of_older_methods_is_not_judged_by_newer_ones(older, artifacts):
     path = artifacts / "bundles" / "latest" / "config.json"
     config = json.loads(path.read_text())
-    del config["reference"]
+    older(config)  # no reference; heads of another number of members than the folds have
     path.write_text(json.dumps(config))
     with pytest.raises(UnusableBundle, match="tuned by an older program.*run `make tune` again"):
         evaluate_bundle(artifacts / "bundles" / "latest", artifacts, lambda line: pytest.fail("looked at test"))

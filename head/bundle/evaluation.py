@@ -107,7 +107,7 @@ def evaluate_bundle(folder: Path, artifacts: Path, say: Callable[[str], None]) -
     if read_part(folder, "metrics.json") is not None:
         return
     config, predictions = bundle.config, read_predictions(folder)
-    if "reference" not in config:
+    if not _of_this_program(bundle):
         raise UnusableBundle(
             f"{folder}: tuned by an older program, whose methods cannot be fitted again; it is served as before, but for a "
             "report run `make tune` again"
@@ -182,6 +182,16 @@ def _suspects(index: DatasetIndex, memes: Features, probability: np.ndarray) -> 
 
 def _shown(index: DatasetIndex, at: int) -> dict[str, Any]:
     return {"id": index.ids[at], "image": index.images[at], "text": index.texts[at], "label": index.labels[at]}
+
+
+def _of_this_program(bundle: Bundle) -> bool:
+    """Whether its methods can be fitted again: older ones knew no reference, or had two members a fold."""
+    config = bundle.config
+    if "reference" not in config or SINGLE not in bundle.ensembles:
+        return "reference" in config
+    protocol = config["protocol"]
+    members_of_folds = (1 if protocol["name"] == "official" else protocol["folds"]) * protocol["repeats"]
+    return bool(bundle.ensembles[SINGLE].heads[0].members == members_of_folds)
 
 
 def _scores(bundle: Bundle, frozen: Vectors, artifacts: Path) -> dict[str, Callable[[Features], np.ndarray]]:
