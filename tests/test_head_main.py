@@ -18,6 +18,7 @@ from head.bundle.format import load_bundle, read_predictions
 from head.candidates.table import BOTH
 from head.fitting import ENSEMBLE
 from head.judge.delong import Difference
+from head.judge.shares import share_of
 from head.judge.threshold import aim_words
 from head.model.training import train_head
 from head.search import workers
@@ -137,17 +138,16 @@ def aim(objective: str, target: float | None, confidence: float = 0.8) -> dict[s
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (("--target-recall=0.9",), {"aim": aim("recall", 0.9)}),
-        (("--target-recall=90",), {"aim": aim("recall", 0.9)}),
+        (("--target-recall=0.9", "--ship=ensemble"), {"aim": aim("recall", 0.9), "shipped": ENSEMBLE}),
         (("--target-recall=80%", "--confidence=90%"), {"aim": aim("recall", 0.8, 0.9)}),
         (("--target-precision=0.3", "--ship=regression"), {"aim": aim("precision", 0.3)}),
-        (("--objective=accuracy",), {"aim": aim("accuracy", None)}),
-        (("--ship=regression",), {"shipped": BOTH}),
-        (("--ship=ensemble",), {"shipped": ENSEMBLE}),
+        (
+            ("--objective=accuracy", "--ship=regression", "--seed=3"),
+            {"aim": aim("accuracy", None), "shipped": BOTH, "seed": 3},
+        ),
         (("--ship=random forest",), {"shipped": "random forest"}),
         (("--ship=nearest neighbours, trained",), {"shipped": "nearest neighbours, trained"}),
         (("--protocol=official", "--repeats=2"), {"protocol": {"name": "official", "folds": 2, "repeats": 2}}),
-        (("--seed=3",), {"seed": 3}),
     ],
 )
 def test_what_is_asked_for_is_in_the_bundle(tmp_path, capsys, options, expected):
@@ -314,3 +314,8 @@ def test_nested_writes_its_estimate_and_says_it(tmp_path, capsys, monkeypatch):
     assert not (tmp_path / "bundles").exists()
     assert run(tmp_path, "--protocol=official", name="nested") == 2
     assert "makes its own folds; leave --protocol out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("text", "share"), [("0.9", 0.9), ("90", 0.9), ("90%", 0.9), ("1.5%", 0.015), ("1.5", 1.5)])
+def test_a_share_is_taken_as_people_write_it(text: str, share: float) -> None:
+    assert share_of(text) == pytest.approx(share)
