@@ -93,7 +93,7 @@ def test_each_look_at_test_is_noted_whatever_the_bundle(artifacts):
     tune(artifacts, "--review=0.3", "--seed=5")
     evaluate_bundle(folder, artifacts, lambda line: None)
     other = part(folder, "config")
-    (log,) = (artifacts / "readings").iterdir()
+    (log,) = (artifacts / "test-readings").iterdir()
     with log.open("a") as file:
         file.write('{"bundle": "cut sho')
     found = read_readings(artifacts, other)

@@ -37,7 +37,7 @@ def read_readings(artifacts: Path, config: dict[str, Any]) -> list[dict[str, Any
 def _path(artifacts: Path, config: dict[str, Any]) -> Path:
     """One file a data set, whatever the encoder: an index is named after the data, then the encoder."""
     data = Path(config["data"]["index"]).stem.partition("--")[0]
-    return artifacts / "readings" / f"{data}.jsonl"
+    return artifacts / "test-readings" / f"{data}.jsonl"
 
 
 def _today() -> str:
