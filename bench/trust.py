@@ -154,8 +154,10 @@ def table(runs: list[dict[str, Any]]) -> str:
     for run in runs:
         by_cell[Cell(run["memes"], run["prevalence"], run["rule"])].append(run)
     lines = [
-        "| memes | offensive | rule | seeds | slope, mean and median | told - true AUROC | regret | band, told - answered | recall .9 met | "
-        "precision .8 met | refused | ensemble ships |",
+        (
+            "| memes | offensive | rule | seeds | slope, mean and median | told - true AUROC | regret | band, told - answered | recall .9 met | "
+            "precision .8 met | refused | ensemble ships |"
+        ),
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for cell, of in sorted(by_cell.items()):
