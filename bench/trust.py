@@ -1,7 +1,7 @@
 """Whether the told numbers hold: tuning on planted memes with a known truth, judged on 6,000 new ones.
 
-    python -m bench.trust run artifacts/trust.jsonl            # appends a line a run; a second command goes on from there
-    python -m bench.trust table artifacts/trust.jsonl          # the table of RESULTS.md
+    python -m bench.trust run bench/trust.jsonl            # appends a line a run; a second command goes on from there
+    python -m bench.trust table bench/trust.jsonl          # the table of RESULTS.md
 
 A cell is a rule, a prevalence and a number of memes, tuned on with several seeds. Cells with fewer than eight memes of a
 label are left out.

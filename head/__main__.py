@@ -31,7 +31,7 @@ from head.nested import SHIPPED, nested
 from head.pipeline import Pick, TuneConfig, Tuned, study_digest, tune
 from head.search.study import ROUND, KindPruner, StudyConfig, finished_trials, sampler
 
-# "best": the ensemble, unless the strongest candidate is better beyond noise; "regression": on both sides; else by name.
+# "best": the strongest candidate, unless the ensemble ranks the memes better; "regression": on both sides; else by name.
 SHIP = {"ensemble": ENSEMBLE, "regression": BOTH} | {name: name for name in CANDIDATES}
 
 
@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
                 "--ship",
                 choices=("best", *SHIP),
                 default="best",
-                help="what the bundle answers with; best: the ensemble, unless a simple method is better beyond noise",
+                help="what the bundle answers with; best: the strongest simple method, unless the ensemble is better",
             )
             command.add_argument(
                 "--review",
@@ -286,7 +286,7 @@ def _print_results(settings: dict[str, Any]) -> None:
 
 def _why(settings: dict[str, Any]) -> str:
     if settings["shipped"] == settings["reference"]:
-        return ", the best of the simple methods: better than the ensemble beyond noise"
+        return ", the best of the simple methods: the ensemble is no better"
     return ""
 
 

@@ -163,9 +163,9 @@ def test_what_is_asked_for_is_in_the_bundle(tmp_path, capsys, options, expected)
     assert ("validation" if "official" in str(options) else "out of fold, 2 folds") in out
 
 
-def test_the_ensemble_ships_unless_the_simple_method_is_better_beyond_noise(tmp_path, capsys, monkeypatch):
+def test_the_simple_method_ships_unless_the_ensemble_is_better(tmp_path, capsys, monkeypatch):
     fill(tmp_path)
-    for lead, why in ((-1.1, "the best of the simple methods: better than the ensemble beyond noise"), (-0.9, "")):
+    for lead, why in ((0.0, "the best of the simple methods: the ensemble is no better"), (0.1, "")):
         monkeypatch.setattr(pipeline, "auroc_difference", lambda *_, lead=lead: Difference(lead, 1.0, 0.5))
         assert run(tmp_path) == 0
         config, out = load_bundle(tmp_path / "bundles" / "latest").config, capsys.readouterr().out
