@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from cache.index import SPLITS, group_name
+from cache.parts import PARTS
 
 _LABELS = {"1": 1, "0": 0, "-1": -1, "offensive": 1, "non-offensive": 0}
 
@@ -80,3 +81,11 @@ def splits(path: Path, column: str, values: Sequence[Any]) -> list[str]:
 def groups(values: Sequence[Any]) -> list[str]:
     """The names of the memes' groups, "" where there is none; any value has one."""
     return [group_name(value) for value in values]
+
+
+def parts(path: Path, column: str, values: Sequence[Any]) -> list[int]:
+    """The values as whole numbers from -1 to PARTS - 1. Raises UnusableTable."""
+    for row, value in enumerate(values):
+        if isinstance(value, bool) or not isinstance(value, int) or not -1 <= value < PARTS:
+            raise wrong(path, column, row, f"expected a whole number from -1 to {PARTS - 1}, got {value!r}")
+    return list(values)

@@ -1,7 +1,7 @@
 """Vectors with ids, labels and splits as one file, .npz or .parquet: to other programs, and from them.
 
     ids, image (N, Di), text (N, Dt), label, split                    what every such file has
-    group                                                             what it may have
+    group, part                                                       what it may have
     image_key, text_key, text_tokens, text_cut; spec, source, prompts what a file of `export` has, too
 
 It does not know stores or indexes. Nothing is unpickled.
@@ -28,7 +28,7 @@ from cache.spec import Spec
 SUFFIXES = (".npz", ".parquet")
 _VECTORS = ("image", "text")
 _REQUIRED = ("ids", *_VECTORS, "label", "split")
-_OPTIONAL = ("group",)
+_OPTIONAL = ("group", "part")
 _OURS = ("image_key", "text_key", "text_tokens", "text_cut")
 # What numpy and zipfile make of damaged bytes.
 _DAMAGE = (ValueError, KeyError, EOFError, OSError, NotImplementedError, MemoryError, zipfile.BadZipFile, zlib.error)
@@ -62,7 +62,8 @@ class Origin:
 class Rows:
     """Memes with vectors. ids, splits: N texts; image (N, Di), text (N, Dt) float32; labels: N of 1 | 0 | -1.
 
-    origin: None where the vectors were made elsewhere; groups: N texts, "" where none is known.
+    origin: None where the vectors were made elsewhere; groups: N texts, "" where none is known; parts: as in the index, ()
+    where none is known.
     """
 
     ids: Sequence[str]
@@ -72,6 +73,7 @@ class Rows:
     splits: Sequence[str]
     groups: Sequence[str]
     origin: Origin | None
+    parts: Sequence[int] = ()
 
 
 def require_suffix(path: Path) -> None:
@@ -98,6 +100,8 @@ def write_rows(path: Path, rows: Rows) -> None:
     }
     if any(rows.groups):
         held["group"] = list(rows.groups)
+    if any(part >= 0 for part in rows.parts):
+        held["part"] = np.asarray(rows.parts, np.int8)
     texts = {
         "spec": json.dumps(origin.spec),
         "source": json.dumps(origin.source),
@@ -127,6 +131,7 @@ def read_rows(path: Path) -> Rows:
         columns.splits(path, "split", held["split"]),
         columns.groups(held.get("group", [""] * len(held["ids"]))),
         _origin(path, held, texts),
+        columns.parts(path, "part", held.get("part", ())),
     )
     if rows.origin and _digest(rows, rows.origin) != texts.get("content_sha256"):
         raise _changed(path)

@@ -33,7 +33,9 @@ def export_index(index_file: Path, vectors: Path, out: Path) -> int:
     columns = {name: kept(name) for name in ("image_keys", "text_keys", "text_tokens", "text_cut")}
     image, text = (store.read(kind, columns[f"{kind}_keys"]) for kind in ("image", "text"))
     origin = Origin(**columns, spec=index.spec, source=index.source, prompts=_prompts(index, store))
-    write_rows(out, Rows(kept("ids"), image, text, kept("labels"), kept("splits"), kept("groups"), origin))
+    write_rows(
+        out, Rows(kept("ids"), image, text, kept("labels"), kept("splits"), kept("groups"), origin, kept("parts"))
+    )
     return len(rows)
 
 

@@ -86,9 +86,14 @@ def _index(rows: Rows, origin: Origin) -> DatasetIndex:
         spec=origin.spec,
         source=origin.source,
         groups=rows.groups,
-        parts=[-1 if "validation" in rows.splits else part_of(name) for name in rows.ids],
+        parts=rows.parts or ([] if rows.origin else _parts(rows)),
         prompts=prompts,
     )
+
+
+def _parts(rows: Rows) -> list[int]:
+    """By their ids: there are no pictures, and vectors are an encoder's."""
+    return [-1 if "validation" in rows.splits else part_of(name) for name in rows.ids]
 
 
 def _require_free(path: Path, index: DatasetIndex) -> None:

@@ -10,7 +10,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cache import DatasetIndex, MissingVectors, Segment, VectorStore, content_key, read_index, text_key, write_index
+from cache import (
+    DatasetIndex,
+    MissingVectors,
+    Segment,
+    VectorStore,
+    content_key,
+    part_of,
+    read_index,
+    text_key,
+    write_index,
+)
 from cache.columns import UnusableTable
 from cache.exporting import export_index
 from cache.importing import NameTaken, import_rows
@@ -78,6 +88,23 @@ def write(path: Path, columns: dict[str, Any]) -> Path:
     else:
         pq.write_table(pa.table({name: np.asarray(values).tolist() for name, values in columns.items()}), path)
     return path
+
+
+@FORMATS
+def test_parts_go_along_and_imported_memes_have_them_by_their_ids(
+    tmp_path: Path, index_file: Path, suffix: str
+) -> None:
+    index = replace(read_index(index_file), splits=["train"] * 4)
+    for parts, expected in (([3, 0, -1, 2], [3, 0, -1]), ((), [-2, -2, -2])):  # and of an index that has none
+        write_index(index_file, replace(index, parts=parts))
+        export_index(index_file, tmp_path / "vectors", tmp_path / f"memes{suffix}")
+        there = tmp_path / f"there-{len(parts)}"
+        back = read_index(import_rows(tmp_path / f"memes{suffix}", "back", there, quiet))
+        assert back.parts == expected and back.has_parts == (len(parts) > 0)
+    for split in ("train", "validation"):
+        elsewhere = write(tmp_path / f"v{suffix}", table(split=["train"] * 5 + [split]))
+        found = read_index(import_rows(elsewhere, "a", tmp_path, quiet)).parts
+        assert found == ([-1] * 6 if split == "validation" else [part_of(f"x{row}") for row in range(6)])
 
 
 @FORMATS
