@@ -9,6 +9,8 @@ from quick import quick_tuning
 from bench import trust
 from bench.planted import TRUST_RULES, trusted
 from bench.trust import Cell, cells, measured, table
+from head import fitting
+from head.candidates import table as candidates
 from head.candidates.table import BOTH, CANDIDATES
 from head.data import folds
 
@@ -19,9 +21,10 @@ def runs() -> dict[str, list[dict]]:
         quick_tuning(patch)
         patch.setattr(folds, "_PARTS", 5)
         patch.setattr(trust, "_FRESH", 2000)
-        for name in set(CANDIDATES) - {BOTH, "linear probe, unstandardised", "nearest neighbours, both"}:
-            patch.delitem(CANDIDATES, name)
-        return {rule: [measured(Cell(200, 0.4, rule), seed, 2) for seed in range(3)] for rule in ("linear", "noise")}
+        few = {name: CANDIDATES[name] for name in (BOTH, "linear probe, unstandardised", "nearest neighbours, both")}
+        for module in (candidates, fitting):
+            patch.setattr(module, "CANDIDATES", few)
+        return {rule: [measured(Cell(200, 0.4, rule), seed, 2) for seed in range(2)] for rule in ("linear", "noise")}
 
 
 def shipped(runs: list[dict], figure: str) -> np.ndarray:
@@ -30,7 +33,7 @@ def shipped(runs: list[dict], figure: str) -> np.ndarray:
 
 def test_told_aurocs_are_near_the_true_ones_on_noise_and_on_signal(runs: dict[str, list[dict]]) -> None:
     gaps = {rule: shipped(of, "told") - shipped(of, "true") for rule, of in runs.items()}
-    # the members' own scores told .60 to .70 on noise; the mean of three such sets is off by .025
+    # the members' own scores told .60 to .70 on noise; the mean of two such sets is off by .03
     assert abs(gaps["noise"].mean()) < 0.08 and abs(gaps["linear"].mean()) < 0.08
     assert shipped(runs["linear"], "true").mean() > 0.7 and abs(shipped(runs["noise"], "true").mean() - 0.5) < 0.03
 
@@ -39,14 +42,14 @@ def test_probabilities_mean_what_they_say_and_targets_are_kept_or_refused(runs: 
     assert 0.6 < np.exp(np.log(np.maximum(shipped(runs["linear"], "slope"), 0.01)).mean()) < 1.7
     assert all(run["methods"][run["shipped"]]["precision"] is None for run in runs["noise"])
     reached = [value for value in shipped(runs["linear"], "recall") if value is not None]
-    assert len(reached) == 3 and np.mean(np.array(reached) >= 0.85) > 0.6
+    assert len(reached) == 2 and min(reached) >= 0.85
     told, answered = shipped(runs["linear"], "band"), shipped(runs["linear"], "answered")
     assert abs((told - answered).mean()) < 0.08
 
 
 def test_the_table_has_a_row_a_cell_of_what_ships(runs: dict[str, list[dict]]) -> None:
     rows = table([run for of in runs.values() for run in of]).splitlines()
-    assert len(rows) == 2 + 2 and rows[2].startswith("| 200 | 0.4 | linear | 3 |")
+    assert len(rows) == 2 + 2 and rows[2].startswith("| 200 | 0.4 | linear | 2 |")
     gap = (shipped(runs["noise"], "told") - shipped(runs["noise"], "true")).mean()
     assert f"| {gap:+.3f} |" in rows[3]
 
