@@ -307,7 +307,7 @@ def test_nested_writes_its_estimate_and_says_it(tmp_path, capsys, monkeypatch):
     index = fill(tmp_path)
     assert run(tmp_path, name="nested") == 0
     said = capsys.readouterr()
-    assert "outer fold 2 of 2" in said.err and "In nested cross-validation, the as shipped" in said.out
+    assert "outer fold 2 of 2" in said.err and "In nested cross-validation, the shipped method" in said.out
     written = json.loads((tmp_path / "nested" / index.stem / "nested.json").read_text())
     assert written["split"] == "nested" and len(written["folds"]) == 2 and len(written["fingerprint"]) == 64
     assert sum(fold["memes"] for fold in written["folds"]) == 90  # test is left alone

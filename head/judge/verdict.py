@@ -25,7 +25,8 @@ def verdict(config: dict[str, Any], metrics: dict[str, Any]) -> str:
     name = f"{shipped} model" if "frozen" in metrics else shipped
     said = f"{where}, the {name} has an AUROC of {ours}"
     vectors = "the encoder's vectors as they were" if "frozen" in metrics else "the same vectors"
-    said += "" if shipped == reference else f", the best simple method ({reference}) on {vectors} {peer}"
+    which = "" if split == "nested" else f" ({reference})"  # there, another in each fold
+    said += "" if shipped == reference else f", the best simple method{which} on {vectors} {peer}"
     if ours.contains(0.5):
         said += ". The interval contains 0.5: no better than guessing here."
     elif ours.point < 0.5:
