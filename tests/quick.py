@@ -10,10 +10,11 @@ from head.search import space, study
 
 
 def quick_tuning(patch: pytest.MonkeyPatch, widths: tuple[int, ...] = (8,), importances: bool = False) -> None:
-    """Narrow heads, recipes of thirty epochs, few parts, penalties, trees and resamples."""
+    """Narrow heads, fifteen epochs, few parts, penalties, trees and resamples."""
     patch.setattr(folds, "_PARTS", 2)
     patch.setattr(space, "_WIDTHS", widths)
-    patch.setattr(space, "_MOST_EPOCHS", 30)
+    patch.setattr(space, "_EPOCHS", 15)
+    patch.setattr(space, "_MOST_EPOCHS", 15)
     patch.setattr(regression, "_PENALTIES", np.array([0.01, 1.0]))
     patch.setattr(forest, "_TREES", 5)
     patch.setattr(metrics, "_RESAMPLES", 100)
