@@ -8,10 +8,12 @@ parts are for, `head.data.features` knows. The embedding job calls it.
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
 from cache import PartRecord, part_of, read_parts, write_parts
@@ -85,31 +87,17 @@ def _hash(path: Path) -> np.ndarray:
 
 
 def _groups(keys: Sequence[str], texts: Sequence[str], hashes: Mapping[str, np.ndarray]) -> list[int]:
-    """The group of each of N memes, by the first of it."""
+    """The number of the group of each of N memes."""
     largest = max(2, len(keys) // _LARGEST_SHARE)
-    parent = list(range(len(keys)))
-
-    def root(place: int) -> int:
-        while parent[place] != place:
-            parent[place] = parent[parent[place]]
-            place = parent[place]
-        return place
-
-    def join(places: Iterable[int]) -> None:
-        first, *others = places
-        for other in others:
-            low, high = sorted((root(first), root(other)))
-            parent[high] = low
-
     by_key: defaultdict[str, list[int]] = defaultdict(list)
     for place, key in enumerate(keys):
         by_key[key].append(place)
-    for places in by_key.values():
-        join(places)  # one file is one meme, however many rows have it
     seen = [key for key in by_key if hashes[key].any()]
     clusters = near_pictures(np.array([hashes[key] for key in seen], np.uint64).reshape(-1, 4))
-    copies = [[place for at in cluster for place in by_key[seen[at]]] for cluster in clusters]
-    for places in copies + near_texts([words(text) for text in texts]):
-        if len(places) <= largest:
-            join(places)
-    return [root(place) for place in range(len(keys))]
+    near = [[place for at in cluster for place in by_key[seen[at]]] for cluster in clusters]
+    near += near_texts([words(text) for text in texts])
+    # one file is one meme, however many rows have it
+    together = [*by_key.values(), *(places for places in near if len(places) <= largest)]
+    pairs = np.array([(places[0], other) for places in together for other in places[1:]], np.int64).reshape(-1, 2)
+    graph = coo_array((np.ones(len(pairs)), pairs.T), (len(keys), len(keys)))
+    return connected_components(graph, directed=False)[1].tolist()

@@ -24,7 +24,7 @@ from head.data.similar import Similar
 from head.fitting import SINGLE
 from head.judge.calibration import Calibration
 from head.judge.delong import auroc_difference
-from head.judge.metrics import DEFINITION, Estimate, measure, share
+from head.judge.metrics import DEFINITION, auroc_estimate, measure, share
 from head.judge.threshold import measure_band
 from head.model.fusion import FusionHead
 
@@ -65,7 +65,7 @@ def describe(
         "p": _p(memes, probability, shipped, reference),
         "subgroups": _subgroups(memes, probability[shipped] >= thresholds[shipped]),
         "review": _review(memes.label, probability[shipped], config),
-        "copies": _copies(memes, probability[shipped], copied, seed),
+        "copies": _copies(memes, probability[shipped], copied),
     }
     if FROZEN in probability:
         described["frozen"] = {"reference": FROZEN, "p": _p(memes, probability, shipped, FROZEN)}
@@ -157,8 +157,8 @@ def _texts(index: DatasetIndex, memes: Features) -> list[str] | None:
     """The memes' texts; None of imported ones, of which none is known."""
     if "imported" in index.spec:
         return None
-    texts = {index.ids[row]: index.texts[row] for row in usable_rows(index)}
-    return [texts[name] for name in memes.ids.tolist()]
+    shown = _shown(index)
+    return [shown(memes, row)["text"] for row in range(len(memes))]
 
 
 def _learning(tuning: Features, config: dict[str, Any]) -> dict[str, Any]:
@@ -173,15 +173,21 @@ def _learning(tuning: Features, config: dict[str, Any]) -> dict[str, Any]:
 
 def _suspects(index: DatasetIndex, memes: Features, probability: np.ndarray) -> list[dict[str, Any]]:
     """Memes tuned on whose labels are likely wrong."""
-    place = {index.ids[row]: row for row in usable_rows(index)}
+    shown = _shown(index)
     return [
-        {**_shown(index, place[memes.ids[row]]), "probability": float(probability[row])}
-        for row in label_errors(memes.label, probability)
+        {**shown(memes, row), "probability": float(probability[row])} for row in label_errors(memes.label, probability)
     ]
 
 
-def _shown(index: DatasetIndex, at: int) -> dict[str, Any]:
-    return {"id": index.ids[at], "image": index.images[at], "text": index.texts[at], "label": index.labels[at]}
+def _shown(index: DatasetIndex) -> Callable[[Features, int], dict[str, Any]]:
+    """What is shown of a meme, by its row among some memes of the index."""
+    place = {index.ids[row]: row for row in usable_rows(index)}
+
+    def shown(memes: Features, row: int) -> dict[str, Any]:
+        at = place[memes.ids[row]]
+        return {"id": index.ids[at], "image": index.images[at], "text": index.texts[at], "label": index.labels[at]}
+
+    return shown
 
 
 def _of_this_program(bundle: Bundle) -> bool:
@@ -250,11 +256,10 @@ def _review(label: np.ndarray, probability: np.ndarray, config: dict[str, Any]) 
     return {"coverage": coverage, "error": error.plain()}
 
 
-def _copies(memes: Features, probability: np.ndarray, copied: np.ndarray, seed: int) -> dict[str, Any]:
+def _copies(memes: Features, probability: np.ndarray, copied: np.ndarray) -> dict[str, Any]:
     """How many of the memes have a near-copy among those learnt from, and the AUROC of the others."""
-    others, without = memes.at(np.flatnonzero(~copied)), Estimate(None, None, None)
-    if len(others):
-        without = measure(others.label, {"": probability[~copied]}, {"": 0.5}, others.copies, seed)[""]["auroc"]
+    others = memes.at(np.flatnonzero(~copied))
+    without = auroc_estimate(others.label, probability[~copied], others.copies)
     return {"memes": int(copied.sum()), "auroc_without": without.plain()}
 
 
@@ -268,11 +273,7 @@ def _gallery(
     room = np.where(probability >= threshold, 1 - threshold, threshold)
     confidence = np.abs(probability - threshold) / np.maximum(room, 1e-9)
     worst = np.flatnonzero(wrong)[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES]
-    place = {index.ids[row]: row for row in usable_rows(index)}
-
-    def shown(memes: Features, row: int) -> dict[str, Any]:
-        return _shown(index, place[memes.ids[row]])
-
+    shown = _shown(index)
     similar = Similar(tuning.image, tuning.text)
     mistakes = []
     for row in worst:

@@ -12,8 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from head.data.features import Features
-from head.judge.delong import auroc_interval
-from head.judge.metrics import Estimate, measure, share
+from head.judge.metrics import Estimate, auroc_estimate, measure, share
 
 _SUSPECTS = 12
 # Memes of a slice from which on its figures say anything, and memes that splits are told apart by, at most.
@@ -91,8 +90,7 @@ def drift(tuning: Features, test: Features, seed: int) -> dict[str, Any]:
     score = np.empty(len(rows))
     score[order] = cross_val_predict(model, rows[order], which[order], method="decision_function")
     groups = np.concatenate([part.copies for part in parts])
-    points = measure(which, {"": 1 / (1 + np.exp(-score))}, {"": 0.5}, groups, seed)[""]["auroc"]
-    return {**found, "told_apart": Estimate(points.point, *auroc_interval(which, score, groups)).plain()}
+    return {**found, "told_apart": auroc_estimate(which, score, groups).plain()}
 
 
 def _principal(vectors: np.ndarray) -> np.ndarray:

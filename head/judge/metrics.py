@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtr, ndtri, stdtrit
 
+from head.data.ranking import auroc
 from head.judge.delong import auroc_interval
 
 METRICS = ("accuracy", "f1_offensive", "macro_f1", "weighted_f1", "auroc", "average_precision", "brier", "ece")
@@ -96,14 +97,19 @@ def measure(
     def figures(name: str) -> dict[str, Estimate]:
         drawn = np.concatenate(draws[name]).T  # (METRICS, _RESAMPLES)
         found = {metric: _estimate(value, column, few) for metric, value, column in zip(METRICS, point[name], drawn)}
-        if found["auroc"].point is not None:
-            limits = auroc_interval(label, probabilities[name], number)
-            found["auroc"] = Estimate(found["auroc"].point, *limits)
+        found["auroc"] = auroc_estimate(label, probabilities[name], number)
         if found["accuracy"].point in (0, 1):
             found["accuracy"] = _wilson(float(found["accuracy"].point), int(number.max()) + 1)
         return found | {"ece": Estimate(found["ece"].point, None, None)}
 
     return {name: figures(name) for name in judged}
+
+
+def auroc_estimate(label: np.ndarray, score: np.ndarray, groups: np.ndarray) -> Estimate:
+    """AUROC of (N,) scores with its 95 % interval, undefined with one class only; groups: (N,), equal for copies."""
+    if len(np.unique(label)) < 2:
+        return Estimate(None, None, None)
+    return Estimate(auroc(label, score), *auroc_interval(label, score, groups))
 
 
 def share(hit: np.ndarray) -> Estimate:
