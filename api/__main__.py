@@ -19,16 +19,16 @@ import msgspec
 if __name__ == "__main__":
     gc.disable()  # until `load` has loaded: a quarter of the start would go into looking for garbage that is not there
 
-from api.export import export_bundle
-from api.folder import predict_folder
+from api.commands.export import export_bundle
+from api.commands.predict_folder import predict_folder
 from api.metrics import Metrics
-from api.prediction import Meme
+from api.model.prediction import Meme
 from api.schema import MAX_TEXT_CHARS
 from api.server import load, reader_of, serve
 from api.settings import ServeSettings
 from cache import refuse
-from embed.hashing import UnusableFile, read_picture
-from embed.pictures import UnreadableImage
+from embed.pictures.decoding import UnreadableImage
+from embed.pictures.hashing import UnusableFile, read_picture
 
 _HELP = {
     "bundle": "model bundle to load",

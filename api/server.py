@@ -16,19 +16,19 @@ from types import FrameType
 
 from pythonjsonlogger.json import JsonFormatter
 
-from api.app import create_app
-from api.card import model_card
-from api.classifier import MemeClassifier
-from api.explanation import training_memes
-from api.memory import keep_flat, settle
+from api.http.app import create_app
+from api.http.service import Loaded, Service
 from api.metrics import Metrics
-from api.prediction import Predictor, Reader
-from api.reading import PictureReader
+from api.model.card import model_card
+from api.model.classifier import MemeClassifier
+from api.model.explanation import training_memes
+from api.model.prediction import Predictor, Reader
+from api.model.reading import PictureReader
 from api.schema import MAX_BODY_BYTES
-from api.service import Loaded, Service
 from api.settings import ServeSettings
-from api.transport import Listener, listen
-from embed.hardware import choose_device
+from api.transport.listener import Listener, listen
+from api.transport.memory import keep_flat, settle
+from embed.clip.hardware import choose_device
 
 # Refusals, health checks and metrics find a thread also when every place is taken.
 _SPARE_THREADS = 8

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from embed.profile import DEVICES
+from embed.clip.options import DEVICES
 
 _ORIGIN = re.compile(r"https?://[^/\s]+")
 

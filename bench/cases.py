@@ -17,8 +17,8 @@ from pathlib import Path
 from PIL import Image
 
 from cache import content_key
-from embed.dataset import Meme, read_dataset
-from embed.pictures import UnreadableImage, decode_picture
+from embed.data.dataset import Meme, read_dataset
+from embed.pictures.decoding import UnreadableImage, decode_picture
 
 _TABLE = "memes.csv"
 _PICTURES = "images"

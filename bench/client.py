@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from embed.dataset import read_dataset
+from embed.data.dataset import read_dataset
 
 _HOST = "127.0.0.1"
 _BOUNDARY = "a-boundary-that-stands-in-no-picture"

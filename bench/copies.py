@@ -5,7 +5,7 @@ import itertools
 import zlib
 from pathlib import Path
 
-from embed.dataset import read_dataset
+from embed.data.dataset import read_dataset
 
 # After a PNG's signature and its first chunk, which says the size; after a JPEG's mark of beginning.
 _PNG_HEAD, _JPEG_HEAD = 33, 2

@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--artifacts", type=Path, required=True)
     settings = EmbedSettings(**vars(parser.parse_args()))
     encoder = _WideEncoder(Path(settings.pretrained), spec=_SPEC)
-    with patch("embed.encoder.load_encoder", lambda *_, **__: encoder):
+    with patch("embed.clip.encoder.load_encoder", lambda *_, **__: encoder):
         embed_dataset(settings, say=say)
 
 

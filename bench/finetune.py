@@ -27,9 +27,9 @@ from torch.nn import functional as F
 from bench.machine import describe, print_json, say
 from bench.weights import MODEL, weights_file
 from cache import DatasetIndex, content_key, text_key
-from embed.dataset import read_dataset
-from embed.profile import Profile
-from embed.unfrozen import Unfreezing, load_unfrozen
+from embed.clip.options import Profile
+from embed.clip.unfrozen import Unfreezing, load_unfrozen
+from embed.data.dataset import read_dataset
 from finetune.kept import Memes
 
 _BATCH = 16

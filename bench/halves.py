@@ -1,7 +1,7 @@
 """Weights in bfloat16 on a processor: products in bfloat16, in float32, and weights in float32.
 
 `python -m bench.halves` on random weights and pixels, without decoding; `ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2`
-before it makes the processor one with AVX2 alone. `load_encoder` takes one of the first two, by `embed.hardware`:
+before it makes the processor one with AVX2 alone. `load_encoder` takes one of the first two, by `embed.clip.hardware`:
 
     (a) bf16, products in bfloat16    the peer
     (b) bf16, products in float32
@@ -19,9 +19,9 @@ from torch.nn import functional as F
 
 from bench.machine import describe, print_json, say
 from bench.weights import MODEL, weights_file
-from embed.encoder import ClipEncoder, load_encoder
-from embed.hardware import has_products
-from embed.profile import Profile
+from embed.clip.encoder import ClipEncoder, load_encoder
+from embed.clip.hardware import has_products
+from embed.clip.options import Profile
 
 _CPU = torch.device("cpu")
 _PEER, _FLOAT32 = "(a) bf16, products in bfloat16", "(c) fp32"
@@ -37,7 +37,7 @@ def main() -> int:
     weights = str(weights_file())
     encoders = {}
     for name, (precision, native) in _CONTENDERS.items():
-        with patch("embed.encoder.has_products", lambda *_, native=native: native):
+        with patch("embed.clip.encoder.has_products", lambda *_, native=native: native):
             encoders[name] = load_encoder(MODEL, weights, _CPU, Profile(precision=precision))
     inputs = _inputs(encoders[_FLOAT32])
     rates: dict[str, list[dict[str, float]]] = {name: [] for name in encoders}

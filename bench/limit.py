@@ -28,7 +28,7 @@ from torch.nn.functional import linear
 from bench.cases import read_rows
 from bench.weights import MODEL
 from cache import cores
-from embed.pictures import decode_picture
+from embed.pictures.decoding import decode_picture
 
 # Rows of activations side by side: 8, 16, 32 and 64 pictures; without padding, a batch of texts is a batch of tokens.
 _IMAGE_BATCHES = (8, 16, 32, 64)

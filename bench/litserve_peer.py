@@ -14,9 +14,9 @@ import torch
 from starlette.formparsers import MultiPartParser
 from torch import Tensor
 
-from api.classifier import MemeClassifier
+from api.model.classifier import MemeClassifier
 from cache import cores
-from embed.text import clean_text
+from embed.base.text import clean_text
 
 MAX_BATCH, BATCH_TIMEOUT_S = 8, 0.01
 # A larger upload becomes a file on disk, which LitServe cannot hand to its worker; ten of the real memes are.

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from api.settings import ServeSettings
-from api.transport import STOP_SECONDS
+from api.transport.listener import STOP_SECONDS
 from bench.client import LOST, Answer, Measured, ask, percentiles, read_memes, with_repeats
 from bench.machine import describe, print_json, python, say
 from bench.servers import Server, make_bundle, serving

@@ -28,9 +28,9 @@ from PIL import Image
 
 from bench.machine import describe, print_json, say
 from cache import cores
-from embed.dataset import Meme, read_dataset
-from embed.ocr import TextReader
-from embed.pictures import decode_picture, on_white
+from embed.data.dataset import Meme, read_dataset
+from embed.ocr.reader import TextReader
+from embed.pictures.decoding import decode_picture, on_white
 
 _NORMAL: dict[str, Callable[[str], str]] = {
     "exact": lambda text: " ".join(text.split()),

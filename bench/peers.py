@@ -18,11 +18,11 @@ import waitress
 from flask import Flask, request
 from torch import Tensor
 
-from api.classifier import MemeClassifier
+from api.model.classifier import MemeClassifier
 from bench.client import Meme, read_memes
 from bench.machine import print_json
 from cache import cores
-from embed.text import clean_text
+from embed.base.text import clean_text
 
 # Memes whose probabilities every contender is compared by, and that warm it up.
 FIRST = 20

@@ -6,7 +6,7 @@ Knows nothing of pictures, CLIP, labels' meaning or heads; the other rooms talk 
 from cache.cores import cores, limit_threads
 from cache.errors import raised_here, refuse
 from cache.files import folder_replaced, write_bytes_atomically, write_text_atomically
-from cache.index import (
+from cache.index.dataset_index import (
     FEATURES,
     LONG_TEXTS,
     SPLITS,
@@ -20,11 +20,11 @@ from cache.index import (
     read_index,
     write_index,
 )
-from cache.keys import content_key, file_digest, text_key
-from cache.parts import PARTS, PartRecord, part_of, parts_path, read_parts, write_parts
-from cache.segments import KINDS, DamagedSegment, Segment
-from cache.spec import SpecMismatch, differences, require_same_spec, spec_id
-from cache.store import MissingVectors, VectorStore
+from cache.index.parts import PARTS, PartRecord, part_of, parts_path, read_parts, write_parts
+from cache.store.keys import content_key, file_digest, text_key
+from cache.store.segments import KINDS, DamagedSegment, Segment
+from cache.store.spec import SpecMismatch, differences, require_same_spec, spec_id
+from cache.store.vector_store import MissingVectors, VectorStore
 
 __all__ = [
     "FEATURES",

@@ -14,14 +14,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cache.artifacts import UnusableStore, open_store, store_folders, vectors_folder
-from cache.compact import compact
 from cache.errors import refuse
-from cache.exchange import SUFFIXES
-from cache.exporting import export_index
-from cache.importing import import_rows
-from cache.index import FEATURES, LONG_TEXTS, find_index
+from cache.exchange.exporting import export_index
+from cache.exchange.formats import SUFFIXES
+from cache.exchange.importing import import_rows
+from cache.index.dataset_index import FEATURES, LONG_TEXTS, find_index
+from cache.layout import UnusableStore, open_store, store_folders, vectors_folder
 from cache.stats import Record, stats
+from cache.store.compaction import compact
 from cache.verify import verify
 
 _STORE_COLUMNS = ("spec_id", "model", "feature", "dtype", "images", "texts", "failures", "segments", "MB", "damaged")

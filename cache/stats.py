@@ -9,11 +9,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from cache.artifacts import UnusableStore, index_files, open_store, store_folders
-from cache.index import UnusableIndex, read_index
-from cache.manifest import segment_files
-from cache.segments import KINDS
-from cache.spec import spec_id
+from cache.index.dataset_index import UnusableIndex, read_index
+from cache.layout import UnusableStore, index_files, open_store, store_folders
+from cache.store.manifest import segment_files
+from cache.store.segments import KINDS
+from cache.store.spec import spec_id
 
 Record = dict[str, Any]
 

@@ -11,12 +11,19 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from cache.artifacts import UnusableStore, index_files, remedy, store_folders, stored_spec
-from cache.index import DatasetIndex, UnusableIndex, read_index
-from cache.keys import text_key
-from cache.manifest import check_segment, manifest_entry, manifest_path, read_manifest, segment_files, segment_kind
-from cache.segments import KINDS, DamagedSegment, read_header
-from cache.spec import spec_id
+from cache.index.dataset_index import DatasetIndex, UnusableIndex, read_index
+from cache.layout import UnusableStore, index_files, remedy, store_folders, stored_spec
+from cache.store.keys import text_key
+from cache.store.manifest import (
+    check_segment,
+    manifest_entry,
+    manifest_path,
+    read_manifest,
+    segment_files,
+    segment_kind,
+)
+from cache.store.segments import KINDS, DamagedSegment, read_header
+from cache.store.spec import spec_id
 
 _ANY_EMBED = "`make embed` with the DATA, MODEL and PRETRAINED that filled this store makes it again"
 _COMPACT = "no row is lost; `python -m cache compact` writes the manifest again"

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from cache import FEATURES, LONG_TEXTS, refuse, spec_id
-from embed.engine import ENGINES
+from embed.clip.options import DEVICES, PRECISIONS, Profile
+from embed.engines.local import ENGINES
 from embed.job import EmbedSettings, Summary, embed_dataset
-from embed.profile import DEVICES, PRECISIONS, Profile
-from embed.published_data import main as data
-from embed.readings import Reading
+from embed.ocr.readings import Reading
+from embed.published.command import main as data
 
 # A screenful; a data set whose pictures are elsewhere would print thousands.
 _SKIPPED_LINES = 20
@@ -30,7 +30,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the job; return the exit code."""
     words = sys.argv[1:] if arguments is None else arguments
     if words[:1] == ["audit"]:
-        from embed.audit import main as audit  # scipy and Jinja2, which a run with nothing to do must not wait for
+        from embed.audit.command import (
+            main as audit,  # scipy and Jinja2, which a run with nothing to do must not wait for
+        )
 
         return audit(words[1:])
     if words[:1] == ["data"]:

@@ -28,15 +28,15 @@ from cache import (
     text_key,
     write_index,
 )
-from embed.dataset import Meme, read_dataset
-from embed.engine import ENGINES, Engine, LocalEngine
-from embed.hashing import Hashed, hash_pictures
-from embed.noted import NotedHashes
-from embed.parts import assign_parts
-from embed.profile import EncoderRequest, Profile
-from embed.prompts import PROMPTS
-from embed.readings import Reading, fill_texts
-from embed.recall import recall_spec, remember_spec
+from embed.clip.options import EncoderRequest, Profile
+from embed.clip.prompts import PROMPTS
+from embed.clip.recall import recall_spec, remember_spec
+from embed.data.dataset import Meme, read_dataset
+from embed.data.parts import assign_parts
+from embed.engines.local import ENGINES, Engine, LocalEngine
+from embed.ocr.readings import Reading, fill_texts
+from embed.pictures.hash_log import NotedHashes
+from embed.pictures.hashing import Hashed, hash_pictures
 
 
 class EngineUnavailable(ValueError):
@@ -50,11 +50,11 @@ class NothingReadable(ValueError):
 @dataclass(frozen=True)
 class EmbedSettings:
     """data: a folder or a table; images: the folder or URL that pictures are read from, "" for that of the data;
-    model, pretrained: open_clip's names; device: one of `embed.profile.DEVICES`.
+    model, pretrained: open_clip's names; device: one of `embed.clip.options.DEVICES`.
 
     retry_failed: try again the pictures that an earlier run could not decode; rehash: read every picture again, also
     those whose size and times are unchanged; ocr: read the words of the memes whose text is empty off their pictures;
-    delta: what fine-tuning changed of the model, a file of `embed.delta`; engine: one of `embed.engine.ENGINES`.
+    delta: what fine-tuning changed of the model, a file of `embed.clip.delta`; engine: one of `embed.engines.local.ENGINES`.
     """
 
     data: str
@@ -127,7 +127,7 @@ def _open_engine(settings: EmbedSettings, say: Callable[[str], None]) -> Engine:
     if settings.engine == "local":
         return LocalEngine(settings.encoder, settings.device, say)
     try:
-        from embed.ray_engine import RayEngine  # Ray is an extra
+        from embed.engines.ray_engine import RayEngine  # Ray is an extra
     except ModuleNotFoundError as error:
         if error.name != "ray":
             raise

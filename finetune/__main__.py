@@ -21,10 +21,10 @@ import numpy as np
 import torch
 
 from cache import limit_threads, refuse, require_same_spec
-from embed.delta import DELTA
-from embed.hardware import choose_device
-from embed.profile import DEVICES, Profile
-from embed.unfrozen import SIDES, Unfreezing, UnfrozenEncoder, load_unfrozen
+from embed.clip.delta import DELTA
+from embed.clip.hardware import choose_device
+from embed.clip.options import DEVICES, Profile
+from embed.clip.unfrozen import SIDES, Unfreezing, UnfrozenEncoder, load_unfrozen
 from finetune.checkpoint import Checkpoint
 from finetune.finish import embed_finetuned, save_finetuned
 from finetune.kept import Memes

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from cache import DatasetIndex, read_index, write_index
-from embed.delta import DELTA, write_delta
+from embed.clip.delta import DELTA, write_delta
+from embed.clip.options import Profile
 from embed.job import EmbedSettings, embed_dataset
-from embed.noted import NotedHashes
-from embed.profile import Profile
+from embed.pictures.hash_log import NotedHashes
 from finetune.start import Start, UnusableStart, encoder_of
 from head.bundle.evaluation import FINETUNED, FROZEN
 from head.bundle.format import point_latest, save_bundle

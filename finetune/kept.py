@@ -18,8 +18,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cache import DatasetIndex, content_key, cores
-from embed.hashing import read_picture
-from embed.unfrozen import UnfrozenEncoder
+from embed.clip.unfrozen import UnfrozenEncoder
+from embed.pictures.hashing import read_picture
 
 # Half the memory of a small machine; of a meme, ViT-L/14 makes 1.3 MB in float32, at 336 pixels 2.6 MB: 26 GB of 10,000.
 _ROOM = 4 << 30

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from cache import DatasetIndex, UnusableIndex, absolute_if_file
-from embed.hashing import hash_pictures
-from embed.locate import pictures_root
+from embed.pictures.hashing import hash_pictures
+from embed.pictures.locate import pictures_root
 from head.bundle.evaluation import load_vectors
 from head.bundle.format import load_bundle
 from head.bundle.settings import Judging

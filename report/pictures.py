@@ -8,10 +8,10 @@ import io
 from collections.abc import Iterable
 from pathlib import Path
 
-from embed.ahead import run_ahead
-from embed.hashing import read_picture
-from embed.locate import Finder, open_pictures
-from embed.pictures import decode_picture
+from embed.base.threads import run_ahead
+from embed.pictures.decoding import decode_picture
+from embed.pictures.hashing import read_picture
+from embed.pictures.locate import Finder, open_pictures
 
 # Of the longer side, in pixels: sharp at the gallery's width on a screen of common density.
 _SIDE = 320

@@ -9,11 +9,11 @@ from flask.testing import FlaskClient
 from machine import PATIENCE
 from torch import Tensor
 
-from api.app import create_app
+from api.http.app import create_app
+from api.http.service import Loaded, Service
 from api.metrics import Metrics
-from api.prediction import Predictor, Reader
+from api.model.prediction import Predictor, Reader
 from api.schema import Model, ModelCard
-from api.service import Loaded, Service
 from api.settings import ServeSettings
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from api.memory import keep_flat, settle
+from api.transport.memory import keep_flat, settle
 
 
 def pytest_configure() -> None:

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from cache import DatasetIndex, Segment, VectorStore, content_key, index_path, text_key, write_index
-from embed.pictures import decode_picture
+from embed.pictures.decoding import decode_picture
 from head.data.features import Features
 
 SPEC = {"model": "fake", "dim": 8}
@@ -62,7 +62,7 @@ def interrupted(function: Callable[..., Any], at: int) -> tuple[Callable[..., An
 
 @dataclass
 class FakeEncoder:
-    """As `embed.encoder.ClipEncoder`: 4 x 4 thumbnails and letter counts for vectors."""
+    """As `embed.clip.encoder.ClipEncoder`: 4 x 4 thumbnails and letter counts for vectors."""
 
     weights: Path
     on_encode: Callable[[], None] = lambda: None

@@ -4,7 +4,7 @@ import shutil
 import time
 from collections.abc import Callable
 
-from embed.hardware import cpu_instructions
+from embed.clip.hardware import cpu_instructions
 
 # Seconds, of everything that waits: a hang is a failure, a busy machine is not. Starting Python with torch takes 40 s on two
 # cores at a load of 16.

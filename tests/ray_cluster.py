@@ -16,12 +16,12 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from cache import VectorStore, read_index
-from embed import ray_engine
 from embed.__main__ import main
+from embed.clip.options import EncoderRequest, Profile
+from embed.engines import ray_engine
+from embed.engines.ray_engine import ClusterUnavailable
+from embed.engines.ray_workers import Encoder
 from embed.job import EmbedSettings, Summary, embed_dataset
-from embed.profile import EncoderRequest, Profile
-from embed.ray_engine import ClusterUnavailable
-from embed.ray_workers import Encoder
 
 DEMO = "demo/memes"
 ENCODER = "local-dir:demo/encoder"
@@ -175,7 +175,7 @@ def test_a_killed_job_goes_on_with_what_is_missing(cluster: Cluster, local: Summ
 import sys
 from pathlib import Path
 sys.path.insert(0, "tests")
-from embed import ray_engine
+from embed.engines import ray_engine
 from embed.job import embed_dataset
 from ray_cluster import settings
 ray_engine._BATCHES_PER_SHARD = 2

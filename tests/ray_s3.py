@@ -18,14 +18,14 @@ import numpy as np
 import pytest
 from fakes import picture
 from moto.server import ThreadedMotoServer
-from test_embed_manifest import FORMATS
 
 from cache import VectorStore, content_key, read_index
 from embed.__main__ import main
-from embed.dataset import Meme, read_dataset
-from embed.hashing import read_picture
-from embed.locate import pictures_root
-from embed.remote import MISSING
+from embed.data.dataset import Meme, read_dataset
+from embed.pictures.hashing import read_picture
+from embed.pictures.locate import pictures_root
+from embed.pictures.remote import MISSING
+from tests.embed.data.test_manifest import FORMATS
 
 # boto3 and moto speak of what botocore will drop one day
 pytestmark = pytest.mark.filterwarnings("default::DeprecationWarning", "default::PendingDeprecationWarning")

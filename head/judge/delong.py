@@ -3,7 +3,7 @@
 DeLong et al., "Comparing the areas under two or more correlated receiver operating characteristic curves" (1988), with
 copies of a meme summed before they are squared, as Obuchowski, "Nonparametric analysis of clustered ROC curve data"
 (1997). With few memes of a class a normal distribution promises too much, hence Student's t with a degree of freedom
-less than the rarer class has groups. Measured in `tests/test_head_delong.py`.
+less than the rarer class has groups. Measured in `tests/head/judge/test_delong.py`.
 """
 
 from dataclasses import dataclass

@@ -1,0 +1,46 @@
+"""Write the vectors, labels and splits of a dataset index as one .npz or .parquet file.
+
+    python -m cache export artifacts/datasets/<index>.h5 memes.parquet
+
+Rows that the embedding job skipped have no vectors and are left out; unlabelled ones are kept. It knows no format.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from cache.exchange.formats import Origin, Prompt, Rows, require_suffix, write_rows
+from cache.index.dataset_index import DatasetIndex, read_index
+from cache.store.keys import text_key
+from cache.store.vector_store import VectorStore
+
+
+def export_index(index_file: Path, vectors: Path, out: Path) -> int:
+    """Write `out`, atomically; return its number of rows.
+
+    Raises UnusableIndex, UnusableTable, MissingVectors, DamagedSegment, OSError; ValueError where no row has vectors.
+    """
+    require_suffix(out)
+    index = read_index(index_file)
+    rows = [row for row, reason in enumerate(index.skipped) if not reason]
+    if not rows:
+        raise ValueError(f"{index_file}: none of its {len(index)} rows has vectors")
+
+    def kept(column: str) -> list[Any]:
+        values = getattr(index, column)
+        return [values[row] for row in rows]
+
+    store = VectorStore(vectors, index.spec)
+    columns = {name: kept(name) for name in ("image_keys", "text_keys", "text_tokens", "text_cut")}
+    image, text = (store.read(kind, columns[f"{kind}_keys"]) for kind in ("image", "text"))
+    origin = Origin(**columns, spec=index.spec, source=index.source, prompts=_prompts(index, store))
+    write_rows(
+        out, Rows(kept("ids"), image, text, kept("labels"), kept("splits"), kept("groups"), origin, kept("parts"))
+    )
+    return len(rows)
+
+
+def _prompts(index: DatasetIndex, store: VectorStore) -> list[Prompt]:
+    named = [(label, text) for label, texts in index.prompts.items() for text in texts]
+    keys = [text_key(text) for _, text in named]
+    numbers = zip(store.token_counts(keys).tolist(), store.read("text", keys).tolist())
+    return [Prompt(*label_and_text, *number) for label_and_text, number in zip(named, numbers, strict=True)]

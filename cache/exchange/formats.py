@@ -1,0 +1,194 @@
+"""Vectors with ids, labels and splits as one file, .npz or .parquet: to other programs, and from them.
+
+    ids, image (N, Di), text (N, Dt), label, split                    what every such file has
+    group, part                                                       what it may have
+    image_key, text_key, text_tokens, text_cut; spec, source, prompts what a file of `export` has, too
+
+It does not know stores or indexes. Nothing is unpickled.
+"""
+
+import hashlib
+import io
+import json
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cache.exchange import columns
+from cache.exchange.columns import UnusableTable
+from cache.exchange.parquet import parquet_bytes, read_parquet
+from cache.files import write_bytes_atomically
+from cache.store.spec import Spec
+
+SUFFIXES = (".npz", ".parquet")
+_VECTORS = ("image", "text")
+_REQUIRED = ("ids", *_VECTORS, "label", "split")
+_OPTIONAL = ("group", "part")
+_OURS = ("image_key", "text_key", "text_tokens", "text_cut")
+# What numpy and zipfile make of damaged bytes.
+_DAMAGE = (ValueError, KeyError, EOFError, OSError, NotImplementedError, MemoryError, zipfile.BadZipFile, zlib.error)
+_TEXTS = ("spec", "source", "prompts", "content_sha256")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A zero-shot prompt of an index; vector: Dt numbers, whose decimals lead back to their float32 bit for bit."""
+
+    label: str
+    text: str
+    tokens: int
+    vector: list[float]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What only our own vectors have; sequences of N, as the columns of a dataset index."""
+
+    image_keys: Sequence[str]
+    text_keys: Sequence[str]
+    text_tokens: Sequence[int]
+    text_cut: Sequence[int]
+    spec: Spec
+    source: dict[str, str]
+    prompts: Sequence[Prompt] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Memes with vectors. ids, splits: N texts; image (N, Di), text (N, Dt) float32; labels: N of 1 | 0 | -1.
+
+    origin: None where the vectors were made elsewhere; groups: N texts, "" where none is known; parts: as in the index, ()
+    where none is known.
+    """
+
+    ids: Sequence[str]
+    image: np.ndarray
+    text: np.ndarray
+    labels: Sequence[int]
+    splits: Sequence[str]
+    groups: Sequence[str]
+    origin: Origin | None
+    parts: Sequence[int] = ()
+
+
+def require_suffix(path: Path) -> None:
+    """Raise UnusableTable unless the file's name says one of the formats."""
+    if path.suffix not in SUFFIXES:
+        raise UnusableTable(f"{path}: expected a name that ends in {' or '.join(SUFFIXES)}")
+
+
+def write_rows(path: Path, rows: Rows) -> None:
+    """Write rows with an origin, atomically. Raises UnusableTable for another suffix, and OSError."""
+    require_suffix(path)
+    origin = rows.origin
+    assert origin is not None  # it is `export` that writes, and its rows come from our cache
+    held = {
+        "ids": list(rows.ids),
+        "image": rows.image,
+        "text": rows.text,
+        "label": np.asarray(rows.labels, np.int8),
+        "split": list(rows.splits),
+        "image_key": list(origin.image_keys),
+        "text_key": list(origin.text_keys),
+        "text_tokens": np.asarray(origin.text_tokens, np.int32),
+        "text_cut": np.asarray(origin.text_cut, np.int8),
+    }
+    if any(rows.groups):
+        held["group"] = list(rows.groups)
+    if any(part >= 0 for part in rows.parts):
+        held["part"] = np.asarray(rows.parts, np.int8)
+    texts = {
+        "spec": json.dumps(origin.spec),
+        "source": json.dumps(origin.source),
+        "content_sha256": _digest(rows, origin),
+    }
+    if origin.prompts:
+        texts["prompts"] = json.dumps([asdict(prompt) for prompt in origin.prompts])
+    write_bytes_atomically(path, parquet_bytes(held, texts) if path.suffix == ".parquet" else _npz(held | texts))
+
+
+def read_rows(path: Path) -> Rows:
+    """Read and check a file. Raises UnusableTable, naming file, column and row, and OSError."""
+    require_suffix(path)
+    names = ("id", *_REQUIRED, *_OPTIONAL, *_OURS)
+    held, texts = read_parquet(path, names, _VECTORS) if path.suffix == ".parquet" else _read_npz(path, names)
+    if "id" in held:
+        held.setdefault("ids", held["id"])
+    for name in _REQUIRED:
+        if name not in held:
+            raise UnusableTable(f"{path}: column {name}: missing; expected {', '.join(_REQUIRED)}")
+    columns.same_lengths(path, {name: held[name] for name in (*_REQUIRED, *_OPTIONAL) if name in held})
+    rows = Rows(
+        columns.ids(path, "ids", held["ids"]),
+        columns.vectors(path, "image", held["image"]),
+        columns.vectors(path, "text", held["text"]),
+        columns.labels(path, "label", held["label"]),
+        columns.splits(path, "split", held["split"]),
+        columns.groups(held.get("group", [""] * len(held["ids"]))),
+        _origin(path, held, texts),
+        columns.parts(path, "part", held.get("part", ())),
+    )
+    if rows.origin and _digest(rows, rows.origin) != texts.get("content_sha256"):
+        raise _changed(path)
+    return rows
+
+
+def _origin(path: Path, held: dict[str, Any], texts: dict[str, str]) -> Origin | None:
+    if "spec" not in texts:
+        return None
+    try:
+        columns.same_lengths(path, {name: held[name] for name in ("ids", *_OURS)})
+        image_keys, text_keys = ([str(key) for key in held[name]] for name in _OURS[:2])
+        tokens, cut = ([int(value) for value in held[name]] for name in _OURS[2:])
+        prompts = [Prompt(**prompt) for prompt in json.loads(texts.get("prompts", "[]"))]
+        spec, source = json.loads(texts["spec"]), json.loads(texts["source"])
+        return Origin(image_keys, text_keys, tokens, cut, spec, source, prompts)
+    except (KeyError, ValueError, TypeError) as error:
+        raise _changed(path) from error
+
+
+def _changed(path: Path) -> UnusableTable:
+    return UnusableTable(
+        f"{path}: its vectors, keys, prompts or spec are not the ones that `export` wrote, so they cannot go back "
+        "under that spec; remove `spec` from the file to import them as vectors made elsewhere"
+    )
+
+
+def _digest(rows: Rows, origin: Origin) -> str:
+    """SHA-256 of all that the cache would trust: spec, keys, vectors, tokens, prompts; the other columns may change."""
+    names = (origin.spec, origin.source, list(origin.image_keys), list(origin.text_keys))
+    counts = (list(map(int, origin.text_tokens)), list(map(int, origin.text_cut)))
+    prompts = [asdict(prompt) for prompt in origin.prompts]
+    digest = hashlib.sha256(json.dumps([*names, *counts, *prompts], sort_keys=True).encode())
+    for side in (rows.image, rows.text):
+        digest.update(f"{side.shape}".encode())
+        digest.update(np.ascontiguousarray(side).data)
+    return digest.hexdigest()
+
+
+def _npz(arrays: dict[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **{name: np.asarray(values) for name, values in arrays.items()})
+    return buffer.getvalue()
+
+
+def _read_npz(path: Path, names: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Of the columns `names`, those that are there, as lists; the vectors as arrays; and the texts."""
+    with path.open("rb") as file:
+        try:
+            if not zipfile.is_zipfile(file):
+                raise ValueError("no zip archive")
+            with np.load(file, allow_pickle=False) as held:
+                arrays = {name: np.asarray(held[name]) for name in held.files if name in (*names, *_TEXTS)}
+        except _DAMAGE as error:
+            raise UnusableTable(f"{path}: not a readable .npz of plain arrays ({error})") from error
+    texts = {name: str(arrays.pop(name)) for name in _TEXTS if name in arrays}
+    for name, array in arrays.items():
+        if not array.ndim:
+            raise UnusableTable(f"{path}: column {name}: expected one value per row, got a single one")
+    return {name: array if name in _VECTORS else array.tolist() for name, array in arrays.items()}, texts

@@ -1,0 +1,218 @@
+"""What is odd about a folder of memes, before money is spent on it: `python -m embed audit DATA`.
+
+Decodes every picture once, counts every text's tokens, compares all with all; prints the findings and writes a page
+that shows them. It loads no model, only its tokenizer, and neither reads nor writes the cache.
+Exit 0: looked through, whatever was found; 2: a folder that cannot be read, said in a sentence; 130: interrupted.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from tqdm import tqdm
+
+from cache import content_key, limit_threads, refuse
+from embed.audit.findings import (
+    LABELS,
+    Finding,
+    Group,
+    Look,
+    class_balance,
+    row_findings,
+    text_lengths,
+    twin_findings,
+)
+from embed.audit.page import page_path, write_page
+from embed.base.threads import run_ahead
+from embed.data.dataset import Meme, scan_dataset
+from embed.data.near_duplicates import picture_hash
+from embed.data.tables import Complaint, DatasetError
+from embed.pictures.decoding import UnreadableImage, decode_picture
+from embed.pictures.hashing import UnusableFile, read_picture
+
+# A screenful of each finding; the page and --json have more.
+_LINES = 20
+_MEMBERS = 4
+# Names and lines are cut to this on the screen: a name may be as long as it likes.
+_NAME, _WIDTH = 60, 300
+# Pictures that are given to the threads ahead of the one that is waited for.
+_AHEAD = 256
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What was found. balance: {split: {label: rows}}; lengths: see `embed.audit.findings.text_lengths`."""
+
+    data: str
+    root: Path
+    rows: int
+    balance: dict[str, dict[str, int]]
+    lengths: dict[str, Any]
+    findings: list[Finding]
+
+
+def main(arguments: list[str]) -> int:
+    """Look through the data set that the arguments name; return the exit code."""
+    options = _parser().parse_args(arguments)
+    page = page_path(options.artifacts, options.data)
+    limit_threads()
+    try:
+        audit = _audit(options.data, options.images, options.model)
+        write_page(page, Path(audit.data).resolve().name, audit.root, _heading(audit), audit.findings)
+    except KeyboardInterrupt:
+        print("interrupted; nothing was written", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        return refuse(error, _shown)
+    if options.json:
+        print(json.dumps(_as_json(audit, page)))
+    else:
+        print("\n".join([*_heading(audit), *_table(audit.findings), f"\npage  {_shown(str(page))}"]))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m embed audit", description="Say what is odd about a data set.")
+    parser.add_argument("data", metavar="DATA", help="folder of memes, or one table")
+    parser.add_argument("--images", default="", help="folder or URL of the pictures, such as s3://bucket/memes")
+    parser.add_argument("--artifacts", type=Path, default=Path("artifacts"), help="where the page goes")
+    parser.add_argument(
+        "--model", default="local-dir:demo/encoder", help="whose tokenizer counts the texts (default: %(default)s)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object, every row in it")
+    return parser
+
+
+def _audit(data: str, images: str, model: str) -> Audit:
+    root, scanned = scan_dataset(Path(data), images)
+    rows = list(scanned)
+    if not rows:
+        raise DatasetError(f"{data}: its tables hold no rows")
+    memes = [row for row in rows if isinstance(row, Meme)]
+    complaints = [row for row in rows if isinstance(row, Complaint)]
+    lengths = _text_lengths(memes, model)
+    looks = look_at_pictures(root, [meme.image for meme in memes if not meme.problem])
+    findings = row_findings(memes, complaints, looks) + twin_findings(memes, looks)
+    refused = len({complaint.where for complaint in complaints})
+    return Audit(data, root, len(memes) + refused, class_balance(memes), lengths, findings)
+
+
+def look_at_pictures(root: Path, images: Iterable[str]) -> dict[str, Look]:
+    """Decode each of the pictures under `root` once; what goes wrong with one is in its Look."""
+    names = list(dict.fromkeys(images))
+    looks = run_ahead(lambda name: _look(root / name), names, _AHEAD)
+    return dict(zip(names, tqdm(looks, "pictures", len(names), unit=" pictures", mininterval=0.5), strict=True))
+
+
+def _look(path: Path) -> Look:
+    try:
+        data = read_picture(path)
+        picture = decode_picture(data)
+    except (UnusableFile, UnreadableImage) as error:
+        return Look(problem=str(error))
+    return Look(content_key(data), hash=picture_hash(picture), clipped=_is_clipped(picture))
+
+
+def _is_clipped(picture: Image.Image) -> bool:
+    """Whether open_clip's conversion to RGB would cut values above 255 off, as Pillow does."""
+    if picture.mode[0] not in "IF":
+        return False
+    highest = picture.getextrema()[1]
+    assert not isinstance(highest, tuple)  # these modes have one band
+    return highest > 255
+
+
+def _text_lengths(memes: list[Meme], model: str) -> dict[str, Any]:
+    from embed.clip.tokenizer import (
+        load_tokenizer,  # torch, which takes seconds: a folder that is no data set is said at once
+    )
+
+    tokenizer = load_tokenizer(model)
+    distinct = dict.fromkeys(meme.text for meme in memes)
+    with tqdm(distinct, desc="texts", unit=" texts", mininterval=0.5) as texts:
+        return text_lengths(texts, tokenizer.count, tokenizer.context_length)
+
+
+def _heading(audit: Audit) -> list[str]:
+    """What there is, in lines for the screen and for the page."""
+    lengths = audit.lengths
+    cut = f"{lengths['cut']} longer than {lengths['context_length']} tokens, cut"
+    tokens = f"median {lengths['median_tokens']:g} tokens, longest {lengths['max_tokens']}"
+    return [
+        f"data        {_shown(audit.data)}: {audit.rows} rows",
+        *(f"{split:<11} {', '.join(_counts(labels))}" for split, labels in audit.balance.items()),
+        f"texts       {lengths['texts']} distinct, {tokens}; {cut}",
+    ]
+
+
+def _counts(labels: dict[str, int]) -> list[str]:
+    total = max(1, sum(labels.values()))
+    return [f"{count} {label} ({100 * count / total:.0f} %)" for label, count in labels.items() if count]
+
+
+def _table(findings: list[Finding]) -> list[str]:
+    """The counts of all findings, then the rows of those that found something."""
+    lines = ["", *(f"{len(finding):>7}  {finding.title}{_weight(finding)}" for finding in findings)]
+    for finding in findings:
+        if len(finding):
+            lines += ["", f"{finding.title}: {len(finding)} ({finding.advice})"]
+            lines += _first(finding.rows, _row_line) + _first(finding.groups, _group_line)
+    return lines
+
+
+def _weight(finding: Finding) -> str:
+    if not finding.groups:
+        return ""
+    crossing = sum(len(group.splits) > 1 for group in finding.groups)
+    conflicts = sum(group.conflict for group in finding.groups)
+    rows = sum(len(group.memes) for group in finding.groups)
+    return f": groups of {rows} rows, {crossing} across splits, {conflicts} with conflicting labels"
+
+
+def _first(items: list[Any], line: Callable[[Any], str]) -> list[str]:
+    more = [f"  and {len(items) - _LINES} more; see the page or --json"] if len(items) > _LINES else []
+    return [f"  {_shown(line(item))}" for item in items[:_LINES]] + more
+
+
+def _row_line(row: Any) -> str:
+    return f"{row.id} ({row.where}): {row.reason}" if row.id else f"{row.where}: {row.reason}"
+
+
+def _group_line(group: Group) -> str:
+    members = [f"{m.id[:_NAME]} ({m.split}, {LABELS[m.label]})" for m in group.memes[:_MEMBERS]]
+    more = len(group.memes) - len(members)
+    said = [" + ".join(members) + (f" and {more} more" if more else ""), group.note]
+    return ("CONFLICT " if group.conflict else "") + "; ".join(filter(None, said))
+
+
+def _shown(text: str) -> str:
+    """A text from the data as it may be printed: what a terminal would obey is spelled out, what is long is cut."""
+    text = text if text.isprintable() else ascii(text)
+    return text if len(text) <= _WIDTH else f"{text[:_WIDTH]}..."
+
+
+def _as_json(audit: Audit, page: Path) -> dict[str, Any]:
+    findings = {
+        finding.name: {
+            "title": finding.title,
+            "count": len(finding),
+            "rows": [asdict(row) for row in finding.rows],
+            "groups": [_group_json(group) for group in finding.groups],
+        }
+        for finding in audit.findings
+    }
+    facts = {"data": audit.data, "rows": audit.rows, "splits": audit.balance, "text_lengths": audit.lengths}
+    return {**facts, "findings": findings, "page": str(page)}
+
+
+def _group_json(group: Group) -> dict[str, Any]:
+    memes = [
+        {"where": m.where, "id": m.id, "image": m.image, "text": m.text, "label": LABELS[m.label], "split": m.split}
+        for m in group.memes
+    ]
+    return {"splits": group.splits, "conflict": group.conflict, "note": group.note, "memes": memes}

@@ -1,0 +1,205 @@
+"""What is odd about a data set, found among rows, decoded pictures and texts: no files, no printing.
+
+A finding is a list of rows, each with a sentence, or a list of groups of rows that are the same or nearly so.
+`embed.audit.command` fills and prints it.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from cache import text_key
+from embed.data.dataset import UNLABELLED, Meme
+from embed.data.near_duplicates import differing_bits, near_pictures, near_texts, shared_words, words
+from embed.data.tables import Complaint
+
+LABELS = {1: "offensive", 0: "non-offensive", UNLABELLED: "unlabelled"}
+
+
+@dataclass(frozen=True)
+class Look:
+    """One decoded picture file. key: SHA-256 of its bytes; problem: "" or why it cannot be read.
+
+    hash: (4,) uint64, see `embed.data.near_duplicates`, None for a picture of one colour; clipped: 16-bit values that become white.
+    """
+
+    key: str = ""
+    problem: str = ""
+    hash: np.ndarray | None = None
+    clipped: bool = False
+
+
+@dataclass(frozen=True)
+class OddRow:
+    """One row and what is odd about it; image is "" where the row names none that is known."""
+
+    where: str
+    reason: str
+    id: str = ""
+    image: str = ""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows that are the same, or nearly so, in one respect; note: how alike they are."""
+
+    memes: list[Meme]
+    note: str = ""
+
+    @property
+    def splits(self) -> list[str]:
+        """The splits that it stands in, in the order of its rows."""
+        return list(dict.fromkeys(meme.split for meme in self.memes))
+
+    @property
+    def conflict(self) -> bool:
+        """Whether some of its memes are labelled offensive and others not."""
+        return {0, 1} <= {meme.label for meme in self.memes}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """title: what was looked for; advice: what it does to embedding or training; rows, or groups of rows."""
+
+    name: str
+    title: str
+    advice: str
+    rows: list[OddRow] = field(default_factory=list)
+    groups: list[Group] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.rows) + len(self.groups)
+
+
+def row_findings(memes: Sequence[Meme], complaints: Sequence[Complaint], looks: dict[str, Look]) -> list[Finding]:
+    """What is odd about rows one by one; `looks` has an entry for each picture that was found."""
+    unreadable = [(meme, looks[meme.image].problem) for meme in memes if meme.image in looks]
+    clipped = (meme for meme in memes if looks.get(meme.image, Look()).clipped)
+    blank = (meme for meme in memes if (look := looks.get(meme.image)) and not look.problem and look.hash is None)
+    return [
+        Finding(
+            "refused_rows", "rows that cannot be read", "embedding stops at the first; mend or delete them",
+            [OddRow(complaint.where, complaint.reason) for complaint in complaints],
+        ),
+        Finding(
+            "missing_pictures", "pictures that are missing", "skipped",
+            _odd((meme, meme.problem) for meme in memes if meme.problem),
+        ),
+        Finding(
+            "unreadable_pictures", "pictures that cannot be decoded", "skipped",
+            _odd((meme, problem) for meme, problem in unreadable if problem),
+        ),
+        Finding(
+            "clipped_pictures", "16-bit grey pictures", "embedded as nearly white; save them with 8 bits",
+            _odd((meme, "values above 255 become white") for meme in clipped),
+        ),
+        Finding(
+            "blank_pictures", "pictures of one colour", "embedded, and tell nothing",
+            _odd((meme, "nothing to see") for meme in blank),
+        ),
+        Finding(
+            "unlabelled", "rows without a label", "embedded, not trained on",
+            _odd((meme, "no label") for meme in memes if meme.label == UNLABELLED),
+        ),
+        Finding(
+            "empty_texts", "rows with an empty text", "embedded; the picture alone has to tell",
+            _odd((meme, "no text") for meme in memes if not meme.text),
+        ),
+    ]  # fmt: skip
+
+
+def twin_findings(memes: Sequence[Meme], looks: dict[str, Look]) -> list[Finding]:
+    """Ids, pictures and texts that several rows have, exactly or nearly."""
+    keys = [looks[meme.image].key if meme.image in looks else "" for meme in memes]
+    by_picture, by_text = _by(memes, keys), _by(memes, [text_key(m.text) if m.text else "" for m in memes])
+    leak = "in two splits they leak from one to the other; of two labels one is wrong"
+    template = f"{leak}, unless the words differ and only a template is shared"
+    same_words = "on one picture the same holds; on different pictures both labels may be right"
+    return [
+        Finding("repeated_ids", "ids of several rows", "same id and text: all but the first row are skipped",
+                groups=_sorted(Group(rows, _repeat(rows)) for rows in _by(memes, [m.id for m in memes]).values()
+                               if len(rows) > 1)),
+        Finding("same_pictures", "pictures that are the same file", leak,
+                groups=_sorted(Group(rows) for rows in by_picture.values() if len(rows) > 1)),
+        Finding("near_pictures", "pictures that are nearly the same", template, groups=_near_pictures(by_picture, looks)),
+        Finding("same_texts", "texts that are the same", same_words,
+                groups=_sorted(Group(rows) for rows in by_text.values() if len(rows) > 1)),
+        Finding("near_texts", "texts that are nearly the same", same_words, groups=_near_texts(by_text)),
+    ]  # fmt: skip
+
+
+def class_balance(memes: Iterable[Meme]) -> dict[str, dict[str, int]]:
+    """{split: {label: rows}}, every label in every split."""
+    counts: dict[str, dict[str, int]] = {}
+    for meme in memes:
+        split = counts.setdefault(meme.split, dict.fromkeys(LABELS.values(), 0))
+        split[LABELS[meme.label]] += 1
+    return counts
+
+
+def text_lengths(texts: Iterable[str], count: Callable[[str], int], context_length: int) -> dict[str, Any]:
+    """Tokens of the distinct texts, start and end included, and how many of these texts the context cuts."""
+    tokens = [count(text) for text in texts]
+    return {
+        "texts": len(tokens),
+        "context_length": context_length,
+        "cut": sum(n > context_length for n in tokens),
+        "median_tokens": median(tokens) if tokens else 0,
+        "max_tokens": max(tokens, default=0),
+    }
+
+
+def _odd(found: Iterable[tuple[Meme, str]]) -> list[OddRow]:
+    return [OddRow(meme.where, reason, meme.id, meme.image) for meme, reason in found]
+
+
+def _by(memes: Sequence[Meme], keys: Sequence[str]) -> dict[str, list[Meme]]:
+    """The rows of each key; rows without one are left out."""
+    found: defaultdict[str, list[Meme]] = defaultdict(list)
+    for meme, key in zip(memes, keys, strict=True):
+        if key:
+            found[key].append(meme)
+    return dict(found)
+
+
+def _near_pictures(by_picture: dict[str, list[Meme]], looks: dict[str, Look]) -> list[Group]:
+    hashes = {key: looks[rows[0].image].hash for key, rows in by_picture.items()}
+    keys = [key for key, value in hashes.items() if value is not None]
+    stacked = np.array([hashes[key] for key in keys], np.uint64).reshape(-1, 4)
+    groups = []
+    for cluster in near_pictures(stacked):
+        bits = max(differing_bits(stacked[cluster[0]], stacked[n]) for n in cluster[1:])
+        rows = [meme for n in cluster for meme in by_picture[keys[n]]]
+        bags = [words(meme.text) for meme in rows]
+        note = f"at most {bits} of the hash's 256 bits differ, {_shared(bags)}"
+        groups.append(Group(rows, note))
+    return _sorted(groups)
+
+
+def _near_texts(by_text: dict[str, list[Meme]]) -> list[Group]:
+    rows = list(by_text.values())
+    bags = [words(same[0].text) for same in rows]
+    groups = []
+    for cluster in near_texts(bags):
+        groups.append(Group([m for n in cluster for m in rows[n]], _shared([bags[n] for n in cluster])))
+    return _sorted(groups)
+
+
+def _shared(bags: list[frozenset[str]]) -> str:
+    shared = min(shared_words(bags[0], bag) for bag in bags[1:])
+    # rounded down: "100 %" is for the very same words
+    return "the same words" if shared == 1 else f"at least {int(100 * shared)} % of the words shared"
+
+
+def _repeat(rows: list[Meme]) -> str:
+    texts, pictures = len({meme.text for meme in rows}), len({meme.image for meme in rows})
+    return f"{pictures} picture{'s' * (pictures > 1)}, {texts} text{'s' * (texts > 1)}"
+
+
+def _sorted(groups: Iterable[Group]) -> list[Group]:
+    """What matters most first: labels that conflict, then groups across splits."""
+    return sorted(groups, key=lambda group: (not group.conflict, len(group.splits) == 1))

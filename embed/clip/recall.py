@@ -1,0 +1,61 @@
+"""Remember which spec a model name led to, so that a run with nothing to do loads no model.
+
+The memory is only a hint for planning: it counts while the libraries' versions and the weight files' size and
+times are those it was made with, and the job compares the real spec when it loads the model.
+"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from cache import write_text_atomically
+from embed.clip.options import LOCAL_DIR, EncoderRequest, library_versions
+
+
+def recall_spec(memory: Path, wanted: EncoderRequest) -> dict[str, Any] | None:
+    """The spec that `remember_spec` noted for this request, or None where anything it depends on has changed."""
+    request = _request(wanted)
+    try:
+        noted = _read(memory)[request]
+        unchanged = all(_stamp(Path(path)) == stamp for path, stamp in noted["files"].items())
+        return noted["spec"] if unchanged else None
+    except (TypeError, KeyError, AttributeError):  # never noted, or by another version of this code
+        return None
+
+
+def remember_spec(memory: Path, wanted: EncoderRequest, spec: dict[str, Any], weights: Path) -> None:
+    """Note the spec that loading what is wanted gave; nothing where its weights are on other machines only."""
+    if not weights.is_file():
+        return
+    files = [weights, *filter(None, [wanted.delta])]
+    if wanted.model.startswith(LOCAL_DIR):
+        files.append(Path(wanted.model.removeprefix(LOCAL_DIR)) / "open_clip_config.json")
+    noted = {"spec": spec, "files": {str(path.resolve()): _stamp(path) for path in files}}
+    text = json.dumps(_read(memory) | {_request(wanted): noted}, indent=1, sort_keys=True)
+    write_text_atomically(memory, text)
+
+
+def _request(wanted: EncoderRequest) -> str:
+    whole = wanted.absolute()
+    delta = [str(whole.delta)] if whole.delta else []
+    return json.dumps(
+        [whole.model, whole.pretrained, asdict(whole.profile), library_versions(), *delta], sort_keys=True
+    )
+
+
+def _stamp(path: Path) -> list[int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    # The change time and the number of the file, too: copying tools set modification times back.
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+
+
+def _read(memory: Path) -> dict[str, Any]:
+    try:
+        noted = json.loads(memory.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}  # a hint that cannot be read is no hint
+    return noted if isinstance(noted, dict) else {}

@@ -1,0 +1,196 @@
+"""Fill a store with one kind of vector: prepare, encode in batches, close a segment every few seconds.
+
+On a CPU every core takes whole batches, decoding and multiplying in one thread: no core ever waits for another. On a
+GPU all cores decode, and the GPU works on one batch while the next is put together and the last is fetched.
+It knows keys, tensors and failures; not files, texts, or which model encodes.
+"""
+
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from cache import Segment, VectorStore, cores
+from embed.base.threads import run_ahead
+from embed.engines.prepare import Prepared
+
+# A segment is closed after this many rows or seconds: little work is lost to a kill, and files stay few.
+_SEGMENT_ROWS = 4096
+_SEGMENT_SECONDS = 2.0
+Encode = Callable[[Sequence[Tensor]], Tensor]
+
+
+@dataclass
+class Filled:
+    """What a fill did: vectors added, {key: reason} of failures that the store does not keep, and seconds spent.
+
+    preparing, encoding: of all cores together on a CPU, and of waiting for either on a GPU.
+    """
+
+    added: int = 0
+    passing: dict[str, str] = field(default_factory=dict)
+    preparing: float = 0.0
+    encoding: float = 0.0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Items, the vectors of those that did not fail, (N, D), and the seconds that either took."""
+
+    items: list[Prepared]
+    vectors: np.ndarray
+    preparing: float
+    encoding: float
+
+
+class TooLittleMemory(ValueError):
+    """Not even one item fits into the GPU's memory."""
+
+
+def fill(
+    store: VectorStore,
+    kind: str,
+    todo: dict[str, Any],
+    prepare: Callable[[str, Any], Prepared],
+    encode: Encode,
+    device: torch.device,
+    batch_size: int,
+) -> Filled:
+    """Embed {key: item} into `store`. `prepare` runs in threads; `encode` maps N tensors to (N, D) on `device`.
+
+    On Ctrl-C, or when `encode` fails, what is encoded is written before the exception goes on.
+    Raises TooLittleMemory and, when the disk is full, OSError.
+    """
+    writer = SegmentWriter(store, kind)
+    filled = Filled()
+    batches = (_batches_on_gpu if device.type == "cuda" else _batches_on_cpu)(todo, prepare, encode, batch_size)
+    with tqdm(total=len(todo), unit=f" {kind}s", desc=f"{kind}s", mininterval=0.5) as bar:
+        try:
+            for batch in batches:
+                take(batch, writer, filled)
+                bar.set_postfix_str(shares(kind, filled), refresh=False)
+                bar.update(len(batch.items))
+        finally:
+            batches.close()
+            writer.close_segment()
+    return filled
+
+
+def _batches_on_cpu(
+    todo: dict[str, Any], prepare: Callable[[str, Any], Prepared], encode: Encode, size: int
+) -> Generator[Batch, None, None]:
+    def work(batch: list[tuple[str, Any]]) -> Batch:
+        started = time.monotonic()
+        items = [prepare(key, item) for key, item in batch]
+        prepared = time.monotonic()
+        good = [item.tensor for item in items if item.tensor is not None]
+        vectors = encode(good).numpy() if good else np.empty((0, 0), np.float32)
+        return Batch(items, vectors, prepared - started, time.monotonic() - prepared)
+
+    threads = torch.get_num_threads()
+    try:
+        # More than one thread each would make the cores wait for each other at the end of every product.
+        yield from run_ahead(work, _batched(todo, size), 2 * cores(), start=lambda: torch.set_num_threads(1))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _batches_on_gpu(
+    todo: dict[str, Any], prepare: Callable[[str, Any], Prepared], encode: Encode, size: int
+) -> Generator[Batch, None, None]:
+    prepared = run_ahead(lambda item: prepare(*item), todo.items(), 2 * size)
+    under_way: tuple[list[Prepared], Tensor | None, float] | None = None
+    while True:
+        started = time.monotonic()
+        items = list(islice(prepared, size))
+        waited = time.monotonic() - started
+        good = [item.tensor for item in items if item.tensor is not None]
+        vectors, size = encode_what_fits(encode, good, size) if good else (None, size)
+        if under_way:
+            yield _fetched(*under_way)
+        if not items:
+            return
+        under_way = (items, vectors, waited)
+
+
+def _fetched(items: list[Prepared], vectors: Tensor | None, waited: float) -> Batch:
+    """Wait for the GPU: its work was only ordered until here."""
+    started = time.monotonic()
+    rows = np.empty((0, 0), np.float32) if vectors is None else vectors.cpu().numpy()
+    return Batch(items, rows, waited, time.monotonic() - started)
+
+
+def encode_what_fits(encode: Encode, tensors: list[Tensor], size: int) -> tuple[Tensor, int]:
+    """The vectors (N, D), made in batches of `size`, or of half of that, and so on; and the size that fitted."""
+    while True:
+        try:
+            return torch.cat([encode(tensors[i : i + size]) for i in range(0, len(tensors), size)]), size
+        except torch.OutOfMemoryError as error:
+            if size == 1:
+                raise TooLittleMemory("one item alone does not fit into the GPU's memory; use --device cpu") from error
+        size = max(1, min(size, len(tensors)) // 2)
+        torch.cuda.empty_cache()
+
+
+def _batched(todo: dict[str, Any], size: int) -> Iterator[list[tuple[str, Any]]]:
+    items = iter(todo.items())
+    while batch := list(islice(items, size)):
+        yield batch
+
+
+def take(batch: Batch, writer: "SegmentWriter", filled: Filled) -> None:
+    """Hand a batch to the writer, and count it."""
+    bad = {item.key: item for item in batch.items if item.failure}
+    writer.add_failures({key: item.failure for key, item in bad.items() if item.lasting})
+    good = [item for item in batch.items if not item.failure]
+    if good:
+        writer.add(good, batch.vectors)
+        filled.added += len(good)
+    filled.passing |= {key: item.failure for key, item in bad.items() if not item.lasting}
+    filled.preparing += batch.preparing
+    filled.encoding += batch.encoding
+
+
+def shares(kind: str, filled: Filled) -> str:
+    """Where the time goes, for the progress bar."""
+    total = filled.preparing + filled.encoding or 1.0
+    first = "decode" if kind == "image" else "tokenise"
+    return f"{first} {filled.preparing / total:.0%}, model {filled.encoding / total:.0%}"
+
+
+class SegmentWriter:
+    """Collects rows and writes them as a segment when there are enough of them, or when it is time."""
+
+    def __init__(self, store: VectorStore, kind: str) -> None:
+        self._store, self._kind = store, kind
+        self._clear()
+
+    def add(self, items: Iterable[Prepared], vectors: np.ndarray) -> None:
+        self._items.extend(items)
+        self._vectors.append(vectors)
+        if len(self._items) >= _SEGMENT_ROWS or time.monotonic() - self._opened >= _SEGMENT_SECONDS:
+            self.close_segment()
+
+    def add_failures(self, failures: dict[str, str]) -> None:
+        self._failures |= failures
+
+    def close_segment(self) -> None:
+        """Write what has been collected, if anything."""
+        items, batches, failures = self._items, self._vectors, self._failures
+        self._clear()  # first: rows that the disk refused are not offered to it again on the way out
+        if items or failures:
+            vectors = np.concatenate(batches) if batches else np.empty((0, 0), np.float32)
+            tokens = np.array([item.tokens for item in items], np.int32)
+            self._store.add(self._kind, Segment([item.key for item in items], vectors, tokens, failures))
+
+    def _clear(self) -> None:
+        self._items: list[Prepared] = []
+        self._vectors: list[np.ndarray] = []
+        self._failures: dict[str, str] = {}
+        self._opened = time.monotonic()

@@ -1,0 +1,27 @@
+"""The engine that reads words: how many threads it is given."""
+
+import pytest
+
+from api.model import reading
+from api.model.reading import PictureReader
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 2), (64, 2)])
+def test_a_picture_is_read_in_two_threads_where_there_are_cores_for_them(
+    cores: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[int] = []
+
+    class Engine:
+        def __init__(self, threads: int) -> None:
+            given.append(threads)
+
+        def read(self, data: bytes) -> str:
+            return data.decode()
+
+    monkeypatch.setattr(reading, "cores", lambda: cores)
+    monkeypatch.setattr(reading, "TextReader", Engine)
+    monkeypatch.setattr(reading, "engine_name", lambda: "an engine")
+    reader = PictureReader()
+    assert [reader.read(b"one"), reader.read(b"two")] == ["one", "two"]
+    assert given == [threads]

@@ -1,0 +1,137 @@
+"""The dataset index: round trip, replacement, paths, and words for what is not one."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import pytest
+
+from cache import DatasetIndex, UnusableIndex, find_index, index_path, read_index, write_index
+from cache.hdf5 import hdf5_bytes
+from cache.index.dataset_index import group_name
+
+INDEX = DatasetIndex(
+    ids=["a.png", "b.png"],
+    splits=["train", "test"],
+    labels=[1, -1],
+    images=["img/a.png", "b.png"],
+    texts=["snow ☃ 雪 🤷", ""],
+    image_keys=["0" * 64, ""],
+    text_keys=["1" * 64, "2" * 64],
+    skipped=["", "no such file"],
+    text_tokens=[90, 0],
+    text_cut=[1, 0],
+    image_stamps=["12 17 18", ""],
+    spec={"model": "m", "preprocess": {"mean": [0.5]}},
+    source={"data": "d", "model": "m", "pretrained": ""},
+    groups=["religion+sex", ""],
+    prompts={"offensive": ["a cruel meme 雪", "a hateful meme"], "non-offensive": ["a kind meme"]},
+)
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "index.h5"
+    write_index(path, INDEX)
+    assert read_index(path) == INDEX
+    write_index(path, replace(INDEX, ids=["c", "d"]))
+    assert read_index(path).ids == ["c", "d"]
+    assert [p.name for p in path.parent.iterdir()] == ["index.h5"]
+
+
+@pytest.mark.parametrize(
+    "text", ["a\nb\r\n", "nul \0 inside\0", "\ud800 lone, \udcff escaped", "\U0010ffff e\u0301", ""]
+)
+def test_a_text_may_hold_anything(tmp_path: Path, text: str) -> None:
+    index = replace(INDEX, texts=[text, "x"], ids=["x", text], images=[text, text])
+    write_index(tmp_path / "index.h5", index)
+    assert read_index(tmp_path / "index.h5") == index
+
+
+def test_an_index_without_rows_is_one_too(tmp_path: Path) -> None:
+    empty = replace(INDEX, **{name: value[:0] for name, value in vars(INDEX).items() if isinstance(value, list)})
+    write_index(tmp_path / "index.h5", empty)
+    assert read_index(tmp_path / "index.h5") == empty
+
+
+def test_one_flipped_byte_anywhere_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "index.h5"
+    write_index(path, INDEX)
+    data = path.read_bytes()
+    for where in range(0, len(data), 997):
+        path.write_bytes(data[:where] + bytes([data[where] ^ 4]) + data[where + 1 :])
+        with pytest.raises(UnusableIndex, match="index.h5: .*make embed"):
+            read_index(path)
+
+
+def test_an_index_of_an_older_format_is_said(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "old.h5", "w") as file:
+        file.attrs["format"] = 1
+    sealed = hdf5_bytes(lambda file: file.attrs.update({"format": 2, "spec": "{}", "source": "{}"}), seal=True)
+    (tmp_path / "newer.h5").write_bytes(sealed)
+    for name, number in (("old.h5", 1), ("newer.h5", 2)):
+        with pytest.raises(UnusableIndex, match=f"{name}: format {number}, expected 3; run `make embed` again"):
+            read_index(tmp_path / name)
+
+
+def test_an_index_may_be_without_groups_and_prompts(tmp_path: Path) -> None:
+    plain = DatasetIndex(**{name: value for name, value in vars(INDEX).items() if name not in ("groups", "prompts")})
+    assert (plain.groups, plain.prompts) == (["", ""], {})
+    write_index(tmp_path / "index.h5", plain)
+    assert read_index(tmp_path / "index.h5") == plain
+
+
+@pytest.mark.parametrize(
+    ("cell", "name"),
+    [
+        (None, ""),
+        ("  women ", "women"),
+        ("", ""),
+        ([], ""),
+        (["sex", " race", "sex"], "race+sex"),
+        (7, "7"),
+        (True, "True"),
+        ("x" * 200, "x" * 100),
+        ("x" * 99 + " y", "x" * 99),
+    ],
+)
+def test_any_cell_names_a_group(cell: object, name: str) -> None:
+    assert group_name(cell) == name
+
+
+def test_the_file_is_ordinary_hdf5(tmp_path: Path) -> None:
+    write_index(tmp_path / "index.h5", INDEX)
+    with h5py.File(tmp_path / "index.h5") as file:
+        assert file["labels"][:].tolist() == INDEX.labels and file["labels"].fletcher32
+
+
+def test_columns_of_different_lengths_are_refused() -> None:
+    for column in ({"ids": ["only one"]}, {"groups": ["only one"]}):
+        with pytest.raises(ValueError, match="one length"):
+            replace(INDEX, **column)
+
+
+def test_what_is_no_index_is_said_with_the_fix(tmp_path: Path) -> None:
+    with pytest.raises(UnusableIndex, match="make embed"):
+        read_index(tmp_path / "none.h5")
+    write_index(tmp_path / "datasets" / "there.h5", INDEX)
+    with pytest.raises(UnusableIndex, match="no such dataset index.*there.h5"):
+        find_index(tmp_path, "memes", "m", "")
+    (tmp_path / "text.h5").write_text("hello")
+    with pytest.raises(UnusableIndex, match="not a dataset index"):
+        read_index(tmp_path / "text.h5")
+
+
+def test_an_index_is_found_by_what_made_it_or_by_its_own_name(tmp_path: Path) -> None:
+    path = index_path(tmp_path, "memes", "m", "")
+    write_index(path, INDEX)
+    assert find_index(tmp_path, "memes", "m", "") == find_index(tmp_path, str(path), "another", "") == path
+
+
+def test_the_path_tells_folders_and_checkpoints_of_one_name_apart(tmp_path: Path) -> None:
+    paths = {
+        index_path(tmp_path, data, model, pretrained)
+        for data in ("/a/memes", "/b/memes")
+        for model, pretrained in (("ViT-B-32", "openai"), ("ViT-B-32", "laion"), ("local-dir:x", ""))
+    }
+    assert len(paths) == 6
+    assert index_path(tmp_path, "/a/memes/", "m", "") == index_path(tmp_path, "/a/memes", "m", "")

@@ -1,0 +1,143 @@
+"""The quick towers against open_clip's own encode_image and encode_text, on models of full width and random weights.
+
+Their transformers have four blocks, since whole ones would take gigabytes; `make bench-embed` compares a whole ViT-B-32.
+"""
+
+import gc
+import logging
+from collections.abc import Iterator
+
+import open_clip
+import pytest
+import torch
+from machine import batch_tolerance
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from embed.clip.hardware import has_products
+from embed.clip.towers import _StockTower, image_tower, text_tower
+from embed.clip.weights import EncoderUnavailable
+
+# A plain transformer, the large one, one that has QuickGELU, one with attention pooling and no causal mask, a
+# convolutional one, and one with encoders of its own.
+MODELS = ["ViT-B-32", "ViT-L-14", "ViT-B-32-quickgelu", "ViT-B-16-SigLIP", "RN50", "coca_ViT-B-32"]
+BOTH = {"image", "text"}
+QUICK = {"ViT-B-32": BOTH, "ViT-L-14": BOTH, "ViT-B-32-quickgelu": BOTH, "RN50": {"text"}}
+FP32, BF16 = torch.float32, torch.bfloat16
+# Elsewhere products are made in float32, of weights that are rounded.
+NATIVE = has_products("bf16", torch.device("cpu"))
+
+
+class Reference:
+    """A model's name, some pictures and texts of different length, and what open_clip makes of them in float32."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        clip = self.model()
+        size, text = clip.visual.image_size, getattr(clip, "text", clip)
+        pixels = torch.randn(2, 3, *((size, size) if isinstance(size, int) else size))
+        tokens = torch.zeros(3, text.context_length, dtype=torch.long)
+        for row, length in zip(tokens, (20, 41, text.context_length)):
+            row[:length] = torch.randint(1, text.vocab_size - 1, (length,))
+            row[length - 1] = text.vocab_size - 1  # the end token, the highest
+        self.batches = (pixels, tokens)
+        with torch.inference_mode():
+            self.expected = (clip.encode_image(pixels), clip.encode_text(tokens))
+
+    def model(self, precision: str = "fp32") -> nn.Module:
+        """Made anew, with the same random weights; whoever kept two of them at a time would take gigabytes."""
+        torch.manual_seed(0)
+        parts = {name: part for name, part in open_clip.get_model_config(self.name).items() if name.endswith("_cfg")}
+        for part in parts.values():
+            if isinstance(part.get("layers"), int):
+                part["layers"] = 4
+        clip = open_clip.create_model(self.name, load_weights=False, precision=precision, **parts)
+        return clip.eval().requires_grad_(False)
+
+
+def both_towers(clip: nn.Module, dtype: torch.dtype) -> tuple[nn.Module, nn.Module]:
+    return image_tower(clip, "projected", dtype), text_tower(clip, "projected", dtype)
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def reference(request: pytest.FixtureRequest) -> Iterator[Reference]:
+    logging.disable(logging.WARNING)  # that the weights are random is what is wanted here
+    yield Reference(request.param)
+    logging.disable(logging.NOTSET)
+    gc.collect()
+
+
+def angle(one: Tensor, other: Tensor) -> float:
+    """The largest 1 - cosine of two vectors of a row."""
+    return float((1 - F.cosine_similarity(one.double(), other.double())).max())
+
+
+def difference(one: Tensor, other: Tensor) -> float:
+    """The largest difference of two vectors of a row, both of length 1."""
+    return float((F.normalize(one) - F.normalize(other)).abs().max())
+
+
+@torch.inference_mode()
+def test_float32_is_open_clips_own_and_neither_batch_nor_threads_change_a_vector(reference: Reference) -> None:
+    threads = torch.get_num_threads()
+    for tower, batch, expected in zip(both_towers(reference.model(), FP32), reference.batches, reference.expected):
+        together = tower(batch)
+        assert (together - expected).abs().max() <= 1e-5
+        try:
+            torch.set_num_threads(1)
+            alone = tower(batch[:1])
+        finally:
+            torch.set_num_threads(threads)
+        assert difference(alone, together[:1]) <= 1e-6
+
+
+@torch.inference_mode()
+def test_bfloat16_is_near_and_no_vector_depends_on_its_batch(reference: Reference) -> None:
+    if reference.name.startswith("coca") and NATIVE:  # so the encoder takes float32 on every machine
+        with pytest.raises(RuntimeError, match="dtype"):
+            both_towers(reference.model("bf16"), BF16)[0](reference.batches[0])
+        return
+    clip = reference.model("bf16")
+    towers = both_towers(clip, BF16) if NATIVE else both_towers(clip.float(), FP32)
+    for tower, batch, expected in zip(towers, reference.batches, reference.expected):
+        together = tower(batch)
+        assert 0 < angle(together, expected) <= 5e-4
+        assert difference(tower(batch[:1]), together[:1]) <= batch_tolerance("bf16")
+
+
+def test_the_plain_towers_are_the_quick_ones(reference: Reference) -> None:
+    sides = zip(("image", "text"), both_towers(reference.model(), FP32))
+    assert {side for side, tower in sides if not isinstance(tower, _StockTower)} == QUICK.get(reference.name, set())
+
+
+@torch.inference_mode()
+def test_pooled_features_are_what_the_projection_takes(reference: Reference) -> None:
+    (pixels, tokens), (image, text) = reference.batches, reference.expected
+    clip = reference.model()
+    visual = clip.visual
+    if reference.name in ("RN50", "ViT-B-16-SigLIP"):  # their pooling ends in the joint space
+        with pytest.raises(EncoderUnavailable, match="has no projection to leave out"):
+            image_tower(clip, "pooled", FP32)
+    else:
+        projection = visual.proj
+        assert angle(image_tower(clip, "pooled", FP32)(pixels) @ projection, image) <= 1e-6
+        visual.proj = projection
+    tower = getattr(clip, "text", clip)
+    projection = tower.text_projection
+    pooled = text_tower(clip, "pooled", FP32)(tokens)
+    tower.text_projection = projection
+    assert angle(projection(pooled) if isinstance(projection, nn.Linear) else pooled @ projection, text) <= 1e-6
+
+
+@pytest.mark.parametrize("reference", ["ViT-B-32", "ViT-B-16-SigLIP", "RN50", "coca_ViT-B-32"], indirect=True)
+@torch.inference_mode()
+def test_both_features_are_the_pooled_ones_and_the_projected_ones_of_one_pass(reference: Reference) -> None:
+    sides = ("text",) if reference.name in ("RN50", "ViT-B-16-SigLIP") else ("image", "text")
+    make = {"image": image_tower, "text": text_tower}
+    for side, batch, projected in zip(("image", "text"), reference.batches, reference.expected):
+        if side in sides:
+            pooled = make[side](reference.model(), "pooled", FP32)(batch)
+            both = make[side](reference.model(), "both", FP32)(batch)
+            assert both.shape[1] == pooled.shape[1] + projected.shape[1]
+            assert angle(both[:, : pooled.shape[1]], pooled) <= 1e-6
+            assert angle(both[:, pooled.shape[1] :], projected) <= 1e-6
