@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from bench.machine import describe, print_json, say
 from bench.weights import MODEL, weights_file
 from cache import DatasetIndex, content_key, text_key
-from embed.clip.options import Profile
+from embed.clip.options import EncoderOptions
 from embed.clip.unfrozen import Unfreezing, load_unfrozen
 from embed.data.dataset import read_dataset
 from finetune.kept import Memes
@@ -114,8 +114,8 @@ def _plain(
 def _ours(
     model: str, weights: Path, blocks: int, index: DatasetIndex, root: Path, room: int
 ) -> tuple[Vectors, list[nn.Parameter]]:
-    profile = Profile(precision="fp32")
-    encoder = load_unfrozen(model, str(weights), torch.device("cpu"), profile, Unfreezing(blocks))
+    options = EncoderOptions(precision="fp32")
+    encoder = load_unfrozen(model, str(weights), torch.device("cpu"), options, Unfreezing(blocks))
     kept = Path(tempfile.mkdtemp(dir=weights.parent))
     return Memes(encoder, index, root, kept, room, disk=0).features, [*encoder.weights.values()]
 

@@ -21,7 +21,7 @@ from bench.machine import describe, print_json, say
 from bench.weights import MODEL, weights_file
 from embed.clip.encoder import ClipEncoder, load_encoder
 from embed.clip.hardware import has_products
-from embed.clip.options import Profile
+from embed.clip.options import EncoderOptions
 
 _CPU = torch.device("cpu")
 _PEER, _FLOAT32 = "(a) bf16, products in bfloat16", "(c) fp32"
@@ -38,7 +38,7 @@ def main() -> int:
     encoders = {}
     for name, (precision, native) in _CONTENDERS.items():
         with patch("embed.clip.encoder.has_products", lambda *_, native=native: native):
-            encoders[name] = load_encoder(MODEL, weights, _CPU, Profile(precision=precision))
+            encoders[name] = load_encoder(MODEL, weights, _CPU, EncoderOptions(precision=precision))
     inputs = _inputs(encoders[_FLOAT32])
     rates: dict[str, list[dict[str, float]]] = {name: [] for name in encoders}
     for turn in range(asked.rounds):

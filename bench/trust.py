@@ -28,8 +28,8 @@ from cache import limit_threads
 from head.data.folds import Protocol
 from head.data.ranking import auroc
 from head.fitting import ENSEMBLE
+from head.judge.calibrated import CalibratedMethod
 from head.judge.delong import auroc_difference
-from head.judge.scored import Judged
 from head.judge.threshold import Aim, Unreachable, choose_threshold, measure_band, review_band
 from head.pipeline import TuneConfig, tune
 from head.search.study import StudyConfig
@@ -91,7 +91,9 @@ def measured(cell: Cell, seed: int, trials: int) -> dict[str, Any]:
     }
 
 
-def _judged(judged: Judged, label: np.ndarray, told: np.ndarray, truth: np.ndarray, true: np.ndarray) -> dict[str, Any]:
+def _judged(
+    judged: CalibratedMethod, label: np.ndarray, told: np.ndarray, truth: np.ndarray, true: np.ndarray
+) -> dict[str, Any]:
     """Of one method; told: (N,) probabilities out of fold; true: those of the new memes."""
     there = np.isfinite(told)
     label, told = label[there], told[there]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cache import FEATURES, LONG_TEXTS, refuse, spec_id
-from embed.clip.options import DEVICES, PRECISIONS, Profile
+from embed.clip.options import DEVICES, PRECISIONS, EncoderOptions
 from embed.engines.local import ENGINES
 from embed.job import EmbedSettings, Summary, embed_dataset
 from embed.ocr.readings import Reading
@@ -30,17 +30,16 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the job; return the exit code."""
     words = sys.argv[1:] if arguments is None else arguments
     if words[:1] == ["audit"]:
-        from embed.audit.command import (
-            main as audit,  # scipy and Jinja2, which a run with nothing to do must not wait for
-        )
+        # imported here: scipy and Jinja2, which a run with nothing to do must not wait for
+        from embed.audit.command import main as audit
 
         return audit(words[1:])
     if words[:1] == ["data"]:
         return data(words[1:])
-    options = vars(_parser().parse_args(words))
-    as_json = options.pop("json")
-    profile = Profile(**{name: options.pop(name) for name in ("features", "precision", "long_text")})
-    settings = EmbedSettings(**options, profile=profile)
+    given = vars(_parser().parse_args(words))
+    as_json = given.pop("json")
+    options = EncoderOptions(**{name: given.pop(name) for name in ("features", "precision", "long_text")})
+    settings = EmbedSettings(**given, options=options)
     try:
         summary = embed_dataset(settings, say=lambda note: print(note, file=sys.stderr))
     except KeyboardInterrupt:
@@ -89,7 +88,7 @@ def _report(settings: EmbedSettings, summary: Summary) -> str:
     spec = summary.store.spec
     new = sum(summary.embedded.values()) + summary.prompts["embedded"]
     device = f" on {summary.device}" if summary.device else ", not loaded: nothing to embed"
-    fate = "embedded in pieces" if settings.profile.long_text == "chunk" else "cut"
+    fate = "embedded in pieces" if settings.options.long_text == "chunk" else "cut"
     too_long = f"{summary.too_long} longer than {spec['tokenizer']['context_length']} tokens, {fate}"
     lines = [
         f"memes      {len(summary.memes)} ({', '.join(f'{n} {split}' for split, n in splits.items())})",
@@ -127,7 +126,7 @@ def _as_json(settings: EmbedSettings, summary: Summary) -> dict[str, Any]:
         "embedded": summary.embedded,
         "prompts": summary.prompts,
         "too_long": summary.too_long,
-        "long_text": settings.profile.long_text,
+        "long_text": settings.options.long_text,
         "skipped": [{"id": name, "where": where, "reason": reason} for name, where, reason in summary.skipped],
         "seconds": summary.seconds,
         "spent": summary.spent,

@@ -28,14 +28,14 @@ from cache import (
     text_key,
     write_index,
 )
-from embed.clip.options import EncoderRequest, Profile
+from embed.clip.options import EncoderOptions, EncoderRequest
 from embed.clip.prompts import PROMPTS
 from embed.clip.recall import recall_spec, remember_spec
 from embed.data.dataset import Meme, read_dataset
 from embed.data.parts import assign_parts
 from embed.engines.local import ENGINES, Engine, LocalEngine
 from embed.ocr.readings import Reading, fill_texts
-from embed.pictures.hash_log import NotedHashes
+from embed.pictures.hash_log import HashLog
 from embed.pictures.hashing import Hashed, hash_pictures
 
 
@@ -62,7 +62,7 @@ class EmbedSettings:
     pretrained: str = ""
     artifacts: Path = Path("artifacts")
     device: str = "auto"
-    profile: Profile = field(default_factory=Profile)
+    options: EncoderOptions = field(default_factory=EncoderOptions)
     retry_failed: bool = False
     rehash: bool = False
     ocr: bool = False
@@ -73,7 +73,7 @@ class EmbedSettings:
     @property
     def encoder(self) -> EncoderRequest:
         """Which encoder is wanted."""
-        return EncoderRequest(self.model, self.pretrained, self.profile, self.delta)
+        return EncoderRequest(self.model, self.pretrained, self.options, self.delta)
 
     @property
     def vectors(self) -> Path:
@@ -84,7 +84,7 @@ class EmbedSettings:
     def index(self) -> Path:
         """The dataset index that the job writes."""
         path = index_path(
-            self.artifacts, self.data, self.model, self.pretrained, self.profile.features, self.profile.long_text
+            self.artifacts, self.data, self.model, self.pretrained, self.options.features, self.options.long_text
         )
         return path.with_name(f"{path.stem}-finetuned.h5") if self.delta else path
 
@@ -138,7 +138,7 @@ def _open_engine(settings: EmbedSettings, say: Callable[[str], None]) -> Engine:
 def _embed_dataset(settings: EmbedSettings, engine: Engine, say: Callable[[str], None]) -> Summary:
     root, memes = read_dataset(Path(settings.data), settings.images)
     root = root.absolute()  # a worker may stand in another folder
-    noted = NotedHashes(settings.index, settings.images)
+    noted = HashLog(settings.index, settings.images)
     hints = {} if settings.rehash else _hints(settings) | noted.read()
     hashed = hash_pictures(root, [meme.image for meme in memes if not meme.problem], hints, engine.map, noted.add)
     reading = None
@@ -152,8 +152,8 @@ def _embed_dataset(settings: EmbedSettings, engine: Engine, say: Callable[[str],
     busy = any(todo.values()) or store.damaged
     with store.locked(lambda: say("another job is filling this cache; waiting for it")) if busy else nullcontext():
         _report_damage(store, say)
-        passing = _fill(settings, store, engine, root, wanted, prompts.keys() - texts.keys(), summary)
-    failures = store.failures("image") | passing
+        transient_failures = _fill(settings, store, engine, root, wanted, prompts.keys() - texts.keys(), summary)
+    failures = store.failures("image") | transient_failures
     skipped = [_reason(meme, hashed, failures) for meme in memes]
     summary.skipped = [(meme.id, meme.where, reason) for meme, reason in zip(memes, skipped, strict=True) if reason]
     if len(summary.skipped) == len(memes):
@@ -234,17 +234,17 @@ def _fill(
 
     prompts: the keys that are counted apart.
     """
-    passing: dict[str, str] = {}
+    transient_failures: dict[str, str] = {}
     for kind, items in wanted.items():
         cached = store.known(kind) & items.keys()
         todo = _missing(store, kind, items, settings.retry_failed)
         if todo:
-            passing |= _embed(store, kind, todo, engine, root, summary)
+            transient_failures |= _embed(store, kind, todo, engine, root, summary)
         embedded = store.known(kind) & todo.keys()
         for name, keys in (("distinct", items.keys()), ("cached", cached), ("embedded", embedded)):
             getattr(summary, name)[kind] = len(keys - prompts)
             summary.prompts[name] += len(keys & prompts)
-    return passing
+    return transient_failures
 
 
 def _report_damage(store: VectorStore, say: Callable[[str], None]) -> None:
@@ -276,7 +276,7 @@ def _embed(
     summary.spent["decode" if kind == "image" else "tokenise"] += filled.preparing  # type: ignore[assignment]
     summary.spent["model"] += filled.encoding  # type: ignore[assignment]
     summary.device = engine.device
-    return filled.passing
+    return filled.transient_failures
 
 
 def _reason(meme: Meme, hashed: Hashed, failures: dict[str, str]) -> str:
@@ -299,7 +299,7 @@ def _index(settings: EmbedSettings, summary: Summary, hashed: Hashed, skipped: l
     text_keys = [text_key(meme.text) for meme in memes]
     tokens = store.token_counts(text_keys)
     tokenizer = store.spec["tokenizer"]
-    cut = (tokens > tokenizer["context_length"]) & (settings.profile.long_text == "truncate")
+    cut = (tokens > tokenizer["context_length"]) & (settings.options.long_text == "truncate")
     return DatasetIndex(
         ids=[meme.id for meme in memes],
         splits=[meme.split for meme in memes],
@@ -318,7 +318,7 @@ def _index(settings: EmbedSettings, summary: Summary, hashed: Hashed, skipped: l
             "images": settings.images,
             "model": settings.model,
             "pretrained": settings.pretrained,
-            **asdict(settings.profile),
+            **asdict(settings.options),
             "ocr": summary.reading.engine if summary.reading else "",
         },
         groups=[meme.group for meme in memes],

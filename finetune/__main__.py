@@ -23,7 +23,7 @@ import torch
 from cache import limit_threads, refuse, require_same_spec
 from embed.clip.delta import DELTA
 from embed.clip.hardware import choose_device
-from embed.clip.options import DEVICES, Profile
+from embed.clip.options import DEVICES, EncoderOptions
 from embed.clip.unfrozen import SIDES, Unfreezing, UnfrozenEncoder, load_unfrozen
 from finetune.checkpoint import Checkpoint
 from finetune.finish import embed_finetuned, save_finetuned
@@ -159,7 +159,7 @@ def _useful(unfreezing: Unfreezing, ensemble: HeadEnsemble) -> Unfreezing:
 
 def _load(start: Start, unfreezing: Unfreezing, device: str, seed: int) -> UnfrozenEncoder:
     spec = start.config["spec"]
-    encoder = load_unfrozen(*encoder_of(start), choose_device(device), Profile.of_spec(spec), unfreezing, seed)
+    encoder = load_unfrozen(*encoder_of(start), choose_device(device), EncoderOptions.of_spec(spec), unfreezing, seed)
     require_same_spec(spec, encoder.encoder.spec, f"the bundle {start.config['name']} and the encoder that was loaded")
     return encoder
 

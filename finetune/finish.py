@@ -15,16 +15,16 @@ from torch import Tensor
 
 from cache import DatasetIndex, read_index, write_index
 from embed.clip.delta import DELTA, write_delta
-from embed.clip.options import Profile
+from embed.clip.options import EncoderOptions
 from embed.job import EmbedSettings, embed_dataset
-from embed.pictures.hash_log import NotedHashes
+from embed.pictures.hash_log import HashLog
 from finetune.start import Start, UnusableStart, encoder_of
 from head.bundle.evaluation import FINETUNED, FROZEN
 from head.bundle.format import point_latest, save_bundle
 from head.bundle.settings import Source, bundle_settings
 from head.data.features import fingerprint, load_tuning, prompt_vectors, usable_rows
 from head.fitting import Memes, crossed, fit_all, fits_of
-from head.judge.scored import Judged, judge
+from head.judge.calibrated import CalibratedMethod, calibrate_method
 from head.model.ensemble import HeadEnsemble
 from head.model.method import Method
 
@@ -42,14 +42,14 @@ def embed_finetuned(
         pretrained,
         artifacts,
         device,
-        Profile.of_spec(start.config["spec"]),
+        EncoderOptions.of_spec(start.config["spec"]),
         ocr=bool(start.index.source.get("ocr")),
         delta=folder / DELTA,
         images=start.index.source.get("images", ""),
     )
     known = zip(start.index.images, start.index.image_stamps, start.index.image_keys)
     # so that no picture is read only to be hashed again
-    NotedHashes(settings.index, settings.images).add([one for one in known if one[1]])
+    HashLog(settings.index, settings.images).add([one for one in known if one[1]])
     embed_dataset(settings, say)
     index = read_index(settings.index)
     if index.ids != start.index.ids or _usable(index) != _usable(start.index):
@@ -61,7 +61,7 @@ def embed_finetuned(
 def save_finetuned(
     start: Start,
     file: Path,
-    frozen: Judged,
+    frozen: CalibratedMethod,
     ensemble: HeadEnsemble,
     logits: np.ndarray,
     delta: Path,
@@ -82,8 +82,10 @@ def save_finetuned(
     fits = fits_of(start.features, start.folds[None], part, judging.protocol, judging.seed)
     whole, *others = fit_all(memes, fits, jobs=1)
     reference, candidates = whole.reference, crossed(whole, list(zip(fits[1:], others)), len(features))
-    methods = {FINETUNED: judge(method, features.label, part, judging.aim), FROZEN: frozen}
-    methods |= {name: judge(one, start.features.label, part, judging.aim) for name, one in candidates.items()}
+    methods = {FINETUNED: calibrate_method(method, features.label, part, judging.aim), FROZEN: frozen}
+    methods |= {
+        name: calibrate_method(one, start.features.label, part, judging.aim) for name, one in candidates.items()
+    }
     settings, predictions = bundle_settings(
         Source(file, index, features, fingerprint(features, index.spec)),
         judging,

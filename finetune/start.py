@@ -24,7 +24,7 @@ from head.candidates.table import CANDIDATES
 from head.data.features import Features, fingerprint, load_tuning, usable_rows
 from head.data.folds import Protocol, assign_folds, members, parts
 from head.fitting import Fit, Unit, fits_of
-from head.judge.scored import Judged, judge
+from head.judge.calibrated import CalibratedMethod, calibrate_method
 from head.judge.threshold import Aim
 from head.model.ensemble import HeadEnsemble, weighted
 from head.model.fusion import HeadConfig
@@ -97,7 +97,7 @@ def read_start(folder: Path, artifacts: Path) -> Start:
     return Start(folder, config, index, features, root)
 
 
-def frozen_head(start: Start) -> Judged:
+def frozen_head(start: Start) -> CalibratedMethod:
     """What the bundle ships, made anew on train alone and stopped by validation; of an ensemble, those of its methods through
     which an encoder can learn. Calibrated on validation, each fifth of which is scored by heads that the others stopped.
     Raises UnusableStart where there is none."""
@@ -109,7 +109,7 @@ def frozen_head(start: Start) -> Judged:
     for to_do in others:
         without = _frozen(start, to_do)
         out[to_do.scored] = Unit.of(without).into(unit, without.score(features.at(to_do.scored)))
-    return judge(replace(method, out_of_fold=out), features.label, part, start.judging.aim)
+    return calibrate_method(replace(method, out_of_fold=out), features.label, part, start.judging.aim)
 
 
 def _frozen(start: Start, to_do: Fit) -> Method:

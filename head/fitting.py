@@ -19,7 +19,7 @@ from head.candidates.table import CANDIDATES, REFERENCES, fit_candidates, strong
 from head.data.features import Features
 from head.data.folds import Protocol, members, refold
 from head.data.ranking import auroc
-from head.model.ensemble import HeadEnsemble, evened, select_bagged, weighted
+from head.model.ensemble import HeadEnsemble, inverse_std, select_bagged, weighted
 from head.model.method import Method
 from head.model.training import Diverged, Trained, TrainingSet, train_head
 from head.search.study import Trial
@@ -194,7 +194,7 @@ def _ensemble(
     order = np.argsort([-(auroc(label[there], row[there]) or 0.0) for row in logits], kind="stable")
     logits = logits[order]
     held = np.stack([folds[0] == fold for fold in range(folds[0].max() + 1)])
-    counts = select_bagged(logits * evened(logits)[:, None], label, held, seed)
+    counts = select_bagged(logits * inverse_std(logits)[:, None], label, held, seed)
     picks = [(names[order[place]], int(counts[place])) for place in np.flatnonzero(counts)]
     return weighted([heads[place] for place in order], logits, counts), picks
 

@@ -13,8 +13,8 @@ import torch
 from head.data.features import Features
 from head.data.folds import Protocol, assign_folds, members, parts
 from head.fitting import ENSEMBLE, Memes, crossed, fit_all, fits_of, named
+from head.judge.calibrated import CalibratedMethod, calibrate_method
 from head.judge.delong import auroc_difference
-from head.judge.scored import Judged, judge
 from head.judge.threshold import Aim
 from head.model.method import Method
 from head.search.space import Space
@@ -59,7 +59,7 @@ class Tuned:
     out in each repeat, -1 for none; picks: what the ensemble is made of, the best first; reference: the candidate that
     ranks the memes best out of fold; best: what to ship, the reference unless the ensemble leads it."""
 
-    methods: dict[str, Judged]
+    methods: dict[str, CalibratedMethod]
     folds: np.ndarray
     found: Found
     picks: list[Pick]
@@ -87,7 +87,7 @@ def tune(features: Features, digest: str, prompts: dict[str, np.ndarray], config
     fits = [replace(one, trials=trials) for one, trials in zip(fits, ranked)]
     whole, *others = fit_all(Memes(features, prompts, seed, config.device), fits, config.jobs)
     methods = crossed(whole, list(zip(fits[1:], others)), len(label))
-    judged = {name: judge(method, label, part, config.aim) for name, method in methods.items()}
+    judged = {name: calibrate_method(method, label, part, config.aim) for name, method in methods.items()}
     trials = {named(trial): trial for trial in ranked[0]}
     picks = [Pick(name, count, trials.get(name)) for name, count in whole.picks]
     return Tuned(judged, folds, found, picks, whole.reference, _best(features, methods, whole.reference))

@@ -15,7 +15,7 @@ from head.judge.metrics import METRICS
 from report import charts, words
 from report.curves import both_classes
 from report.html import fill
-from report.judged import Judged
+from report.judged import JudgedBundle
 
 # What was set, in the order of the page. Not here: what tuning found out, which the figures speak of.
 _SETTINGS = ("shipped", "encoder", "spec", "data", "protocol", "aim", "seed", "threshold", "calibration")
@@ -51,7 +51,7 @@ class Comparison:
     chart: str | None
 
 
-def compare_bundles(first: Judged, second: Judged) -> Comparison:
+def compare_bundles(first: JudgedBundle, second: JudgedBundle) -> Comparison:
     """Compare the methods that two bundles ship. Raises KeyError, TypeError where the values are not a bundle's."""
     differing, equal = _settings(first.config, second.config)
     unlike = _unlike(first, second)
@@ -64,7 +64,7 @@ def compare_bundles(first: Judged, second: Judged) -> Comparison:
     return Comparison((_name(first.config), _name(second.config)), differing, equal, rows, unlike, chart)
 
 
-def render_comparison(first: Judged, second: Judged, comparison: Comparison) -> str:
+def render_comparison(first: JudgedBundle, second: JudgedBundle, comparison: Comparison) -> str:
     """The page as HTML."""
     sides = [
         {"letter": letter, "facts": _facts(judged), "name": name}
@@ -103,11 +103,11 @@ def _name(config: dict[str, Any]) -> str:
     return f"{config['name']}, version {config['version']}"
 
 
-def _facts(judged: Judged) -> dict[str, str]:
+def _facts(judged: JudgedBundle) -> dict[str, str]:
     return words.facts(judged.config, judged.metrics, _part(judged)["label"], [])
 
 
-def _unlike(first: Judged, second: Judged) -> str:
+def _unlike(first: JudgedBundle, second: JudgedBundle) -> str:
     splits = [judged.metrics["split"] for judged in (first, second)]
     if splits[0] != splits[1]:
         here, there = (words.judged_words(judged.config, split) for judged, split in zip((first, second), splits))
@@ -120,11 +120,11 @@ def _unlike(first: Judged, second: Judged) -> str:
     return f"A and B were not judged on the same memes with the same labels ({counts})."
 
 
-def _part(judged: Judged) -> dict[str, Any]:
+def _part(judged: JudgedBundle) -> dict[str, Any]:
     return judged.predictions[judged.metrics["split"]]
 
 
-def _paired(first: Judged, second: Judged) -> tuple[float | None, str | None]:
+def _paired(first: JudgedBundle, second: JudgedBundle) -> tuple[float | None, str | None]:
     """The p of the difference of AUROC, and ROC curves of both, over the same memes in the order of their ids; None with
     memes of one class."""
     label, copies, scores = np.empty(0), np.empty(0), []

@@ -11,7 +11,7 @@ from head.bundle.format import UnusableBundle, load_bundle, read_part, read_pred
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedBundle:
     """The values of config.json, metrics.json and predictions.json."""
 
     config: dict[str, Any]
@@ -19,10 +19,10 @@ class Judged:
     predictions: dict[str, Any]
 
 
-def read_judged(folder: Path) -> Judged:
+def read_judged(folder: Path) -> JudgedBundle:
     """Read a bundle and its figures. Raises UnusableBundle, also where the figures were never made."""
     config = load_bundle(folder).config
     metrics = read_part(folder, "metrics.json")
     if metrics is None:
         raise UnusableBundle(f"{folder / 'metrics.json'}: not there; run `python -m report {folder}` first")
-    return Judged(config, metrics, read_predictions(folder))
+    return JudgedBundle(config, metrics, read_predictions(folder))

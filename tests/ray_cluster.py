@@ -17,7 +17,7 @@ from ray.cluster_utils import Cluster
 
 from cache import VectorStore, read_index
 from embed.__main__ import main
-from embed.clip.options import EncoderRequest, Profile
+from embed.clip.options import EncoderOptions, EncoderRequest
 from embed.engines import ray_engine
 from embed.engines.ray_engine import ClusterUnavailable
 from embed.engines.ray_workers import Encoder
@@ -63,7 +63,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Summary:
 
 def settings(artifacts: Path, engine: str = "ray", device: str = "cpu") -> EmbedSettings:
     return EmbedSettings(
-        DEMO, ENCODER, artifacts=artifacts, device=device, profile=Profile("projected", "fp32"), engine=engine
+        DEMO, ENCODER, artifacts=artifacts, device=device, options=EncoderOptions("projected", "fp32"), engine=engine
     )
 
 

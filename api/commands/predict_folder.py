@@ -27,9 +27,10 @@ from api.schema import MAX_TEXT_CHARS, Prediction
 from api.server import load, reader_of
 from api.settings import ServeSettings
 from cache import cores, write_text_atomically
+from embed.base.errors import RowError
 from embed.base.text import clean_text
 from embed.base.threads import run_ahead
-from embed.data.tables import Complaint, find_tables, read_table
+from embed.data.tables import find_tables, read_table
 from embed.pictures.decoding import UnreadableImage
 from embed.pictures.hashing import UnusableFile, read_picture
 from embed.pictures.locate import PictureFinder
@@ -138,8 +139,8 @@ def _listed(root: Path, tables: Iterable[Path]) -> list[_Item]:
     return [_item_of(row, root, finder) for row in rows]
 
 
-def _item_of(row: tuple[str, dict[str, object]] | Complaint, root: Path, finder: PictureFinder) -> _Item:
-    if isinstance(row, Complaint):
+def _item_of(row: tuple[str, dict[str, object]] | RowError, root: Path, finder: PictureFinder) -> _Item:
+    if isinstance(row, RowError):
         return _Item("", root, problem=f"{row.where}: {row.reason}")
     where, fields = row
     name, text = (clean_text(str(fields.get(column) or "")) for column in ("image", "text"))

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from cache import file_digest, require_same_spec
 from embed.clip.delta import DELTA
 from embed.clip.encoder import ClipEncoder, load_encoder
-from embed.clip.options import Profile
+from embed.clip.options import EncoderOptions
 from embed.clip.portable import load_portable
 from head.bundle.format import Bundle, UnusableBundle, load_bundle
 
@@ -71,11 +71,11 @@ class MemeClassifier(nn.Module):
             )
         if loaded is not None and loaded.spec == bundle.config["spec"]:
             return cls(loaded, bundle)
-        profile, delta = Profile.of_spec(bundle.config["spec"]), delta_inside(folder, bundle.config)
+        options, delta = EncoderOptions.of_spec(bundle.config["spec"]), delta_inside(folder, bundle.config)
         inside = encoder_inside(folder, model, pretrained)
         if inside:
-            return cls(load_portable(inside, device, profile, delta), bundle)
-        return cls(load_encoder(*encoder_named(bundle.config, model, pretrained), device, profile, delta), bundle)
+            return cls(load_portable(inside, device, options, delta), bundle)
+        return cls(load_encoder(*encoder_named(bundle.config, model, pretrained), device, options, delta), bundle)
 
     @property
     def encoder(self) -> ClipEncoder:

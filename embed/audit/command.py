@@ -21,17 +21,17 @@ from embed.audit.findings import (
     LABELS,
     Finding,
     Group,
-    Look,
+    PictureCheck,
     class_balance,
     row_findings,
     text_lengths,
     twin_findings,
 )
 from embed.audit.page import page_path, write_page
+from embed.base.errors import DatasetError, RowError
 from embed.base.threads import run_ahead
 from embed.data.dataset import Meme, scan_dataset
 from embed.data.near_duplicates import picture_hash
-from embed.data.tables import Complaint, DatasetError
 from embed.pictures.decoding import UnreadableImage, decode_picture
 from embed.pictures.hashing import UnusableFile, read_picture
 
@@ -57,7 +57,7 @@ class Audit:
 
 
 def main(arguments: list[str]) -> int:
-    """Look through the data set that the arguments name; return the exit code."""
+    """Check the data set that the arguments name; return the exit code."""
     options = _parser().parse_args(arguments)
     page = page_path(options.artifacts, options.data)
     limit_threads()
@@ -94,28 +94,28 @@ def _audit(data: str, images: str, model: str) -> Audit:
     if not rows:
         raise DatasetError(f"{data}: its tables hold no rows")
     memes = [row for row in rows if isinstance(row, Meme)]
-    complaints = [row for row in rows if isinstance(row, Complaint)]
+    row_errors = [row for row in rows if isinstance(row, RowError)]
     lengths = _text_lengths(memes, model)
-    looks = look_at_pictures(root, [meme.image for meme in memes if not meme.problem])
-    findings = row_findings(memes, complaints, looks) + twin_findings(memes, looks)
-    refused = len({complaint.where for complaint in complaints})
+    checks = check_pictures(root, [meme.image for meme in memes if not meme.problem])
+    findings = row_findings(memes, row_errors, checks) + twin_findings(memes, checks)
+    refused = len({row_error.where for row_error in row_errors})
     return Audit(data, root, len(memes) + refused, class_balance(memes), lengths, findings)
 
 
-def look_at_pictures(root: Path, images: Iterable[str]) -> dict[str, Look]:
-    """Decode each of the pictures under `root` once; what goes wrong with one is in its Look."""
+def check_pictures(root: Path, images: Iterable[str]) -> dict[str, PictureCheck]:
+    """Decode each of the pictures under `root` once; what goes wrong with one is in its PictureCheck."""
     names = list(dict.fromkeys(images))
-    looks = run_ahead(lambda name: _look(root / name), names, _AHEAD)
-    return dict(zip(names, tqdm(looks, "pictures", len(names), unit=" pictures", mininterval=0.5), strict=True))
+    checks = run_ahead(lambda name: _check(root / name), names, _AHEAD)
+    return dict(zip(names, tqdm(checks, "pictures", len(names), unit=" pictures", mininterval=0.5), strict=True))
 
 
-def _look(path: Path) -> Look:
+def _check(path: Path) -> PictureCheck:
     try:
         data = read_picture(path)
         picture = decode_picture(data)
     except (UnusableFile, UnreadableImage) as error:
-        return Look(problem=str(error))
-    return Look(content_key(data), hash=picture_hash(picture), clipped=_is_clipped(picture))
+        return PictureCheck(problem=str(error))
+    return PictureCheck(content_key(data), hash=picture_hash(picture), clipped=_is_clipped(picture))
 
 
 def _is_clipped(picture: Image.Image) -> bool:

@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 
 from cache import text_key
+from embed.base.errors import RowError
 from embed.data.dataset import UNLABELLED, Meme
 from embed.data.near_duplicates import differing_bits, near_pictures, near_texts, shared_words, words
-from embed.data.tables import Complaint
 
 LABELS = {1: "offensive", 0: "non-offensive", UNLABELLED: "unlabelled"}
 
 
 @dataclass(frozen=True)
-class Look:
+class PictureCheck:
     """One decoded picture file. key: SHA-256 of its bytes; problem: "" or why it cannot be read.
 
     hash: (4,) uint64, see `embed.data.near_duplicates`, None for a picture of one colour; clipped: 16-bit values that become white.
@@ -75,15 +75,17 @@ class Finding:
         return len(self.rows) + len(self.groups)
 
 
-def row_findings(memes: Sequence[Meme], complaints: Sequence[Complaint], looks: dict[str, Look]) -> list[Finding]:
-    """What is odd about rows one by one; `looks` has an entry for each picture that was found."""
-    unreadable = [(meme, looks[meme.image].problem) for meme in memes if meme.image in looks]
-    clipped = (meme for meme in memes if looks.get(meme.image, Look()).clipped)
-    blank = (meme for meme in memes if (look := looks.get(meme.image)) and not look.problem and look.hash is None)
+def row_findings(
+    memes: Sequence[Meme], row_errors: Sequence[RowError], checks: dict[str, PictureCheck]
+) -> list[Finding]:
+    """What is odd about rows one by one; `checks` has an entry for each picture that was found."""
+    unreadable = [(meme, checks[meme.image].problem) for meme in memes if meme.image in checks]
+    clipped = (meme for meme in memes if checks.get(meme.image, PictureCheck()).clipped)
+    blank = (meme for meme in memes if (check := checks.get(meme.image)) and not check.problem and check.hash is None)
     return [
         Finding(
             "refused_rows", "rows that cannot be read", "embedding stops at the first; mend or delete them",
-            [OddRow(complaint.where, complaint.reason) for complaint in complaints],
+            [OddRow(row_error.where, row_error.reason) for row_error in row_errors],
         ),
         Finding(
             "missing_pictures", "pictures that are missing", "skipped",
@@ -112,9 +114,9 @@ def row_findings(memes: Sequence[Meme], complaints: Sequence[Complaint], looks: 
     ]  # fmt: skip
 
 
-def twin_findings(memes: Sequence[Meme], looks: dict[str, Look]) -> list[Finding]:
+def twin_findings(memes: Sequence[Meme], checks: dict[str, PictureCheck]) -> list[Finding]:
     """Ids, pictures and texts that several rows have, exactly or nearly."""
-    keys = [looks[meme.image].key if meme.image in looks else "" for meme in memes]
+    keys = [checks[meme.image].key if meme.image in checks else "" for meme in memes]
     by_picture, by_text = _by(memes, keys), _by(memes, [text_key(m.text) if m.text else "" for m in memes])
     leak = "in two splits they leak from one to the other; of two labels one is wrong"
     template = f"{leak}, unless the words differ and only a template is shared"
@@ -125,7 +127,7 @@ def twin_findings(memes: Sequence[Meme], looks: dict[str, Look]) -> list[Finding
                                if len(rows) > 1)),
         Finding("same_pictures", "pictures that are the same file", leak,
                 groups=_sorted(Group(rows) for rows in by_picture.values() if len(rows) > 1)),
-        Finding("near_pictures", "pictures that are nearly the same", template, groups=_near_pictures(by_picture, looks)),
+        Finding("near_pictures", "pictures that are nearly the same", template, groups=_near_pictures(by_picture, checks)),
         Finding("same_texts", "texts that are the same", same_words,
                 groups=_sorted(Group(rows) for rows in by_text.values() if len(rows) > 1)),
         Finding("near_texts", "texts that are nearly the same", same_words, groups=_near_texts(by_text)),
@@ -166,8 +168,8 @@ def _by(memes: Sequence[Meme], keys: Sequence[str]) -> dict[str, list[Meme]]:
     return dict(found)
 
 
-def _near_pictures(by_picture: dict[str, list[Meme]], looks: dict[str, Look]) -> list[Group]:
-    hashes = {key: looks[rows[0].image].hash for key, rows in by_picture.items()}
+def _near_pictures(by_picture: dict[str, list[Meme]], checks: dict[str, PictureCheck]) -> list[Group]:
+    hashes = {key: checks[rows[0].image].hash for key, rows in by_picture.items()}
     keys = [key for key, value in hashes.items() if value is not None]
     stacked = np.array([hashes[key] for key in keys], np.uint64).reshape(-1, 4)
     groups = []

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from cache import file_digest, limit_threads
 from embed.clip.delta import apply_delta
 from embed.clip.hardware import choose_precision, has_products
-from embed.clip.options import Profile, library_versions
-from embed.clip.preprocessor import Inputs, resize_only
+from embed.clip.options import EncoderOptions, library_versions
+from embed.clip.preprocessor import Preprocessor, resize_only
 from embed.clip.tokenizer import Tokenizer, load_tokenizer, missing_package
 from embed.clip.towers import Tower, image_tower, text_tower
 from embed.clip.weights import EncoderUnavailable, find_weights, first_line
@@ -41,7 +41,7 @@ _LOG = logging.getLogger("embed.clip.encoder")
 
 
 @dataclass(frozen=True)
-class ClipEncoder(Inputs):
+class ClipEncoder(Preprocessor):
     """A loaded model with its own preprocessing and tokenizer; its vectors are not normalised unless the model does.
 
     image_tower: (N, 3, H, W) -> (N, D); text_tower: (N, L) -> (N, D); mean, std: (3, 1, 1), of the model's pixels;
@@ -60,7 +60,7 @@ class ClipEncoder(Inputs):
         """How many items the batch job should hand over at a time, of "image" or "text"."""
         if self.device.type == "cuda":
             return _GPU_BATCH
-        return self.image_tower.at_once if kind == "image" else _GROUPS * self.text_tower.at_once
+        return self.image_tower.batch_size if kind == "image" else _GROUPS * self.text_tower.batch_size
 
     @torch.inference_mode()
     def image_features(self, pixels: Sequence[Tensor]) -> Tensor:
@@ -83,8 +83,8 @@ class ClipEncoder(Inputs):
 
     def _in_order_of_length(self, rows: Tensor, order: Tensor) -> Tensor:
         """(R, L) -> (R, D): texts of like length together, since a batch is as long as its longest."""
-        at_once = _GPU_TEXTS if self.device.type == "cuda" else self.text_tower.at_once
-        parts = [self.text_tower(rows[part]) for part in order.to(rows.device).split(at_once)]
+        batch_size = _GPU_TEXTS if self.device.type == "cuda" else self.text_tower.batch_size
+        parts = [self.text_tower(rows[part]) for part in order.to(rows.device).split(batch_size)]
         return torch.cat(parts)[order.argsort().to(rows.device)]
 
     def _sent(self, batch: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ class ClipEncoder(Inputs):
 
 
 def load_encoder(
-    model: str, pretrained: str, device: torch.device, profile: Profile, delta: Path | None = None
+    model: str, pretrained: str, device: torch.device, options: EncoderOptions, delta: Path | None = None
 ) -> ClipEncoder:
     """Load `model` with the weights `pretrained` (a tag or a file; "" for local-dir: and hf-hub: models).
 
@@ -106,9 +106,9 @@ def load_encoder(
     limit_threads()
     # TF32, torch's default for convolutions on a GPU, changes vectors by 1e-3; the spec promises float32.
     torch.backends.cudnn.allow_tf32 = False
-    precision = choose_precision(profile.precision, device)
+    precision = choose_precision(options.precision, device)
     config, weights = find_weights(model, pretrained)
-    tokenizer = load_tokenizer(model, profile.long_text)
+    tokenizer = load_tokenizer(model, options.long_text)
     clip, transform = load_clip(model, pretrained, device, precision, config, weights)
     tuned = {}
     if delta is not None:
@@ -123,23 +123,23 @@ def load_encoder(
         clip.float()
     preprocess = open_clip.get_model_preprocess_cfg(clip)
     dtype = _DTYPES[precision if native else "fp32"]
-    image = image_tower(clip, profile.features, dtype).eval()
-    text = text_tower(clip, profile.features, dtype).eval()
+    image = image_tower(clip, options.features, dtype).eval()
+    text = text_tower(clip, options.features, dtype).eval()
     # open_clip's CoCa does not run in halves, and must not have their spec where float32 stands in for them
     if precision != "fp32" and (
         isinstance(clip, CoCa) or not _runs(image, text, preprocess["size"], tokenizer, device)
     ):
-        if profile.precision != "auto":
+        if options.precision != "auto":
             raise EncoderUnavailable(f"open_clip cannot run {model} in {precision}; use --precision fp32")
-        return load_encoder(model, pretrained, device, replace(profile, precision="fp32"), delta)
+        return load_encoder(model, pretrained, device, replace(options, precision="fp32"), delta)
     spec = {
         **_spec(model, config, weights),
         **tuned,
         "preprocess": preprocess,
         "tokenizer": {**tokenizer.spec(), "ftfy": library_versions()["ftfy"]},
-        "feature": profile.features,
+        "feature": options.features,
         # how many of the last columns lie in the space that both towers share
-        **({"joint": config["embed_dim"]} if profile.features == "both" else {}),
+        **({"joint": config["embed_dim"]} if options.features == "both" else {}),
         "dtype": str(_DTYPES[precision]).removeprefix("torch."),
     }
     return ClipEncoder(

@@ -19,7 +19,7 @@ _PRECISION_OF = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 
 
 @dataclass(frozen=True)
-class Profile:
+class EncoderOptions:
     """features: "projected" (the joint space), "pooled" (before the projection, what the best published heads use), or
     "both", pooled and then projected columns in one vector; precision: "auto", "fp32", "bf16" or "fp16", what weights are rounded to, and products too where the hardware has
     instructions for it; long_text: "truncate", or "chunk" for the mean of pieces that fit.
@@ -30,8 +30,8 @@ class Profile:
     long_text: str = LONG_TEXTS[0]
 
     @classmethod
-    def of_spec(cls, spec: dict[str, Any]) -> "Profile":
-        """The profile that made vectors of this spec, so that a server makes them alike."""
+    def of_spec(cls, spec: dict[str, Any]) -> "EncoderOptions":
+        """The options that made vectors of this spec, so that a server makes them alike."""
         cut = spec["tokenizer"]["truncation"] != "mean of pieces"
         return cls(spec["feature"], _PRECISION_OF[spec["dtype"]], "truncate" if cut else "chunk")
 
@@ -42,7 +42,7 @@ class EncoderRequest:
 
     model: str
     pretrained: str
-    profile: Profile
+    options: EncoderOptions
     delta: Path | None = None
 
     def absolute(self) -> "EncoderRequest":

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from cache import file_digest
 from embed.clip.encoder import ClipEncoder, load_clip, load_encoder
-from embed.clip.options import Profile
+from embed.clip.options import EncoderOptions
 from embed.clip.tokenizer import load_tokenizer
 from embed.clip.weights import EncoderUnavailable, find_weights, offline
 
@@ -62,7 +62,9 @@ def save_encoder(folder: Path, model: str, pretrained: str, spec: dict[str, Any]
     _write(folder / SOURCE, {"format": FORMAT, "sha256": digests, "spec": original})
 
 
-def load_portable(folder: Path, device: torch.device, profile: Profile, delta: Path | None = None) -> ClipEncoder:
+def load_portable(
+    folder: Path, device: torch.device, options: EncoderOptions, delta: Path | None = None
+) -> ClipEncoder:
     """The encoder that `save_encoder` wrote, with the spec of its original. It asks no network.
 
     delta: as of `load_encoder`; the copy is of the encoder as it was before. Raises EncoderUnavailable, naming the file
@@ -70,7 +72,7 @@ def load_portable(folder: Path, device: torch.device, profile: Profile, delta: P
     """
     original = _checked(folder)
     with offline():
-        encoder = load_encoder(f"{LOCAL_DIR_PREFIX}{folder}", "", device, profile, delta)
+        encoder = load_encoder(f"{LOCAL_DIR_PREFIX}{folder}", "", device, options, delta)
     return replace(encoder, spec={**encoder.spec, **original})
 
 

@@ -11,13 +11,13 @@ import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from torch import Tensor
 
-from embed.clip.options import Profile
+from embed.clip.options import EncoderOptions
 from embed.clip.tokenizer import Tokenizer, load_tokenizer
 from embed.pictures.decoding import UnreadableImage, decode_picture
 
 
 @dataclass(frozen=True)
-class Inputs:
+class Preprocessor:
     """resize: a picture -> an RGB picture of the model's size, by open_clip's own transform."""
 
     resize: Any
@@ -40,10 +40,10 @@ class Inputs:
         return self.tokenizer.count(text)
 
 
-def load_inputs(model: str, spec: dict[str, Any]) -> Inputs:
+def load_preprocessor(model: str, spec: dict[str, Any]) -> Preprocessor:
     """What an encoder of this name and spec takes in. Raises EncoderUnavailable."""
     transform = image_transform_v2(PreprocessCfg(**spec["preprocess"]), is_train=False)
-    return Inputs(resize_only(transform), load_tokenizer(model, Profile.of_spec(spec).long_text))
+    return Preprocessor(resize_only(transform), load_tokenizer(model, EncoderOptions.of_spec(spec).long_text))
 
 
 def resize_only(transform: Any) -> Any:

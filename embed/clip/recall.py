@@ -40,7 +40,7 @@ def _request(wanted: EncoderRequest) -> str:
     whole = wanted.absolute()
     delta = [str(whole.delta)] if whole.delta else []
     return json.dumps(
-        [whole.model, whole.pretrained, asdict(whole.profile), library_versions(), *delta], sort_keys=True
+        [whole.model, whole.pretrained, asdict(whole.options), library_versions(), *delta], sort_keys=True
     )
 
 

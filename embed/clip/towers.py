@@ -42,9 +42,9 @@ _Text: TypeAlias = CLIP | TextTransformer | HFTextEncoder
 
 
 class Tower(nn.Module):
-    """A batch of pictures' pixels or of texts' tokens -> (N, D) float32; at_once: how many of them keep a core busy."""
+    """A batch of pictures' pixels or of texts' tokens -> (N, D) float32; batch_size: how many of them keep a core busy."""
 
-    at_once: int
+    batch_size: int
 
 
 def image_tower(clip: _Clip, features: str, dtype: torch.dtype) -> Tower:
@@ -99,7 +99,7 @@ class _BothTower(Tower):
         super().__init__()
         self.tower = tower
         self.projection = _projection(projection) if isinstance(projection, nn.Linear) else projection
-        self.at_once = tower.at_once
+        self.batch_size = tower.batch_size
 
     def forward(self, batch: Tensor) -> Tensor:
         return _both(self.tower, self.projection, batch)
@@ -108,7 +108,7 @@ class _BothTower(Tower):
 class _StockTower(Tower):
     """open_clip's own way."""
 
-    at_once = 2
+    batch_size = 2
 
     def __init__(self, clip: nn.Module, encode: Callable[[Tensor], Tensor], dtype: torch.dtype) -> None:
         super().__init__()
@@ -138,7 +138,7 @@ class _VisionTower(Tower):
         self.embed = _Linear(visual.conv1.weight.permute(0, 2, 3, 1).flatten(1), visual.conv1.bias)
         self.register_buffer("class_embedding", visual.class_embedding.detach().float())
         self.register_buffer("positions", visual.positional_embedding.detach().float())
-        self.at_once = max(2, _BUSY_ROWS // len(self.positions))
+        self.batch_size = max(2, _BUSY_ROWS // len(self.positions))
         *blocks, self.last = (_Block(block) for block in visual.transformer.resblocks)
         self.blocks = nn.ModuleList(blocks)
         self.projection = _projection(visual.proj)
@@ -162,7 +162,7 @@ class _VisionTower(Tower):
 class _TextTower(Tower):
     """A text transformer under a causal mask that pools its end token."""
 
-    at_once = 4  # of some fifty tokens each
+    batch_size = 4  # of some fifty tokens each
     ln_final: nn.LayerNorm | nn.Identity
     positions: Tensor  # (context_length, width)
 

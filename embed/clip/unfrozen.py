@@ -20,7 +20,7 @@ from torch.nn.utils import parametrize
 from embed.clip.delta import LORA_A, LORA_B
 from embed.clip.encoder import ClipEncoder, load_clip, load_encoder
 from embed.clip.hardware import has_products
-from embed.clip.options import Profile
+from embed.clip.options import EncoderOptions
 from embed.clip.towers import Tower, stock_encoders
 from embed.clip.weights import EncoderUnavailable, find_weights
 
@@ -113,11 +113,11 @@ class UnfrozenEncoder:
 
 
 def load_unfrozen(
-    model: str, pretrained: str, device: torch.device, profile: Profile, unfreezing: Unfreezing, seed: int = 0
+    model: str, pretrained: str, device: torch.device, options: EncoderOptions, unfreezing: Unfreezing, seed: int = 0
 ) -> UnfrozenEncoder:
     """Load a model as `load_encoder` does, so that some of it can learn; seed: of what begins at random. Raises
     EncoderUnavailable."""
-    encoder = load_encoder(model, pretrained, device, profile)
+    encoder = load_encoder(model, pretrained, device, options)
     # the towers that only infer are not needed, and are as large as the model
     encoder = replace(encoder, image_tower=Tower(), text_tower=Tower())
     clip, _ = load_clip(model, pretrained, device, "fp32", *find_weights(model, pretrained))

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from cache import SPLITS, group_name
+from embed.base.errors import DatasetError, RowError
 from embed.base.text import clean_text, hide_secrets
-from embed.data.tables import Complaint, DatasetError, Row, find_tables, read_table
+from embed.data.tables import Row, find_tables, read_table
 from embed.pictures.locate import Finder, open_pictures
 
 _LABELS = {
@@ -67,7 +68,7 @@ def read_dataset(data: Path, images: str = "") -> tuple[Path, list[Meme]]:
     root, rows = scan_dataset(data, images)
     memes = []
     for row in rows:
-        if isinstance(row, Complaint):
+        if isinstance(row, RowError):
             raise DatasetError(f"{row.where}: {row.reason}")
         memes.append(row)
     if not memes:
@@ -75,7 +76,7 @@ def read_dataset(data: Path, images: str = "") -> tuple[Path, list[Meme]]:
     return root, _mark_repeats(memes)
 
 
-def scan_dataset(data: Path, images: str = "") -> tuple[Path, Iterator[Meme | Complaint]]:
+def scan_dataset(data: Path, images: str = "") -> tuple[Path, Iterator[Meme | RowError]]:
     """The pictures' root, and every row in file order with its id as written, or each thing that is wrong with it.
 
     Raises DatasetError, also while it is read, for no such folder, no table, a missing column, and what
@@ -103,24 +104,24 @@ def _split_in(name: str) -> str | None:
     return next((_SPLITS[word] for word in words if word in _SPLITS), None)
 
 
-def _scan_table(table: Path, finder: Finder, alone: bool) -> Iterator[Meme | Complaint]:
+def _scan_table(table: Path, finder: Finder, alone: bool) -> Iterator[Meme | RowError]:
     # One table may be all there is to train on; among several, each has to say which it is.
     default = _split_in(table.stem) or ("train" if alone else None)
     for row in read_table(table):
-        if isinstance(row, Complaint):
+        if isinstance(row, RowError):
             yield row
         else:
             yield from _read_row(row, default, finder)
 
 
-def _read_row(row: Row, default_split: str | None, finder: Finder) -> Iterator[Meme | Complaint]:
+def _read_row(row: Row, default_split: str | None, finder: Finder) -> Iterator[Meme | RowError]:
     where, fields = row
     parts: dict[str, Any] = {}
     for part, read in (("name", _name), ("split", lambda fields: _split(fields, default_split)), ("label", _label)):
         try:
             parts[part] = read(fields)
         except ValueError as error:
-            yield Complaint(where, str(error))
+            yield RowError(where, str(error))
     if len(parts) == 3:
         name = parts["name"]
         image, problem = finder.find(name)

@@ -6,10 +6,11 @@ It knows files and columns; what a label or a split means is `embed.data.dataset
 import csv
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+from embed.base.errors import DatasetError, RowError
 
 # The header names in use for each field; the first is MultiOFF's.
 _COLUMNS = {
@@ -27,18 +28,6 @@ _LABELLED = ("image", "text", "label")
 
 Row = tuple[str, dict[str, Any]]
 """File and row, and {image, text, label, split, id, group: value} of the columns that there are."""
-
-
-class DatasetError(ValueError):
-    """The folder cannot be read as a data set; the message names the file, the row and the fix."""
-
-
-@dataclass(frozen=True)
-class Complaint:
-    """What is wrong with one row, as a sentence with the fix; where: file and row."""
-
-    where: str
-    reason: str
 
 
 def find_tables(data: Path) -> list[Path]:
@@ -61,7 +50,7 @@ def find_tables(data: Path) -> list[Path]:
     )
 
 
-def read_table(table: Path, required: tuple[str, ...] = _LABELLED) -> Iterator[Row | Complaint]:
+def read_table(table: Path, required: tuple[str, ...] = _LABELLED) -> Iterator[Row | RowError]:
     """Every row of a table, or what is wrong with it; required: the columns, by our names, that it must have.
 
     Raises DatasetError for what is no table or lacks a column.
@@ -75,7 +64,7 @@ def read_table(table: Path, required: tuple[str, ...] = _LABELLED) -> Iterator[R
         raise DatasetError(f"{table}: not a CSV file ({error})") from error
 
 
-def _csv_rows(table: Path, required: tuple[str, ...]) -> Iterator[Row | Complaint]:
+def _csv_rows(table: Path, required: tuple[str, ...]) -> Iterator[Row | RowError]:
     with table.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file)
         header = next(reader, [])
@@ -87,35 +76,35 @@ def _csv_rows(table: Path, required: tuple[str, ...]) -> Iterator[Row | Complain
         for number, row in enumerate(reader, start=2):
             where = f"{table.name}, row {number}"
             if len(row) > len(header):
-                yield Complaint(where, "more fields than the header has; quote a text that holds a comma")
+                yield RowError(where, "more fields than the header has; quote a text that holds a comma")
             elif row and len(row) < len(header):
-                yield Complaint(where, "fewer fields than the header has, or a quote that is not closed")
+                yield RowError(where, "fewer fields than the header has, or a quote that is not closed")
             elif row:
                 yield where, {ours: row[place] for ours, place in columns.items()}
 
 
-def _json_lines(table: Path, required: tuple[str, ...]) -> Iterator[Row | Complaint]:
+def _json_lines(table: Path, required: tuple[str, ...]) -> Iterator[Row | RowError]:
     with table.open(encoding="utf-8-sig") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 yield _json_row(f"{table.name}, row {number}", line, required)
 
 
-def _json_row(where: str, line: str, required: tuple[str, ...]) -> Row | Complaint:
+def _json_row(where: str, line: str, required: tuple[str, ...]) -> Row | RowError:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
-        return Complaint(where, f"not JSON ({error})")
+        return RowError(where, f"not JSON ({error})")
     if not isinstance(row, dict):
-        return Complaint(where, "not a JSON object")
+        return RowError(where, "not a JSON object")
     try:
         columns = _match_columns(tuple(row), _but_label(required))
     except ValueError as error:
-        return Complaint(where, str(error))
+        return RowError(where, str(error))
     return where, {"label": None} | {ours: row[theirs] for ours, theirs in columns.items()}
 
 
-def _parquet_rows(table: Path, required: tuple[str, ...]) -> Iterator[Row | Complaint]:
+def _parquet_rows(table: Path, required: tuple[str, ...]) -> Iterator[Row | RowError]:
     from embed.data.parquet_rows import parquet_rows  # pyarrow, which the server's image lacks
 
     try:

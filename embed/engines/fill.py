@@ -34,7 +34,7 @@ class Filled:
     """
 
     added: int = 0
-    passing: dict[str, str] = field(default_factory=dict)
+    transient_failures: dict[str, str] = field(default_factory=dict)
     preparing: float = 0.0
     encoding: float = 0.0
 
@@ -152,7 +152,7 @@ def take(batch: Batch, writer: "SegmentWriter", filled: Filled) -> None:
     if good:
         writer.add(good, batch.vectors)
         filled.added += len(good)
-    filled.passing |= {key: item.failure for key, item in bad.items() if not item.lasting}
+    filled.transient_failures |= {key: item.failure for key, item in bad.items() if not item.lasting}
     filled.preparing += batch.preparing
     filled.encoding += batch.encoding
 

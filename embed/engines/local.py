@@ -76,6 +76,6 @@ class LocalEngine:
             self.device = str(device)
             self._say(f"loading {self._request} on {device}")
             self._loaded = load_encoder(
-                self._request.model, self._request.pretrained, device, self._request.profile, self._request.delta
+                self._request.model, self._request.pretrained, device, self._request.options, self._request.delta
             )
         return self._loaded

@@ -32,7 +32,7 @@ class Prepared:
 
 
 class Preparing(Protocol):
-    """What of an encoder it takes; see `embed.clip.preprocessor.Inputs`."""
+    """What of an encoder it takes; see `embed.clip.preprocessor.Preprocessor`."""
 
     def pixels(self, data: bytes, /) -> Tensor: ...
 

@@ -25,7 +25,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from tqdm import tqdm
 
 from cache import VectorStore, require_same_spec
-from embed.clip.options import EncoderRequest, Profile
+from embed.clip.options import EncoderOptions, EncoderRequest
 from embed.engines.fill import Batch, Filled, SegmentWriter, shares, take
 from embed.engines.local import Item, Result
 from embed.engines.ray_workers import Encoder, Facts, Items, prepare
@@ -84,7 +84,7 @@ class RayEngine:
         self._most = gpus if self._on_gpu else self._cpus
         self._workers: list[_Worker] = []
         self._facts: Facts | None = None  # the first encoder's; the others have to be like it
-        self._stillborn = 0
+        self._failed_starts = 0
         self.device = ""
 
     def map(self, work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
@@ -112,7 +112,7 @@ class RayEngine:
         spec = json.dumps(facts.spec)
         with tqdm(total=len(todo), unit=f" {kind}s", desc=f"{kind}s", mininterval=0.5) as bar:
             while waiting or any(shard.items for worker in self._workers for shard in worker.calls.values()):
-                self._hire(wanted)
+                self._start_workers(wanted)
                 self.device = f"{len(self._workers)} of the Ray cluster's {'GPUs' if self._on_gpu else 'processors'}"
                 for worker in self._workers:
                     while waiting and worker.loaded and len(worker.calls) < _SHARDS_PER_ENCODER:
@@ -143,15 +143,15 @@ class RayEngine:
         while self._facts is None:
             if not self._workers:
                 self._say(f"loading {self._request} on the Ray cluster")
-            self._hire(1)
+            self._start_workers(1)
             self._next()
         return self._facts
 
-    def _hire(self, wanted: int) -> None:
+    def _start_workers(self, wanted: int) -> None:
         """Have as many workers, those that are still loading counted in."""
         request = self._request
         if self._facts:  # in its precision, whatever another processor would make of "auto"
-            request = replace(request, profile=Profile.of_spec(self._facts.spec))
+            request = replace(request, options=EncoderOptions.of_spec(self._facts.spec))
         resources: Any = {"num_cpus": 1}
         if self._on_gpu:  # no processor where none would be left for the tasks
             resources = {"num_gpus": 1, "num_cpus": int(self._cpus > self._most)}
@@ -187,8 +187,8 @@ class RayEngine:
         """Its shards, of which the first was in hand."""
         self._workers.remove(worker)
         first, *others = worker.calls.values()
-        self._stillborn = 0 if worker.loaded else self._stillborn + 1
-        if self._stillborn >= _MOST_LOSSES:
+        self._failed_starts = 0 if worker.loaded else self._failed_starts + 1
+        if self._failed_starts >= _MOST_LOSSES:
             raise ClusterUnavailable(
                 f"{_MOST_LOSSES} workers ended while they loaded the encoder ({_first_line(error)})"
             )

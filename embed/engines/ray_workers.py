@@ -17,7 +17,7 @@ import torch
 from embed.clip.encoder import load_encoder
 from embed.clip.hardware import choose_device
 from embed.clip.options import EncoderRequest
-from embed.clip.preprocessor import Inputs, load_inputs
+from embed.clip.preprocessor import Preprocessor, load_preprocessor
 from embed.engines.fill import Batch, encode_what_fits
 from embed.engines.prepare import Prepared, preparer
 
@@ -50,12 +50,12 @@ def prepare(model: str, spec: str, root: Path, kind: str, items: Items) -> Prepa
 
 
 @lru_cache(maxsize=1)
-def _inputs(model: str, spec: str) -> Inputs:
+def _inputs(model: str, spec: str) -> Preprocessor:
     torch.set_num_threads(1)  # a task has one processor
-    return load_inputs(model, json.loads(spec))
+    return load_preprocessor(model, json.loads(spec))
 
 
-def _prepare(inputs: Inputs, root: Path, kind: str, items: Items) -> PreparedBatch:
+def _prepare(inputs: Preprocessor, root: Path, kind: str, items: Items) -> PreparedBatch:
     started = time.monotonic()
     made = [preparer(kind, inputs, root)(key, item) for key, item in items]
     # arrays go through shared memory as they are, tensors would be copied
@@ -72,7 +72,7 @@ class Encoder:
     def load(self) -> Facts:
         """Load the model. Raises EncoderUnavailable."""
         device, wanted = choose_device(self._device), self._request
-        self._encoder = load_encoder(wanted.model, wanted.pretrained, device, wanted.profile, wanted.delta)
+        self._encoder = load_encoder(wanted.model, wanted.pretrained, device, wanted.options, wanted.delta)
         if device.type == "cpu":
             torch.set_num_threads(1)  # as the local engine: each processor works on a batch of its own
         sizes = {kind: self._encoder.batch_size(kind) for kind in ("image", "text")}

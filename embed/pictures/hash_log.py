@@ -10,7 +10,7 @@ from pathlib import Path
 from embed.base import json_lines as journal
 
 
-class NotedHashes:
+class HashLog:
     """The file beside one index, of the pictures from one place: `images` as the user gave it, "" for the data."""
 
     def __init__(self, index: Path, images: str) -> None:

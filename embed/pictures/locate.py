@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, cast
 
-from embed.data.tables import DatasetError
+from embed.base.errors import DatasetError
 
 # Where the layouts keep their pictures.
 _FOLDERS = ("Labelled Images", "", "images", "img")

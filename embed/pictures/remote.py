@@ -11,8 +11,8 @@ from urllib.parse import unquote, urlsplit
 
 from upath import UPath
 
+from embed.base.errors import DatasetError
 from embed.base.text import hide_secrets
-from embed.data.tables import DatasetError
 
 RemotePath: TypeAlias = UPath
 """What is behind a URL; not a `pathlib.Path`, but with the methods of one."""

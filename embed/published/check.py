@@ -16,9 +16,10 @@ from typing import Any
 from tqdm import tqdm
 
 from cache import content_key, file_digest, text_key
+from embed.base.errors import DatasetError, RowError
 from embed.base.text import clean_text
 from embed.data.dataset import UNLABELLED, parse_label
-from embed.data.tables import Complaint, DatasetError, read_table
+from embed.data.tables import read_table
 from embed.pictures.hashing import hash_pictures
 from embed.pictures.locate import PictureFinder
 from embed.published.registry import Published, PublishedSplit
@@ -50,10 +51,10 @@ class Check:
 
 @dataclass(frozen=True)
 class _Table:
-    """A table that was read. rows: (name, text, label) of what can be used; complaints: what is wrong with others."""
+    """A table that was read. rows: (name, text, label) of what can be used; row_errors: what is wrong with others."""
 
     rows: list[tuple[str, str, int | str]]
-    complaints: list[str]
+    row_errors: list[str]
     table_hash: str
 
 
@@ -110,14 +111,14 @@ def _check_folder(root: Path, published: Published) -> list[Check]:
 
 def _read_table(path: Path) -> _Table:
     rows: list[tuple[str, str, int | str]] = []
-    complaints = []
+    row_errors = []
     for row in read_table(path):
-        if isinstance(row, Complaint):
-            complaints.append(f"{row.where}: {row.reason}")
+        if isinstance(row, RowError):
+            row_errors.append(f"{row.where}: {row.reason}")
         else:
             fields = row[1]
             rows.append((clean_text(str(fields["image"])), _text(fields["text"]), _label(fields["label"])))
-    return _Table(rows, complaints, file_digest(path))
+    return _Table(rows, row_errors, file_digest(path))
 
 
 def _text(written: Any) -> str:
@@ -134,8 +135,8 @@ def _label(written: Any) -> int | str:
 
 
 def _check_rows(table: _Table, split: PublishedSplit) -> list[Check]:
-    rows = len(table.rows) + len(table.complaints)
-    wrong = f" ({table.complaints[0]})" if table.complaints else ""
+    rows = len(table.rows) + len(table.row_errors)
+    wrong = f" ({table.row_errors[0]})" if table.row_errors else ""
     offensive = sum(label == 1 for _, _, label in table.rows)
     whole = _compared_hash(split.name, "table", table.table_hash, split.table_hash)
     if whole.verdict == DIFFERS and _rows_hash(table) == split.rows_hash:

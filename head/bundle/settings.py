@@ -14,7 +14,7 @@ from head.bundle.evaluation import describe, part
 from head.bundle.format import LABELS
 from head.data.features import Features
 from head.data.folds import Protocol
-from head.judge.scored import Judged
+from head.judge.calibrated import CalibratedMethod
 from head.judge.threshold import Aim, Unreachable, review_band
 
 
@@ -39,7 +39,7 @@ class Judging:
 
 
 def bundle_settings(
-    source: Source, judging: Judging, methods: dict[str, Judged], held: np.ndarray, shipped: str, **more: Any
+    source: Source, judging: Judging, methods: dict[str, CalibratedMethod], held: np.ndarray, shipped: str, **more: Any
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """config.json, but for what `save_bundle` adds, and predictions.json.
 
@@ -88,7 +88,7 @@ def split_counts(features: Features) -> dict[str, dict[str, int]]:
     }
 
 
-def _method(judged: Judged) -> dict[str, Any]:
+def _method(judged: CalibratedMethod) -> dict[str, Any]:
     return {
         "calibration": asdict(judged.calibration),
         "threshold": judged.threshold,

@@ -1,6 +1,6 @@
 """Turns a method's logits into probabilities that can be believed, without changing their ranking.
 
-`head.judge.calibrating` fits it; the server only applies it, and must not wait for scipy.optimize to be imported.
+`head.judge.fit_calibration` fits it; the server only applies it, and must not wait for scipy.optimize to be imported.
 """
 
 from dataclasses import dataclass

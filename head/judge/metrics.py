@@ -228,9 +228,9 @@ def _resamples(number: np.ndarray, seed: int) -> Iterator[np.ndarray]:
     """How often each meme is drawn, (R, N) at a time, _RESAMPLES in all; number: (N,) of its group, from 0, which is drawn
     whole."""
     generator, rows = np.random.default_rng(seed), int(number.max()) + 1
-    at_once = max(1, _CELLS // len(number))
-    for start in range(0, _RESAMPLES, at_once):
-        count = min(at_once, _RESAMPLES - start)
+    batch_size = max(1, _CELLS // len(number))
+    for start in range(0, _RESAMPLES, batch_size):
+        count = min(batch_size, _RESAMPLES - start)
         drawn = generator.integers(0, rows, (count, rows)) + np.arange(count)[:, None] * rows
         times = np.bincount(drawn.ravel(), minlength=count * rows).reshape(count, rows)
         # Single precision holds counts exactly, and the limits of an interval need no more.

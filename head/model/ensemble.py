@@ -40,18 +40,18 @@ class HeadEnsemble(nn.Module):
         return torch.cat(parts).numpy()
 
 
-def evened(logits: np.ndarray) -> np.ndarray:
+def inverse_std(logits: np.ndarray) -> np.ndarray:
     """(T,) factors that bring the logits (T, N) of T heads to one deviation: focal loss, smoothing and cosines differ in
     the size of their logits, and none is to speak louder for that."""
     return 1 / np.maximum(np.nanstd(logits, axis=1), 1e-6)
 
 
 def weighted(heads: Sequence[nn.Module], logits: np.ndarray, counts: np.ndarray) -> tuple[HeadEnsemble, np.ndarray]:
-    """The ensemble of those of T heads that are picked, evened and weighted by how often, and its own logits (N,).
+    """The ensemble of those of T heads that are picked, inverse_std and weighted by how often, and its own logits (N,).
 
     logits: (T, N), of memes that the heads had not seen; counts: (T,), how often each is picked, at least one is.
     """
-    weights, scales, chosen = counts / counts.sum(), evened(logits), np.flatnonzero(counts).tolist()
+    weights, scales, chosen = counts / counts.sum(), inverse_std(logits), np.flatnonzero(counts).tolist()
     ensemble = HeadEnsemble([heads[head] for head in chosen], [float(weights[head] * scales[head]) for head in chosen])
     return ensemble, weights @ (logits * scales[:, None])
 

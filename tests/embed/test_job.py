@@ -22,7 +22,7 @@ import embed.pictures.hashing
 from cache import VectorStore, read_index, text_key
 from embed.__main__ import main
 from embed.base.text import clean_text
-from embed.clip.options import Profile
+from embed.clip.options import EncoderOptions
 from embed.clip.prompts import PROMPTS
 from embed.job import EmbedSettings, NothingReadable, Summary, embed_dataset
 
@@ -254,9 +254,9 @@ def test_the_index_says_which_texts_were_cut(tmp_path: Path, run: Run) -> None:
     run()
     index = read_index(EmbedSettings(str(tmp_path / "data"), "fake", artifacts=tmp_path / "artifacts").index)
     assert index.text_tokens == [3, 8, 9] and index.text_cut == [0, 0, 1]
-    run(profile=Profile(long_text="chunk"))
+    run(options=EncoderOptions(long_text="chunk"))
     chunked = EmbedSettings(
-        str(tmp_path / "data"), "fake", artifacts=tmp_path / "artifacts", profile=Profile(long_text="chunk")
+        str(tmp_path / "data"), "fake", artifacts=tmp_path / "artifacts", options=EncoderOptions(long_text="chunk")
     ).index
     assert read_index(chunked).text_cut == [0, 0, 0]
 

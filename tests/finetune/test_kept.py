@@ -9,7 +9,7 @@ import torch
 from fakes import picture
 
 from cache import DatasetIndex, content_key, text_key
-from embed.clip.options import Profile
+from embed.clip.options import EncoderOptions
 from embed.clip.unfrozen import Unfreezing, UnfrozenEncoder, load_unfrozen
 from finetune import kept
 from finetune.kept import ChangedPicture, Memes
@@ -21,8 +21,8 @@ IMAGE_BYTES, TEXT_BYTES = 37 * 96 * 4, 77 * 64 * 4
 
 @cache
 def encoder() -> UnfrozenEncoder:
-    profile = Profile(precision="fp32")
-    return load_unfrozen("local-dir:demo/encoder", "", torch.device("cpu"), profile, Unfreezing(1))
+    options = EncoderOptions(precision="fp32")
+    return load_unfrozen("local-dir:demo/encoder", "", torch.device("cpu"), options, Unfreezing(1))
 
 
 @pytest.fixture

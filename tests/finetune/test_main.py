@@ -16,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 
 from cache import read_index
 from embed.clip.delta import DELTA
-from embed.clip.options import Profile
+from embed.clip.options import EncoderOptions
 from embed.data.dataset import read_dataset
 from embed.job import EmbedSettings, embed_dataset
 from embed.pictures import hashing
@@ -58,7 +58,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
             name = Path(meme.image).name
             shutil.copyfile(source[0] / meme.image, data / name)
             writer.writerow([name, meme.text, meme.label])
-    settings = EmbedSettings(str(data), ENCODER, "", folder, "cpu", Profile(precision="fp32"))
+    settings = EmbedSettings(str(data), ENCODER, "", folder, "cpu", EncoderOptions(precision="fp32"))
     embed_dataset(settings, lambda _: None)
     usual = [f"--data={data}", f"--model={ENCODER}", f"--artifacts={folder}", "--folds=2", "--jobs=1"]
     assert tuning.main(["tune", *usual, "--trials=2", "--review=0.3", "--ship=ensemble"]) == 0

@@ -9,12 +9,12 @@ import pytest
 from head.judge.delong import auroc_difference
 from head.judge.metrics import read_estimate
 from report.compare import compare_bundles, comparison_table, render_comparison, said
-from report.judged import Judged
+from report.judged import JudgedBundle
 from tests.report.test_page import NAMES, REFERENCE, SHIPPED, _Outline, bundle, metrics_of
 
 
-def judged(values: dict[str, Any]) -> Judged:
-    return Judged(values["config"], values["metrics"], values["predictions"])
+def judged(values: dict[str, Any]) -> JudgedBundle:
+    return JudgedBundle(values["config"], values["metrics"], values["predictions"])
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ from api.schema import Explanation
 from cache import SpecMismatch, read_index
 from embed.clip.delta import DELTA, write_delta
 from embed.clip.encoder import load_encoder
-from embed.clip.options import Profile
+from embed.clip.options import EncoderOptions
 from embed.clip.weights import EncoderUnavailable
 from embed.data.dataset import read_dataset
 from embed.job import EmbedSettings, embed_dataset
@@ -111,7 +111,7 @@ def make(
         f"local-dir:{ENCODER}",
         artifacts=root / "artifacts",
         device="cpu",
-        profile=Profile(precision),
+        options=EncoderOptions(precision),
         delta=delta,
     )
     embed_dataset(asked, say=lambda _: None)
@@ -208,7 +208,7 @@ def test_an_export_is_served_without_a_network(
         answer = found.predictor.predict(Meme(one.picture(0), "words", explain=True), "id")
     assert answer.explanation.neighbours and not asked_of_network
     with pytest.raises(EncoderUnavailable):
-        load_encoder("ViT-B-32", "laion400m_e31", CPU, Profile())
+        load_encoder("ViT-B-32", "laion400m_e31", CPU, EncoderOptions())
     assert asked_of_network, "nothing would be noticed"
 
 
@@ -451,10 +451,10 @@ def test_without_its_encoder_an_export_is_a_plain_bundle(
     shutil.rmtree(out / "encoder")
     asked: list[Any] = []
 
-    def load(model: str, pretrained: str, device: torch.device, profile: Profile, delta: Path | None) -> Any:
+    def load(model: str, pretrained: str, device: torch.device, options: EncoderOptions, delta: Path | None) -> Any:
         assert delta is None
         asked.append((model, pretrained))
-        return load_encoder(f"local-dir:{ENCODER}", "", device, profile)
+        return load_encoder(f"local-dir:{ENCODER}", "", device, options)
 
     monkeypatch.setattr(classifier_module, "load_encoder", load)
     assert MemeClassifier.from_bundle(out, CPU).name == "tested" and asked == [("ViT-L-14", "openai")]

@@ -35,7 +35,7 @@ from api.model.prediction import Predictor
 from api.settings import ServeSettings
 from cache import SpecMismatch, VectorStore, read_index
 from embed.clip.encoder import load_encoder
-from embed.clip.options import Profile
+from embed.clip.options import EncoderOptions
 from embed.clip.weights import EncoderUnavailable
 from embed.data.dataset import Meme, read_dataset
 from embed.job import EmbedSettings, embed_dataset
@@ -96,7 +96,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
         "local-dir:demo/encoder",
         artifacts=folder / "artifacts",
         device="cpu",
-        profile=Profile(precision="fp32"),  # where a difference of the two ways would show
+        options=EncoderOptions(precision="fp32"),  # where a difference of the two ways would show
     )
     embed_dataset(settings, say=print)
     index = read_index(settings.index)
@@ -249,7 +249,7 @@ def test_every_candidate_is_served_as_it_was_fitted(
 
 
 def test_a_bundle_over_both_features_is_served_from_one_pass(trained: Trained, tmp_path: Path) -> None:
-    encoder = load_encoder("local-dir:demo/encoder", "", CPU, Profile("both", "fp32"))
+    encoder = load_encoder("local-dir:demo/encoder", "", CPU, EncoderOptions("both", "fp32"))
     memes = list(trained.memes.values())[:40]
     pixels = [encoder.pixels((trained.root / meme.image).read_bytes()) for meme in memes]
     tokens = [encoder.tokens(meme.text) for meme in memes]
@@ -344,7 +344,7 @@ def test_no_bundle_and_no_picture_are_a_sentence_and_exit_2(
 @pytest.fixture(scope="module", params=["fp32", "bf16"])
 def demo(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, trained: Trained) -> MemeClassifier:
     """A classifier over the demo encoder in one precision, which tells memes apart."""
-    encoder = load_encoder("local-dir:demo/encoder", "", CPU, Profile(precision=request.param))
+    encoder = load_encoder("local-dir:demo/encoder", "", CPU, EncoderOptions(precision=request.param))
     memes = list(trained.memes.values())
     features = as_features(
         encoder.image_features([encoder.pixels((trained.root / meme.image).read_bytes()) for meme in memes]).numpy(),
@@ -368,7 +368,7 @@ def test_memes_that_run_together_get_the_probabilities_that_they_get_alone(
         alone = [predictor.predict(meme, "id").probability for meme in asked]
         sizes, together = run_together(demo, predictor, asked, monkeypatch)
     assert max(sizes) == 8 and np.ptp(alone) > 0.2, "one at a time, or a constant, would pass"
-    apart = 2 * batch_tolerance(Profile.of_spec(demo.encoder.spec).precision)
+    apart = 2 * batch_tolerance(EncoderOptions.of_spec(demo.encoder.spec).precision)
     np.testing.assert_allclose(together, alone, rtol=0, atol=apart)
 
 

@@ -195,7 +195,7 @@ def test_a_terminal_is_not_sent_what_it_would_obey(tmp_path: Path, capsys: pytes
 
 
 @pytest.mark.parametrize(
-    ("make", "complaint"),
+    ("make", "row_error"),
     [
         (lambda data: None, "no such folder"),
         (lambda data: data.mkdir(), "no table"),
@@ -204,13 +204,13 @@ def test_a_terminal_is_not_sent_what_it_would_obey(tmp_path: Path, capsys: pytes
     ],
 )
 def test_exit_codes(
-    tmp_path: Path, make: Callable[[Path], Any], complaint: str | None, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, make: Callable[[Path], Any], row_error: str | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make(tmp_path / "data")
     code = main([str(tmp_path / "data"), "--artifacts", str(tmp_path / "artifacts")])
     error = capsys.readouterr().err
-    assert code == (2 if complaint else 0)
-    assert (complaint or "") in error and "Traceback" not in error
+    assert code == (2 if row_error else 0)
+    assert (row_error or "") in error and "Traceback" not in error
 
 
 def test_libraries_keep_to_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from cache import differences
 from embed.clip import encoder as encoder_module
 from embed.clip.delta import DELTA, apply_delta, write_delta
 from embed.clip.encoder import ClipEncoder, load_encoder
-from embed.clip.options import Profile
+from embed.clip.options import EncoderOptions
 from embed.clip.weights import EncoderUnavailable
 
 CPU = torch.device("cpu")
@@ -76,7 +76,7 @@ def written(folder: Path, state: State) -> Path:
 
 
 def with_delta(path: Path, precision: str = "fp32") -> ClipEncoder:
-    return load_encoder(DEMO, "", CPU, Profile(precision=precision), path)
+    return load_encoder(DEMO, "", CPU, EncoderOptions(precision=precision), path)
 
 
 def vectors(encoder: ClipEncoder) -> Tensor:
@@ -119,7 +119,7 @@ def test_in_bfloat16_it_is_the_changed_model_rounded_once(tmp_path: Path, change
     for path in Path("demo/encoder").iterdir():
         (changed / path.name).write_bytes(path.read_bytes())
     save_file(by_hand(change()), changed / "open_clip_model.safetensors")
-    other = load_encoder(f"local-dir:{changed}", "", CPU, Profile(precision="bf16"))
+    other = load_encoder(f"local-dir:{changed}", "", CPU, EncoderOptions(precision="bf16"))
     assert encoder.spec["dtype"] == "bfloat16"
     if change is whole:
         assert torch.equal(vectors(encoder), vectors(other))
@@ -154,16 +154,16 @@ def test_a_model_in_half_precision_keeps_its_dtypes(tmp_path: Path) -> None:
 
 
 def test_pooled_features_and_texts_in_pieces_are_of_the_changed_encoder_too(tmp_path: Path) -> None:
-    profile = Profile("pooled", "fp32", "chunk")
-    plain, tuned = (load_encoder(DEMO, "", CPU, profile, path) for path in (None, written(tmp_path, low_rank())))
+    options = EncoderOptions("pooled", "fp32", "chunk")
+    plain, tuned = (load_encoder(DEMO, "", CPU, options, path) for path in (None, written(tmp_path, low_rank())))
     for text in ("short", "many words " * 100):
         one, other = (of.text_features([of.tokens(text)]) for of in (plain, tuned))
         assert (one - other).abs().max() > 1e-2
-    assert Profile.of_spec(tuned.spec) == profile
+    assert EncoderOptions.of_spec(tuned.spec) == options
 
 
 def test_the_spec_has_the_digest_of_the_delta_and_nothing_else_is_new(tmp_path: Path) -> None:
-    plain, path = load_encoder(DEMO, "", CPU, Profile(precision="fp32")), written(tmp_path, whole())
+    plain, path = load_encoder(DEMO, "", CPU, EncoderOptions(precision="fp32")), written(tmp_path, whole())
     tuned = with_delta(path).spec
     assert tuned.pop("delta_sha256") == hashlib.sha256(path.read_bytes()).hexdigest()
     assert tuned == plain.spec and "delta_sha256" not in plain.spec
@@ -175,7 +175,7 @@ def test_a_model_that_does_not_run_in_halves_keeps_its_delta(tmp_path: Path, mon
     monkeypatch.setattr("embed.clip.encoder._runs", lambda *_: False)
     monkeypatch.setattr("embed.clip.encoder.choose_precision", lambda wanted, _: "bf16" if wanted == "auto" else wanted)
     path = written(tmp_path, whole())
-    assert load_encoder(DEMO, "", CPU, Profile(), path).spec == with_delta(path).spec
+    assert load_encoder(DEMO, "", CPU, EncoderOptions(), path).spec == with_delta(path).spec
 
 
 def test_what_is_hashed_is_what_is_applied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,10 +242,10 @@ OF_ANOTHER_MODEL: dict[str, tuple[Callable[[], State], str]] = {
 }  # fmt: skip
 
 
-def refused(path: Path, complaint: str) -> None:
+def refused(path: Path, row_error: str) -> None:
     """By its name, with what to do; and the model stays as it was."""
     clip = open_clip.create_model(DEMO)
-    with pytest.raises(EncoderUnavailable, match=complaint) as caught:
+    with pytest.raises(EncoderUnavailable, match=row_error) as caught:
         apply_delta(clip, path)
     assert str(caught.value).startswith(f"{path}: ") and "copy the bundle again, whole, or run `make finetune`" in str(
         caught.value
@@ -254,20 +254,20 @@ def refused(path: Path, complaint: str) -> None:
     assert all(torch.equal(after[name], value) for name, value in weights().items())
 
 
-@pytest.mark.parametrize(("state", "complaint"), OF_NO_MODEL.values(), ids=OF_NO_MODEL)
+@pytest.mark.parametrize(("state", "row_error"), OF_NO_MODEL.values(), ids=OF_NO_MODEL)
 def test_what_no_model_could_take_is_neither_written_nor_read(
-    tmp_path: Path, state: Callable[[], State], complaint: str
+    tmp_path: Path, state: Callable[[], State], row_error: str
 ) -> None:
-    with pytest.raises(ValueError, match=complaint):
+    with pytest.raises(ValueError, match=row_error):
         write_delta(tmp_path / DELTA, state())
     assert not list(tmp_path.iterdir())
     save_file(state(), tmp_path / DELTA)
-    refused(tmp_path / DELTA, complaint)
+    refused(tmp_path / DELTA, row_error)
 
 
-@pytest.mark.parametrize(("state", "complaint"), OF_ANOTHER_MODEL.values(), ids=OF_ANOTHER_MODEL)
-def test_a_delta_of_another_model_is_refused(tmp_path: Path, state: Callable[[], State], complaint: str) -> None:
-    refused(written(tmp_path, state()), complaint)
+@pytest.mark.parametrize(("state", "row_error"), OF_ANOTHER_MODEL.values(), ids=OF_ANOTHER_MODEL)
+def test_a_delta_of_another_model_is_refused(tmp_path: Path, state: Callable[[], State], row_error: str) -> None:
+    refused(written(tmp_path, state()), row_error)
 
 
 def header(text: bytes) -> bytes:

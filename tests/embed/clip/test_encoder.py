@@ -26,14 +26,14 @@ from torch.nn import functional as F
 from cache import differences
 from embed.clip.encoder import ClipEncoder, load_encoder
 from embed.clip.hardware import choose_device, choose_precision, has_products
-from embed.clip.options import EncoderRequest, Profile
+from embed.clip.options import EncoderOptions, EncoderRequest
 from embed.clip.preprocessor import resize_only
 from embed.clip.recall import recall_spec, remember_spec
 from embed.clip.weights import EncoderUnavailable, find_weights
 
 CPU = torch.device("cpu")
 DEMO = "local-dir:demo/encoder"
-FP32 = Profile(precision="fp32")
+FP32 = EncoderOptions(precision="fp32")
 PICTURE, TEXT = picture(size=(300, 200)), "a text"
 
 
@@ -180,9 +180,9 @@ def other_weights(tmp_path: Path) -> str:
 @pytest.mark.parametrize("changed", ["precision", "features", "long_text", "weights"])
 def test_what_changes_a_vector_is_in_the_spec(demo: ClipEncoder, other_weights: str, changed: str) -> None:
     profiles = {
-        "precision": Profile(precision="bf16"),
-        "features": Profile(precision="fp32", features="pooled"),
-        "long_text": Profile(precision="fp32", long_text="chunk"),
+        "precision": EncoderOptions(precision="bf16"),
+        "features": EncoderOptions(precision="fp32", features="pooled"),
+        "long_text": EncoderOptions(precision="fp32", long_text="chunk"),
         "weights": FP32,
     }
     other = load_encoder(other_weights if changed == "weights" else DEMO, "", CPU, profiles[changed])
@@ -193,11 +193,11 @@ def test_what_changes_a_vector_is_in_the_spec(demo: ClipEncoder, other_weights: 
     ]
     assert differs == ([False, False, True] if changed == "long_text" else [True] * 3)
     assert len(differences(demo.spec, other.spec)) == 1
-    assert Profile.of_spec(other.spec) == profiles[changed]
+    assert EncoderOptions.of_spec(other.spec) == profiles[changed]
 
 
 def test_both_features_are_pooled_and_projected_columns_and_the_spec_says_how_many(demo: ClipEncoder) -> None:
-    pooled, both = (load_encoder(DEMO, "", CPU, Profile(features, "fp32")) for features in ("pooled", "both"))
+    pooled, both = (load_encoder(DEMO, "", CPU, EncoderOptions(features, "fp32")) for features in ("pooled", "both"))
     joint = both.spec["joint"]
     for encode in (
         lambda of: of.image_features([of.pixels(picture())]),
@@ -206,7 +206,7 @@ def test_both_features_are_pooled_and_projected_columns_and_the_spec_says_how_ma
         whole, part, projected = (encode(of) for of in (both, pooled, demo))
         assert projected.shape == (1, joint) and whole.shape[1] == part.shape[1] + joint
         torch.testing.assert_close(whole, torch.cat((part, projected), dim=1), rtol=1e-5, atol=1e-5)
-    assert Profile.of_spec(both.spec) == Profile("both", "fp32")
+    assert EncoderOptions.of_spec(both.spec) == EncoderOptions("both", "fp32")
     assert "joint" not in pooled.spec and "joint" not in demo.spec
 
 
@@ -224,7 +224,7 @@ def test_what_changes_no_vector_is_not(demo: ClipEncoder) -> None:
 
 @torch.inference_mode()
 def test_a_long_text_in_pieces_is_their_mean(demo: ClipEncoder) -> None:
-    chunking = load_encoder(DEMO, "", CPU, Profile(precision="fp32", long_text="chunk"))
+    chunking = load_encoder(DEMO, "", CPU, EncoderOptions(precision="fp32", long_text="chunk"))
     pieces = chunking.tokenizer.pieces(LONG)
     assert len(pieces) > 1
     mean = demo.text_features([demo.tokens(piece) for piece in pieces]).mean(dim=0)
@@ -244,7 +244,7 @@ def test_a_processor_without_onednn_gives_the_same_vectors(demo: ClipEncoder, mo
 def test_without_instructions_for_halves_products_are_in_float32_of_rounded_weights(
     demo: ClipEncoder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, precision: str
 ) -> None:
-    wanted = Profile(precision=precision)
+    wanted = EncoderOptions(precision=precision)
     there = load_encoder(DEMO, "", CPU, wanted)
     monkeypatch.setattr("embed.clip.encoder.has_products", lambda *_: False)
     caplog.clear()
@@ -252,7 +252,7 @@ def test_without_instructions_for_halves_products_are_in_float32_of_rounded_weig
     assert [record.getMessage() for record in caplog.records] == [
         f"on this cpu products of {precision} weights are made in float32"
     ]
-    assert here.spec == there.spec and Profile.of_spec(here.spec) == wanted
+    assert here.spec == there.spec and EncoderOptions.of_spec(here.spec) == wanted
     assert {weight.dtype for weight in here.image_tower.buffers()} == {torch.float32}
     assert (vectors(here) - vectors(there)).abs().max() <= 1e-2
     rounded = (vectors(here) - vectors(demo)).abs().max() > 1e-6
@@ -267,9 +267,9 @@ def test_without_instructions_for_halves_products_are_in_float32_of_rounded_weig
 def test_a_model_that_does_not_run_in_halves(monkeypatch: pytest.MonkeyPatch, offline: None) -> None:
     monkeypatch.setattr("embed.clip.encoder._runs", lambda *_: False)
     monkeypatch.setattr("embed.clip.encoder.choose_precision", lambda wanted, _: "bf16" if wanted == "auto" else wanted)
-    assert load_encoder(DEMO, "", CPU, Profile()).spec["dtype"] == "float32"
+    assert load_encoder(DEMO, "", CPU, EncoderOptions()).spec["dtype"] == "float32"
     with pytest.raises(EncoderUnavailable, match="cannot run .* in bf16; use --precision fp32"):
-        load_encoder(DEMO, "", CPU, Profile(precision="bf16"))
+        load_encoder(DEMO, "", CPU, EncoderOptions(precision="bf16"))
 
 
 def test_coca_has_no_halves_where_float32_would_stand_in_for_them_either(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,7 +277,7 @@ def test_coca_has_no_halves_where_float32_would_stand_in_for_them_either(monkeyp
     monkeypatch.setattr("embed.clip.encoder.has_products", lambda *_: False)
     monkeypatch.setattr("embed.clip.encoder.CoCa", open_clip.model.CLIP)  # as the demo's is
     with pytest.raises(EncoderUnavailable, match="cannot run .* in bf16; use --precision fp32"):
-        load_encoder(DEMO, "", CPU, Profile(precision="bf16"))
+        load_encoder(DEMO, "", CPU, EncoderOptions(precision="bf16"))
 
 
 @pytest.mark.parametrize(("capability", "precision"), [((7, 5), "fp16"), ((8, 0), "bf16"), ((9, 0), "bf16")])
@@ -316,9 +316,9 @@ import torch
 from torch.nn.functional import normalize
 from embed.clip.encoder import load_encoder
 from embed.clip.hardware import choose_precision
-from embed.clip.options import Profile
+from embed.clip.options import EncoderOptions
 cpu = torch.device("cpu")
-encoder = load_encoder("local-dir:demo/encoder", "", cpu, Profile(precision="bf16"))
+encoder = load_encoder("local-dir:demo/encoder", "", cpu, EncoderOptions(precision="bf16"))
 size = encoder.spec["preprocess"]["size"]
 pixels = torch.randint(256, (9, *size, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 texts = [encoder.tokens("some words " * length) for length in range(1, 30)]
@@ -347,7 +347,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "pretrained", "complaint"),
+    ("model", "pretrained", "row_error"),
     [
         ("ViT-L14", "openai", "no such open_clip model; near it: ViT-L-14"),
         ("ViT-L-14", "opnai", "neither a file nor weights published for ViT-L-14 .*openai"),
@@ -359,9 +359,9 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_what_cannot_be_had_is_said_with_what_to_type(
-    offline: None, model: str, pretrained: str, complaint: str
+    offline: None, model: str, pretrained: str, row_error: str
 ) -> None:
-    with pytest.raises(EncoderUnavailable, match=complaint):
+    with pytest.raises(EncoderUnavailable, match=row_error):
         load_encoder(model, pretrained, CPU, FP32)
 
 
@@ -425,7 +425,7 @@ def test_a_remembered_spec_counts_while_nothing_has_changed(tmp_path: Path) -> N
     remember_spec(memory, EncoderRequest("m", str(weights), FP32), {"a": 1}, weights)
     assert recall_spec(memory, EncoderRequest("m", str(weights), FP32)) == {"a": 1}
     assert recall_spec(memory, EncoderRequest("n", str(weights), FP32)) is None
-    assert recall_spec(memory, EncoderRequest("m", str(weights), Profile(features="pooled"))) is None
+    assert recall_spec(memory, EncoderRequest("m", str(weights), EncoderOptions(features="pooled"))) is None
     weights.write_bytes(b"another")
     assert recall_spec(memory, EncoderRequest("m", str(weights), FP32)) is None
     key = next(iter(json.loads(memory.read_text())))

@@ -21,20 +21,20 @@ from safetensors.torch import load_file, save_file
 from embed.clip import portable
 from embed.clip.delta import DELTA, write_delta
 from embed.clip.encoder import ClipEncoder, load_encoder
-from embed.clip.options import Profile
+from embed.clip.options import EncoderOptions
 from embed.clip.portable import CONFIG, SOURCE, WEIGHTS, copy_encoder, load_portable, probe, save_encoder
 from embed.clip.weights import EncoderUnavailable, find_weights
 from tests.embed.clip.test_delta import mixed
 
 CPU = torch.device("cpu")
 DEMO = "local-dir:demo/encoder"
-FP32 = Profile(precision="fp32")
+FP32 = EncoderOptions(precision="fp32")
 FILES = (CONFIG, WEIGHTS, SOURCE)
 
 
-def saved(folder: Path, model: str = DEMO, pretrained: str = "", profile: Profile = FP32) -> ClipEncoder:
+def saved(folder: Path, model: str = DEMO, pretrained: str = "", options: EncoderOptions = FP32) -> ClipEncoder:
     """Write the encoder to `folder`; what it was written from."""
-    encoder = load_encoder(model, pretrained, CPU, profile)
+    encoder = load_encoder(model, pretrained, CPU, options)
     save_encoder(folder, model, pretrained, encoder.spec)
     return encoder
 
@@ -108,30 +108,30 @@ def named(tmp_path: Path) -> Iterator[tuple[str, str]]:
 def test_a_copy_makes_the_same_bits_and_has_the_spec_of_its_original(
     tmp_path: Path, change: Callable[[dict[str, torch.Tensor]], Any], precision: str
 ) -> None:
-    profile = Profile(precision=precision)
+    options = EncoderOptions(precision=precision)
     with another(tmp_path / "original", change) as model:
-        original = saved(tmp_path / "copy", model, profile=profile)
-    loaded = load_portable(tmp_path / "copy", CPU, profile)
+        original = saved(tmp_path / "copy", model, options=options)
+    loaded = load_portable(tmp_path / "copy", CPU, options)
     assert torch.equal(vectors(loaded), vectors(original))
     assert loaded.spec == original.spec and loaded.weights == tmp_path / "copy" / WEIGHTS
     # its own file is another, so it would not pass by itself
-    assert load_encoder(f"local-dir:{tmp_path / 'copy'}", "", CPU, profile).spec != original.spec
+    assert load_encoder(f"local-dir:{tmp_path / 'copy'}", "", CPU, options).spec != original.spec
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_copy_with_a_delta_is_its_original_with_it(tmp_path: Path, precision: str) -> None:
     """And the copy is of the original, whether the spec that it is saved with is the fine-tuned one's or not."""
-    profile, path = Profile(precision=precision), tmp_path / DELTA
+    options, path = EncoderOptions(precision=precision), tmp_path / DELTA
     write_delta(path, mixed())
-    plain, tuned = (load_encoder(DEMO, "", CPU, profile, delta) for delta in (None, path))
+    plain, tuned = (load_encoder(DEMO, "", CPU, options, delta) for delta in (None, path))
     for name, encoder in (("plain", plain), ("tuned", tuned)):
         save_encoder(tmp_path / name, DEMO, "", encoder.spec)
     for name in FILES:
         assert (tmp_path / "plain" / name).read_bytes() == (tmp_path / "tuned" / name).read_bytes()
-    loaded = load_portable(tmp_path / "tuned", CPU, profile, path)
+    loaded = load_portable(tmp_path / "tuned", CPU, options, path)
     assert torch.equal(vectors(loaded), vectors(tuned)) and loaded.spec == tuned.spec
     assert not torch.equal(vectors(loaded), vectors(plain)) and "delta_sha256" in loaded.spec
-    assert load_portable(tmp_path / "tuned", CPU, profile).spec == plain.spec
+    assert load_portable(tmp_path / "tuned", CPU, options).spec == plain.spec
 
 
 def test_a_model_with_a_name_and_a_checkpoint_keeps_its_name(named: tuple[str, str], tmp_path: Path) -> None:

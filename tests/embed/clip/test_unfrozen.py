@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from embed.clip.delta import DELTA, write_delta
 from embed.clip.encoder import ClipEncoder, load_encoder
-from embed.clip.options import Profile
+from embed.clip.options import EncoderOptions
 from embed.clip.towers import Tower
 from embed.clip.unfrozen import SIDES, Unfreezing, UnfrozenEncoder, load_unfrozen
 from embed.clip.weights import EncoderUnavailable
@@ -32,13 +32,13 @@ def quiet() -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
-def unfrozen(unfreezing: Unfreezing, seed: int = 0, **profile: str) -> UnfrozenEncoder:
-    return load_unfrozen(ENCODER, "", CPU, Profile(precision="fp32", **profile), unfreezing, seed)
+def unfrozen(unfreezing: Unfreezing, seed: int = 0, **options: str) -> UnfrozenEncoder:
+    return load_unfrozen(ENCODER, "", CPU, EncoderOptions(precision="fp32", **options), unfreezing, seed)
 
 
 @cache
-def frozen(**profile: str) -> ClipEncoder:
-    return load_encoder(ENCODER, "", CPU, Profile(precision="fp32", **profile))
+def frozen(**options: str) -> ClipEncoder:
+    return load_encoder(ENCODER, "", CPU, EncoderOptions(precision="fp32", **options))
 
 
 def features(encoder: UnfrozenEncoder) -> tuple[Tensor, Tensor]:
@@ -64,7 +64,7 @@ def step(encoder: UnfrozenEncoder) -> None:
 
 
 @pytest.mark.parametrize(
-    ("unfreezing", "profile"),
+    ("unfreezing", "options"),
     [
         (Unfreezing(2), {}),
         (Unfreezing(1, ("image",)), {"features": "pooled"}),
@@ -72,13 +72,13 @@ def step(encoder: UnfrozenEncoder) -> None:
         (Unfreezing(2, SIDES, 4), {"long_text": "chunk"}),
     ],
 )
-def test_before_it_learns_a_divided_model_is_the_encoder(unfreezing: Unfreezing, profile: dict[str, str]) -> None:
-    for ours, theirs in zip(features(unfrozen(unfreezing, **profile)), expected(frozen(**profile))):
+def test_before_it_learns_a_divided_model_is_the_encoder(unfreezing: Unfreezing, options: dict[str, str]) -> None:
+    for ours, theirs in zip(features(unfrozen(unfreezing, **options)), expected(frozen(**options))):
         torch.testing.assert_close(ours.detach(), theirs, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("unfreezing", "profile"),
+    ("unfreezing", "options"),
     [
         (Unfreezing(2), {}),
         (Unfreezing(1, ("text",)), {"features": "pooled"}),
@@ -86,14 +86,14 @@ def test_before_it_learns_a_divided_model_is_the_encoder(unfreezing: Unfreezing,
         (Unfreezing(2, SIDES, 4), {}),
     ],
 )
-def test_what_learnt_serves_as_a_delta(unfreezing: Unfreezing, profile: dict[str, str], tmp_path: Path) -> None:
-    encoder = unfrozen(unfreezing, **profile)
+def test_what_learnt_serves_as_a_delta(unfreezing: Unfreezing, options: dict[str, str], tmp_path: Path) -> None:
+    encoder = unfrozen(unfreezing, **options)
     assert not encoder.delta()
     step(encoder)
     step(encoder)  # a low-rank change begins with a B of zeros, and so with an A that does not move
     write_delta(tmp_path / DELTA, encoder.delta())
-    served = load_encoder(ENCODER, "", CPU, Profile(precision="fp32", **profile), tmp_path / DELTA)
-    before, after = expected(frozen(**profile)), expected(served)
+    served = load_encoder(ENCODER, "", CPU, EncoderOptions(precision="fp32", **options), tmp_path / DELTA)
+    before, after = expected(frozen(**options)), expected(served)
     for side, ours, theirs, once in zip(SIDES, features(encoder), after, before):
         torch.testing.assert_close(ours.detach(), theirs, rtol=1e-4, atol=1e-5)
         assert (side in unfreezing.sides) == (not torch.allclose(theirs, once, atol=1e-4))

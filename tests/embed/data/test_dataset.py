@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from fakes import memes, picture, write_multioff
 
+from embed.base.errors import DatasetError
 from embed.data.dataset import parse_label, read_dataset
-from embed.data.tables import DatasetError
 
 
 def rows(folder: Path) -> list[tuple[str, str, int, str]]:
@@ -102,7 +102,7 @@ def test_label_spellings(spelling: object, label: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    ("text", "row_error"),
     [
         ("image_name,label\nx.png,1\n", "memes.csv: no column for text: one of sentence, text, caption"),
         ("image_name,sentence,label\nx.png,hi,1\nx.png,ho,maybe\n", "memes.csv, row 3: unknown label 'maybe'"),
@@ -119,20 +119,20 @@ def test_label_spellings(spelling: object, label: int) -> None:
         ("", "It has: nothing"),
     ],
 )
-def test_bad_tables_are_named_with_row_and_fix(tmp_path: Path, text: str, complaint: str) -> None:
+def test_bad_tables_are_named_with_row_and_fix(tmp_path: Path, text: str, row_error: str) -> None:
     with pytest.raises(DatasetError) as caught:
         read_dataset(table(tmp_path, text))
-    assert complaint in str(caught.value)
+    assert row_error in str(caught.value)
 
 
 def test_bad_json_lines_are_named(tmp_path: Path) -> None:
-    for text, complaint in (
+    for text, row_error in (
         ("{", "row 1: not JSON"),
         ("[" * 100_000, "row 1: not JSON"),
         ("[1]", "row 1: not a JSON object"),
         ('{"id": 1}', "row 1: no col"),
     ):
-        with pytest.raises(DatasetError, match=complaint):
+        with pytest.raises(DatasetError, match=row_error):
             read_dataset(table(tmp_path, text, "train.jsonl"))
 
 

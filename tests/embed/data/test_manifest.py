@@ -15,8 +15,8 @@ import embed.clip.encoder
 import embed.data.parquet_rows
 from cache import read_index
 from embed.__main__ import main
+from embed.base.errors import DatasetError
 from embed.data.dataset import UNLABELLED, read_dataset
-from embed.data.tables import DatasetError
 from embed.job import EmbedSettings
 from embed.pictures.locate import pictures_root
 
@@ -145,7 +145,7 @@ def test_a_table_is_read_in_batches_of_the_wanted_columns(folder: Path, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("columns", "complaint"),
+    ("columns", "row_error"),
     [
         ({"image": pa.array([b"\x89PNG"])}, "column image holds binary, expected text or numbers; a picture is given"),
         ({"image": pa.array([{"bytes": b"x", "path": "a.png"}])}, "column image holds struct<"),
@@ -157,10 +157,10 @@ def test_a_table_is_read_in_batches_of_the_wanted_columns(folder: Path, monkeypa
         ({"image": pa.array([None], pa.string())}, "memes.parquet, row 1: no image name"),
     ],
 )
-def test_odd_columns_are_a_sentence(folder: Path, columns: dict[str, Any], complaint: str) -> None:
+def test_odd_columns_are_a_sentence(folder: Path, columns: dict[str, Any], row_error: str) -> None:
     with pytest.raises(DatasetError) as caught:
         read_dataset(parquet(folder, **columns))
-    assert complaint in str(caught.value) and str(caught.value).startswith((str(folder), "memes.parquet"))
+    assert row_error in str(caught.value) and str(caught.value).startswith((str(folder), "memes.parquet"))
 
 
 def test_what_is_no_parquet_or_lacks_a_column_is_a_sentence(folder: Path) -> None:
@@ -253,7 +253,7 @@ def test_credentials_in_a_row_are_not_kept(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("images", "complaint"),
+    ("images", "row_error"),
     [
         ("nowhere", "IMAGES=nowhere: no such folder"),
         ("simplecache::s3://bucket/memes", "a chain of URLs"),
@@ -269,13 +269,13 @@ def test_credentials_in_a_row_are_not_kept(folder: Path) -> None:
     ],
 )
 def test_an_odd_root_is_a_sentence_and_exit_2(
-    tmp_path: Path, images: str, complaint: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, images: str, row_error: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     table = as_csv(tmp_path / "memes.csv", ROWS)
     for command in (["--data", str(table)], ["audit", str(table)]):
         assert main([*command, "--images", images, "--artifacts", str(tmp_path / "artifacts")]) == 2
         error = capsys.readouterr().err
-        assert error.startswith("error: ") and complaint in error
+        assert error.startswith("error: ") and row_error in error
         assert not any(word in error for word in ("hush", "hu/sh", "AKIA", "Traceback"))
 
 

@@ -45,7 +45,7 @@ def bomb() -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("data", "error", "complaint"),
+    ("data", "error", "row_error"),
     [
         (b"", UnreadableImage, "empty"),
         (b"hello", NotAnImage, "known format"),
@@ -62,6 +62,6 @@ def bomb() -> bytes:
         (picture(size=(1, 400)), TooManyPixels, "one side"),
     ],
 )
-def test_what_is_refused(data: bytes, error: type[Exception], complaint: str) -> None:
-    with pytest.raises(error, match=complaint):
+def test_what_is_refused(data: bytes, error: type[Exception], row_error: str) -> None:
+    with pytest.raises(error, match=row_error):
         decode_picture(data)

@@ -17,15 +17,15 @@ import embed.clip.encoder
 import embed.engines.prepare  # takes its own read_picture before a test changes that of hashing
 import embed.pictures.hashing
 from embed.job import EmbedSettings, Summary, embed_dataset
-from embed.pictures.hash_log import NotedHashes
+from embed.pictures.hash_log import HashLog
 from embed.pictures.hashing import Hashed, hash_pictures
 
 STAMPED = [("a.png", "1 2 3", "k1"), ("b\udc80\n.png", "4 5 6", "k2")]
 READ = {image: (stamp, key) for image, stamp, key in STAMPED}
 
 
-def noted(tmp_path: Path, images: str = "") -> NotedHashes:
-    return NotedHashes(tmp_path / "datasets" / "memes.v1.h5", images)
+def noted(tmp_path: Path, images: str = "") -> HashLog:
+    return HashLog(tmp_path / "datasets" / "memes.v1.h5", images)
 
 
 def sidecar(tmp_path: Path) -> Path:
@@ -160,7 +160,7 @@ def test_a_picture_that_changed_after_it_was_noted_is_hashed_anew(
     data = write_multioff(tmp_path / "data", memes(9))
     settings = EmbedSettings(str(data), "fake", artifacts=tmp_path / "artifacts")
     names = [f"Labelled Images/m{n}.png" for n in range(9)]
-    before: Hashed = hash_pictures(data, names, {}, note=NotedHashes(settings.index, "").add)
+    before: Hashed = hash_pictures(data, names, {}, note=HashLog(settings.index, "").add)
     (data / names[3]).write_bytes(picture(99))
     read.clear()
     run()
@@ -170,7 +170,7 @@ def test_a_picture_that_changed_after_it_was_noted_is_hashed_anew(
 def test_rehash_distrusts_what_is_noted(tmp_path: Path, run: Callable[..., Summary], read: list[Path]) -> None:
     data = write_multioff(tmp_path / "data", memes(3))
     settings = EmbedSettings(str(data), "fake", artifacts=tmp_path / "artifacts")
-    hash_pictures(data, [f"Labelled Images/m{n}.png" for n in range(3)], {}, note=NotedHashes(settings.index, "").add)
+    hash_pictures(data, [f"Labelled Images/m{n}.png" for n in range(3)], {}, note=HashLog(settings.index, "").add)
     read.clear()
     run(rehash=True)
     assert len(read) == 3

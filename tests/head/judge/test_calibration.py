@@ -3,8 +3,8 @@ import pytest
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
-from head.judge.calibrating import fit_calibration
 from head.judge.calibration import PLATT, TEMPERATURE, Calibration
+from head.judge.fit_calibration import fit_calibration
 from head.judge.metrics import measure
 
 

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from head.data.features import Features
-from head.judge.calibrating import fit_calibration
 from head.judge.calibration import Calibration
+from head.judge.fit_calibration import fit_calibration
 from head.judge.threshold import Aim, Unreachable, choose_threshold
 from head.model.method import Method
 
 
 @dataclass(frozen=True, eq=False)
-class Judged:
+class CalibratedMethod:
     """A method, its scores made probabilities, and a threshold for them; both from out-of-fold scores alone.
 
     unreachable: why no threshold serves the aim, "" where one does; then nothing is called offensive.
@@ -37,7 +37,7 @@ class Judged:
         return self.calibration(self.method.score(features))
 
 
-def judge(method: Method, label: np.ndarray, fold: np.ndarray, aim: Aim) -> Judged:
+def calibrate_method(method: Method, label: np.ndarray, fold: np.ndarray, aim: Aim) -> CalibratedMethod:
     """Calibrate a method's scores and choose its threshold; label and fold: (N,).
 
     A method that no threshold brings to the wanted precision calls nothing offensive.
@@ -46,6 +46,6 @@ def judge(method: Method, label: np.ndarray, fold: np.ndarray, aim: Aim) -> Judg
     scores = method.out_of_fold[there]
     calibration = fit_calibration(scores, label[there], fold[there])
     try:
-        return Judged(method, calibration, choose_threshold(label[there], calibration(scores), aim))
+        return CalibratedMethod(method, calibration, choose_threshold(label[there], calibration(scores), aim))
     except Unreachable as error:
-        return Judged(method, calibration, 1.0, str(error))
+        return CalibratedMethod(method, calibration, 1.0, str(error))
