@@ -7,20 +7,16 @@ from cache.cores import cores, limit_threads
 from cache.errors import raised_here, refuse
 from cache.files import folder_replaced, write_bytes_atomically, write_text_atomically
 from cache.index.dataset_index import (
-    FEATURES,
-    LONG_TEXTS,
     SPLITS,
     DatasetIndex,
     UnusableIndex,
-    absolute_if_file,
-    data_name,
     find_index,
     group_name,
-    index_path,
     read_index,
     write_index,
 )
-from cache.index.parts import PARTS, PartRecord, part_of, parts_path, read_parts, write_parts
+from cache.index.parts import PARTS, PartRecord, part_of, read_parts, write_parts
+from cache.layout import FEATURES, LONG_TEXTS, DatasetRequest, Layout, absolute_if_file, data_name
 from cache.store.keys import content_key, file_digest, text_key
 from cache.store.segments import KINDS, DamagedSegment, Segment
 from cache.store.spec import SpecMismatch, differences, require_same_spec, spec_id
@@ -34,6 +30,8 @@ __all__ = [
     "SPLITS",
     "DamagedSegment",
     "DatasetIndex",
+    "DatasetRequest",
+    "Layout",
     "MissingVectors",
     "PartRecord",
     "Segment",
@@ -49,10 +47,8 @@ __all__ = [
     "find_index",
     "folder_replaced",
     "group_name",
-    "index_path",
     "limit_threads",
     "part_of",
-    "parts_path",
     "raised_here",
     "read_index",
     "read_parts",

@@ -14,12 +14,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from cache.contents import UnusableStore, open_store, store_folders
 from cache.errors import refuse
 from cache.exchange.exporting import export_index
 from cache.exchange.formats import SUFFIXES
 from cache.exchange.importing import import_rows
-from cache.index.dataset_index import FEATURES, LONG_TEXTS, find_index
-from cache.layout import UnusableStore, open_store, store_folders, vectors_folder
+from cache.index.dataset_index import find_index
+from cache.layout import FEATURES, LONG_TEXTS, DatasetRequest, Layout
 from cache.stats import Record, stats
 from cache.store.compaction import compact
 from cache.verify import verify
@@ -120,10 +121,9 @@ def _compact(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    index_file = find_index(
-        options.artifacts, options.index, options.model, options.pretrained, options.features, options.long_text
-    )
-    rows = export_index(index_file, vectors_folder(options.artifacts), options.out)
+    request = DatasetRequest(options.index, options.model, options.pretrained, options.features, options.long_text)
+    index_file = find_index(options.artifacts, request)
+    rows = export_index(index_file, Layout(options.artifacts).vectors, options.out)
     print(f"{options.out}: {rows} rows of {index_file}")
     return 0
 

@@ -9,8 +9,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from cache.contents import UnusableStore, index_files, open_store, store_folders
 from cache.index.dataset_index import UnusableIndex, read_index
-from cache.layout import UnusableStore, index_files, open_store, store_folders
 from cache.store.manifest import segment_files
 from cache.store.segments import KINDS
 from cache.store.spec import spec_id

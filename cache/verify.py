@@ -11,8 +11,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from cache.contents import UnusableStore, index_files, remedy, store_folders, stored_spec
 from cache.index.dataset_index import DatasetIndex, UnusableIndex, read_index
-from cache.layout import UnusableStore, index_files, remedy, store_folders, stored_spec
 from cache.store.keys import text_key
 from cache.store.manifest import (
     check_segment,

@@ -86,8 +86,8 @@ def _parser() -> argparse.ArgumentParser:
 def _report(settings: EmbedSettings, summary: Summary) -> str:
     splits = Counter(meme.split for meme in summary.memes)
     spec = summary.store.spec
-    new = sum(summary.embedded.values()) + summary.prompts["embedded"]
-    device = f" on {summary.device}" if summary.device else ", not loaded: nothing to embed"
+    new = sum(summary.work.embedded.values()) + summary.work.prompts["embedded"]
+    device = f" on {summary.work.device}" if summary.work.device else ", not loaded: nothing to embed"
     fate = "embedded in pieces" if settings.options.long_text == "chunk" else "cut"
     too_long = f"{summary.too_long} longer than {spec['tokenizer']['context_length']} tokens, {fate}"
     lines = [
@@ -100,7 +100,7 @@ def _report(settings: EmbedSettings, summary: Summary) -> str:
         f"prompts    {_counts(summary, 'prompt')}; for zero-shot CLIP, beside the memes' texts",
         f"skipped    {len(summary.skipped)} meme{'' if len(summary.skipped) == 1 else 's'}",
         *(f"           {line}" for line in _skipped(summary)),
-        f"rate       {new / summary.seconds:.0f} vectors/s ({new} in {summary.seconds:.1f} s: {_spent(summary)})"
+        f"rate       {new / summary.work.seconds:.0f} vectors/s ({new} in {summary.work.seconds:.1f} s: {_spent(summary)})"
         if new
         else "",
         f"vectors    {summary.store.folder}",
@@ -119,17 +119,17 @@ def _as_json(settings: EmbedSettings, summary: Summary) -> dict[str, Any]:
         "spec": spec_id(spec),
         "features": spec["feature"],
         "dtype": spec["dtype"],
-        "device": summary.device,
+        "device": summary.work.device,
         "ocr": asdict(summary.reading) if summary.reading else None,
-        "distinct": summary.distinct,
-        "cached": summary.cached,
-        "embedded": summary.embedded,
-        "prompts": summary.prompts,
+        "distinct": summary.work.distinct,
+        "cached": summary.work.cached,
+        "embedded": summary.work.embedded,
+        "prompts": summary.work.prompts,
         "too_long": summary.too_long,
         "long_text": settings.options.long_text,
         "skipped": [{"id": name, "where": where, "reason": reason} for name, where, reason in summary.skipped],
-        "seconds": summary.seconds,
-        "spent": summary.spent,
+        "seconds": summary.work.seconds,
+        "spent": summary.work.spent,
         "vectors": str(summary.store.folder),
         "index": str(settings.index),
     }
@@ -144,8 +144,9 @@ def _read(reading: Reading) -> str:
 
 def _spent(summary: Summary) -> str:
     """Where the time went, the most first."""
-    total = sum(summary.spent.values()) or 1.0
-    return ", ".join(f"{name} {seconds / total:.0%}" for name, seconds in summary.spent.most_common())
+    total = sum(summary.work.spent.values()) or 1.0
+    most = sorted(summary.work.spent.items(), key=lambda item: -item[1])
+    return ", ".join(f"{name} {seconds / total:.0%}" for name, seconds in most)
 
 
 def _skipped(summary: Summary) -> list[str]:
@@ -160,9 +161,9 @@ def _skipped(summary: Summary) -> list[str]:
 
 def _counts(summary: Summary, part: str) -> str:
     if part == "prompt":
-        distinct, cached, new = (summary.prompts[name] for name in ("distinct", "cached", "embedded"))
+        distinct, cached, new = (summary.work.prompts[name] for name in ("distinct", "cached", "embedded"))
     else:
-        distinct, cached, new = summary.distinct[part], summary.cached[part], summary.embedded[part]
+        distinct, cached, new = summary.work.distinct[part], summary.work.cached[part], summary.work.embedded[part]
     return f"{distinct} distinct: {cached} already cached, {new} newly embedded"
 
 

@@ -5,29 +5,18 @@
     fill     decode in threads, encode in batches, one immutable segment every few seconds
     index    one row per row of the data set, with the keys of its vectors
 
-A kill at any moment loses the segment in hand; the next run makes what is missing. It does not know what labels
-are for, nor what a head is.
+A kill at any moment loses the segment in progress; the next run makes what is missing. Knows nothing of heads.
 """
 
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cache import (
-    DatasetIndex,
-    UnusableIndex,
-    VectorStore,
-    data_name,
-    index_path,
-    parts_path,
-    read_index,
-    text_key,
-    write_index,
-)
+from cache import DatasetIndex, DatasetRequest, Layout, UnusableIndex, VectorStore, read_index, text_key, write_index
 from embed.clip.options import EncoderOptions, EncoderRequest
 from embed.clip.prompts import PROMPTS
 from embed.clip.recall import recall_spec, remember_spec
@@ -37,6 +26,9 @@ from embed.engines.local import ENGINES, Engine, LocalEngine
 from embed.ocr.readings import Reading, fill_texts
 from embed.pictures.hash_log import HashLog
 from embed.pictures.hashing import Hashed, hash_pictures
+
+if TYPE_CHECKING:
+    from embed.engines.fill import Filled  # imports torch
 
 
 class EngineUnavailable(ValueError):
@@ -72,55 +64,70 @@ class EmbedSettings:
 
     @property
     def encoder(self) -> EncoderRequest:
-        """Which encoder is wanted."""
+        """The encoder that is requested."""
         return EncoderRequest(self.model, self.pretrained, self.options, self.delta)
-
-    @property
-    def vectors(self) -> Path:
-        """The folder of the vector stores."""
-        return self.artifacts / "vectors"
 
     @property
     def index(self) -> Path:
         """The dataset index that the job writes."""
-        path = index_path(
-            self.artifacts, self.data, self.model, self.pretrained, self.options.features, self.options.long_text
-        )
-        return path.with_name(f"{path.stem}-finetuned.h5") if self.delta else path
+        options, finetuned = self.options, self.delta is not None
+        request = DatasetRequest(self.data, self.model, self.pretrained, options.features, options.long_text, finetuned)
+        return self.layout.index(request)
+
+    @property
+    def layout(self) -> Layout:
+        """Where results stand."""
+        return Layout(self.artifacts)
 
 
 @dataclass
-class Summary:
-    """What a run found and did; the dictionaries have an entry for "image" and one for "text".
+class Embedded:
+    """Vectors by origin; the dictionaries have an entry for "image" and one for "text".
 
     distinct, cached, embedded: numbers of keys; prompts: the same three, of the zero-shot prompts that no meme's text
-    equals; too_long: memes' texts longer than the context; skipped: (id, file and row, reason); seconds: spent on
-    embedding, loading not counted; spent: {"decode" | "tokenise" | "model": seconds}, of all cores together on a CPU;
-    reading: what reading the pictures' words came to, where that was asked for.
+    equals; device: where the encoder ran, "" where none was loaded; seconds: spent on embedding, without loading; spent:
+    {"decode" | "tokenise" | "model": seconds}, of all cores together on a CPU.
+    """
+
+    distinct: dict[str, int] = field(default_factory=dict)
+    cached: dict[str, int] = field(default_factory=dict)
+    embedded: dict[str, int] = field(default_factory=dict)
+    prompts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    device: str = ""
+    seconds: float = 0.0
+    spent: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run found and did.
+
+    work: the vectors; too_long: memes' texts longer than the context; skipped: (id, file and row, reason); reading: what
+    reading the pictures' words came to, where that was requested.
     """
 
     memes: list[Meme]
     store: VectorStore
+    work: Embedded
+    too_long: int
+    skipped: list[tuple[str, str, str]]
     reading: Reading | None = None
-    distinct: dict[str, int] = field(default_factory=dict)
-    cached: dict[str, int] = field(default_factory=dict)
-    embedded: dict[str, int] = field(default_factory=dict)
-    prompts: Counter[str] = field(default_factory=Counter)
-    too_long: int = 0
-    skipped: list[tuple[str, str, str]] = field(default_factory=list)
-    device: str = ""
-    seconds: float = 0.0
-    spent: Counter[str] = field(default_factory=Counter)
 
 
-def embed_dataset(settings: EmbedSettings, say: Callable[[str], None]) -> Summary:
+def embed_dataset(
+    settings: EmbedSettings,
+    say: Callable[[str], None] = print,
+    hints: Mapping[str, tuple[str, str]] | None = None,
+    splits: Sequence[str] | None = None,
+) -> Summary:
     """Bring the cache and the index up to date with the data folder; `say` takes notes for the user.
 
+    hints: {image: (stamp, key)} of pictures that another index knows; splits: of every row, in place of those of the data.
     Raises DatasetError, EncoderUnavailable, NothingReadable, OcrUnavailable, SpecMismatch, StoreUnreached,
     TooLittleMemory and, when the disk is full, OSError; what was finished by then stays.
     """
     with closing(_open_engine(settings, say)) as engine:
-        return _embed_dataset(settings, engine, say)
+        return _embed_dataset(settings, engine, say, dict(hints or {}), splits)
 
 
 def _open_engine(settings: EmbedSettings, say: Callable[[str], None]) -> Engine:
@@ -135,36 +142,67 @@ def _open_engine(settings: EmbedSettings, say: Callable[[str], None]) -> Engine:
     return RayEngine(settings.encoder, settings.device, say)
 
 
-def _embed_dataset(settings: EmbedSettings, engine: Engine, say: Callable[[str], None]) -> Summary:
+def _embed_dataset(
+    settings: EmbedSettings,
+    engine: Engine,
+    say: Callable[[str], None],
+    hints: dict[str, tuple[str, str]],
+    splits: Sequence[str] | None,
+) -> Summary:
     root, memes = read_dataset(Path(settings.data), settings.images)
     root = root.absolute()  # a worker may stand in another folder
-    noted = HashLog(settings.index, settings.images)
-    hints = {} if settings.rehash else _hints(settings) | noted.read()
-    hashed = hash_pictures(root, [meme.image for meme in memes if not meme.problem], hints, engine.map, noted.add)
+    log = HashLog(settings.index, settings.images)
+    known = {} if settings.rehash else hints | _hints(settings) | log.read()
+    hashed = hash_pictures(root, [meme.image for meme in memes if not meme.problem], known, engine.map, log.add)
     reading = None
     if settings.ocr:
-        memes, reading = fill_texts(root, memes, hashed.keys, settings.artifacts, settings.retry_failed)
-    texts = {text_key(meme.text): meme.text for meme in memes}
-    prompts = {text_key(text): text for group in PROMPTS.values() for text in group}
-    wanted = {"image": {key: image for image, key in hashed.keys.items()}, "text": texts | prompts}
-    store, todo = _plan(settings, engine, wanted)
-    summary = Summary(memes, store, reading)
-    busy = any(todo.values()) or store.damaged
+        memes, reading = fill_texts(root, memes, hashed.keys, settings.layout.readings, settings.retry_failed)
+    if splits is not None:
+        memes = [replace(meme, split=split) for meme, split in zip(memes, splits, strict=True)]
+    wanted = _Wanted.of(memes, hashed, settings.retry_failed)
+    store = _open_store(settings, engine, wanted)
+    busy = any(wanted.missing(store).values()) or store.damaged
     with store.locked(lambda: say("another job is filling this cache; waiting for it")) if busy else nullcontext():
         _report_damage(store, say)
-        transient_failures = _fill(settings, store, engine, root, wanted, prompts.keys() - texts.keys(), summary)
-    failures = store.failures("image") | transient_failures
-    skipped = [_reason(meme, hashed, failures) for meme in memes]
-    summary.skipped = [(meme.id, meme.where, reason) for meme, reason in zip(memes, skipped, strict=True) if reason]
-    if len(summary.skipped) == len(memes):
-        raise NothingReadable(_nothing(settings.data, summary.skipped))
-    index = _index(settings, summary, hashed, skipped)
-    index = replace(index, parts=_parts(settings, index, memes, hashed, root))
-    context = store.spec["tokenizer"]["context_length"]
-    summary.too_long = len({key for key, count in zip(index.text_keys, index.text_tokens) if count > context})
+        work, transient_failures = _fill(store, engine, root, wanted)
+    reasons = _reasons(memes, hashed, store.failures("image") | transient_failures)
+    skipped = [(meme.id, meme.where, reason) for meme, reason in zip(memes, reasons, strict=True) if reason]
+    if len(skipped) == len(memes):
+        raise NothingReadable(_nothing(settings.data, skipped))
+    index = _index(settings, memes, store, hashed, reasons)
+    source = index.source | {"ocr": reading.engine if reading else ""}
+    index = replace(index, source=source, parts=_parts(settings, index, memes, hashed, root))
     write_index(settings.index, index)
-    noted.forget()
-    return summary
+    log.forget()
+    context = store.spec["tokenizer"]["context_length"]
+    too_long = len({key for key, count in zip(index.text_keys, index.text_tokens) if count > context})
+    return Summary(memes, store, work, too_long, skipped, reading)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """items: {"image" | "text": {key: image, or text}}; prompts: keys of the zero-shot prompts, which are counted apart."""
+
+    items: dict[str, dict[str, str]]
+    prompts: set[str]
+    retry_failed: bool
+
+    @classmethod
+    def of(cls, memes: Iterable[Meme], hashed: Hashed, retry_failed: bool) -> "_Wanted":
+        texts = {text_key(meme.text): meme.text for meme in memes}
+        prompts = {text_key(text): text for group in PROMPTS.values() for text in group}
+        images = {key: image for image, key in hashed.keys.items()}
+        return cls({"image": images, "text": texts | prompts}, prompts.keys() - texts.keys(), retry_failed)
+
+    def missing(self, store: VectorStore) -> dict[str, dict[str, str]]:
+        """What the store lacks of each kind."""
+        return {kind: self._missing(store, kind) for kind in self.items}
+
+    def _missing(self, store: VectorStore, kind: str) -> dict[str, str]:
+        done = store.known(kind)
+        if not self.retry_failed:
+            done |= store.failures(kind).keys()
+        return {key: item for key, item in self.items[kind].items() if key not in done}
 
 
 def _parts(
@@ -173,78 +211,44 @@ def _parts(
     """The memes' parts, where the data leave a split to be set aside."""
     if "validation" in index.splits:
         return [-1] * len(index)
-    last = _last(settings)
+    last = _last(settings.index)
     if last is not None and not last.has_parts and _rows(last) == _rows(index):
         return ()  # bundles rest on the split that was carved before there were parts
-    record = parts_path(settings.artifacts, data_name(settings.data))
-    return assign_parts(memes, hashed.keys, root, record)
+    return assign_parts(memes, hashed.keys, root, settings.layout.splits(settings.data))
 
 
 def _rows(index: DatasetIndex) -> list[tuple[str, str, str, int]]:
     return list(zip(index.ids, index.image_keys, index.text_keys, index.labels))
 
 
-def _last(settings: EmbedSettings) -> DatasetIndex | None:
+def _last(index: Path) -> DatasetIndex | None:
     try:
-        return read_index(settings.index)
+        return read_index(index)
     except UnusableIndex:
         return None
 
 
 def _hints(settings: EmbedSettings) -> dict[str, tuple[str, str]]:
     """{image: (stamp, key)} of the last run on these data and pictures, if there was one."""
-    last = _last(settings)
-    if last is None or last.source.get("images", "") != settings.images:
-        return {}
-    hints = zip(last.images, last.image_stamps, last.image_keys)
-    return {image: (stamp, key) for image, stamp, key in hints if stamp}
+    last = _last(settings.index)
+    return last.hints if last is not None and last.source.get("images", "") == settings.images else {}
 
 
-def _plan(
-    settings: EmbedSettings, engine: Engine, wanted: dict[str, dict[str, str]]
-) -> tuple[VectorStore, dict[str, dict[str, str]]]:
-    """The store of the encoder's spec, and what it lacks of each kind.
+def _open_store(settings: EmbedSettings, engine: Engine, wanted: _Wanted) -> VectorStore:
+    """The store of the encoder's spec. The spec that an earlier run has noted serves until something is missing; then an
+    encoder is loaded, and its spec counts."""
+    layout = settings.layout
 
-    The spec that an earlier run has noted serves until something is missing; then an encoder is loaded, and its counts.
-    """
-    noted = recall_spec(settings.vectors / "encoders.json", settings.encoder)
-    store = VectorStore(settings.vectors, noted or _load(settings, engine))
-    todo = {kind: _missing(store, kind, items, settings.retry_failed) for kind, items in wanted.items()}
-    if noted and any(todo.values()) and _load(settings, engine) != noted:
-        return _plan(settings, engine, wanted)
-    return store, todo
+    def load() -> dict[str, Any]:
+        spec, weights = engine.load()
+        remember_spec(layout.encoders, settings.encoder, spec, weights)
+        return spec
 
-
-def _load(settings: EmbedSettings, engine: Engine) -> dict[str, Any]:
-    spec, weights = engine.load()
-    remember_spec(settings.vectors / "encoders.json", settings.encoder, spec, weights)
-    return spec
-
-
-def _fill(
-    settings: EmbedSettings,
-    store: VectorStore,
-    engine: Engine,
-    root: Path,
-    wanted: dict[str, dict[str, str]],
-    prompts: set[str],
-    summary: Summary,
-) -> dict[str, str]:
-    """Embed what the store lacks, now that no other job adds to it; {key: reason} of what may go well another time.
-
-    prompts: the keys that are counted apart.
-    """
-    transient_failures: dict[str, str] = {}
-    for kind, items in wanted.items():
-        cached = store.known(kind) & items.keys()
-        todo = _missing(store, kind, items, settings.retry_failed)
-        if todo:
-            transient_failures |= _embed(store, kind, todo, engine, root, summary)
-        embedded = store.known(kind) & todo.keys()
-        for name, keys in (("distinct", items.keys()), ("cached", cached), ("embedded", embedded)):
-            getattr(summary, name)[kind] = len(keys - prompts)
-            summary.prompts[name] += len(keys & prompts)
-    return transient_failures
+    noted = recall_spec(layout.encoders, settings.encoder)
+    store = VectorStore(layout.vectors, noted or load())
+    if noted and any(wanted.missing(store).values()) and (spec := load()) != noted:
+        return VectorStore(layout.vectors, spec)
+    return store
 
 
 def _report_damage(store: VectorStore, say: Callable[[str], None]) -> None:
@@ -254,36 +258,45 @@ def _report_damage(store: VectorStore, say: Callable[[str], None]) -> None:
         store.forget_damaged()
 
 
-def _missing(store: VectorStore, kind: str, items: dict[str, str], retry_failed: bool) -> dict[str, str]:
-    done = store.known(kind)
-    if not retry_failed:
-        done |= store.failures(kind).keys()
-    return {key: item for key, item in items.items() if key not in done}
+def _fill(store: VectorStore, engine: Engine, root: Path, wanted: _Wanted) -> tuple[Embedded, dict[str, str]]:
+    """Embed what the store lacks, now that no other job adds to it; and {key: reason} of the transient failures."""
+    work, transient_failures = Embedded(), dict[str, str]()
+    missing = wanted.missing(store)
+    for kind, items in wanted.items.items():
+        cached, todo = store.known(kind) & items.keys(), missing[kind]
+        if todo:
+            filled, seconds = _embed(store, kind, todo, engine, root)
+            transient_failures |= filled.transient_failures
+            work.seconds += seconds
+            work.spent["decode" if kind == "image" else "tokenise"] += filled.preparing
+            work.spent["model"] += filled.encoding
+        embedded = store.known(kind) & todo.keys()
+        for name, keys in (("distinct", items.keys()), ("cached", cached), ("embedded", embedded)):
+            getattr(work, name)[kind] = len(keys - wanted.prompts)
+            work.prompts[name] += len(keys & wanted.prompts)
+    work.device = engine.device
+    return work, transient_failures
 
 
-def _embed(
-    store: VectorStore, kind: str, todo: dict[str, str], engine: Engine, root: Path, summary: Summary
-) -> dict[str, str]:
-    """Embed {key: image or text}; return {key: reason} of what may go well another time."""
+def _embed(store: VectorStore, kind: str, todo: dict[str, str], engine: Engine, root: Path) -> "tuple[Filled, float]":
+    """Embed {key: image or text}; what that came to, and the seconds it took."""
     if kind == "text":
         # texts of like length together: a batch is as long as its longest
         todo = dict(sorted(todo.items(), key=lambda item: len(item[1]), reverse=True))
-    engine.load()  # its seconds are not counted
+    engine.load()  # before the clock starts
     started = time.monotonic()
-    filled = engine.fill(store, kind, todo, root)
-    summary.seconds += time.monotonic() - started
-    # typeshed has counters count whole things; they add seconds up as well
-    summary.spent["decode" if kind == "image" else "tokenise"] += filled.preparing  # type: ignore[assignment]
-    summary.spent["model"] += filled.encoding  # type: ignore[assignment]
-    summary.device = engine.device
-    return filled.transient_failures
+    return engine.fill(store, kind, todo, root), time.monotonic() - started
 
 
-def _reason(meme: Meme, hashed: Hashed, failures: dict[str, str]) -> str:
-    """Why a meme has no vectors, or ""."""
-    if meme.problem or meme.image in hashed.problems:
-        return meme.problem or hashed.problems[meme.image]
-    return failures.get(hashed.keys[meme.image], "")
+def _reasons(memes: Sequence[Meme], hashed: Hashed, failures: dict[str, str]) -> list[str]:
+    """Why each meme has no vectors, or ""."""
+
+    def reason(meme: Meme) -> str:
+        if meme.problem or meme.image in hashed.problems:
+            return meme.problem or hashed.problems[meme.image]
+        return failures.get(hashed.keys[meme.image], "")
+
+    return [reason(meme) for meme in memes]
 
 
 def _nothing(data: str, skipped: list[tuple[str, str, str]]) -> str:
@@ -294,8 +307,9 @@ def _nothing(data: str, skipped: list[tuple[str, str, str]]) -> str:
     return f"{data}: none of its {len(skipped)} memes can be used. {first}{same}"
 
 
-def _index(settings: EmbedSettings, summary: Summary, hashed: Hashed, skipped: list[str]) -> DatasetIndex:
-    memes, store = summary.memes, summary.store
+def _index(
+    settings: EmbedSettings, memes: Sequence[Meme], store: VectorStore, hashed: Hashed, skipped: list[str]
+) -> DatasetIndex:
     text_keys = [text_key(meme.text) for meme in memes]
     tokens = store.token_counts(text_keys)
     tokenizer = store.spec["tokenizer"]
@@ -319,7 +333,6 @@ def _index(settings: EmbedSettings, summary: Summary, hashed: Hashed, skipped: l
             "model": settings.model,
             "pretrained": settings.pretrained,
             **asdict(settings.options),
-            "ocr": summary.reading.engine if summary.reading else "",
         },
         groups=[meme.group for meme in memes],
         prompts={label: list(texts) for label, texts in PROMPTS.items()},

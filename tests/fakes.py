@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cache import DatasetIndex, Segment, VectorStore, content_key, index_path, text_key, write_index
+from cache import DatasetIndex, DatasetRequest, Layout, Segment, VectorStore, content_key, text_key, write_index
 from embed.pictures.decoding import decode_picture
 from head.data.features import Features
 
@@ -147,6 +147,6 @@ def write_features(artifacts: Path, features: Features, **more: Any) -> Path:
             if len(rows):
                 keys = [columns[f"{kind}_keys"][row] for row in rows]
                 store.add(kind, Segment(keys, vectors[rows], np.zeros(len(rows), np.int32)))
-    path = index_path(artifacts, "data", "fake", "")
+    path = Layout(artifacts).index(DatasetRequest("data", "fake"))
     write_index(path, DatasetIndex(**columns))
     return path

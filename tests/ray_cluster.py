@@ -115,12 +115,16 @@ def encoder_processes(name: str = "Encoder") -> list[int]:
 def test_the_cluster_makes_what_the_local_engine_makes(cluster: Cluster, local: Summary, tmp_path: Path) -> None:
     summary = embed_dataset(settings(tmp_path), say=lambda note: None)
     check_equal(summary.store, local.store)
-    assert (summary.distinct, summary.embedded, summary.prompts) == (local.distinct, local.embedded, local.prompts)
+    assert (summary.work.distinct, summary.work.embedded, summary.work.prompts) == (
+        local.work.distinct,
+        local.work.embedded,
+        local.work.prompts,
+    )
     index, other = (read_index(settings(where).index) for where in (tmp_path, local.store.folder.parents[1]))
     for column in ("ids", "splits", "labels", "image_keys", "text_keys", "text_tokens", "skipped", "image_stamps"):
         assert getattr(index, column) == getattr(other, column)
     again = embed_dataset(settings(tmp_path), say=lambda note: pytest.fail(f"nothing was to be done, but: {note}"))
-    assert again.embedded == {"image": 0, "text": 0}
+    assert again.work.embedded == {"image": 0, "text": 0}
 
 
 def test_a_killed_worker_costs_the_shard_in_its_hand(
@@ -155,7 +159,7 @@ def test_for_gpus_tasks_prepare_and_a_killed_encoder_is_replaced(
     thread.join(_PATIENCE)
     check_equal(summary.store, local.store)
     assert len([note for note in notes if "lost" in note]) == 1
-    assert summary.device == "2 of the Ray cluster's GPUs"
+    assert summary.work.device == "2 of the Ray cluster's GPUs"
 
 
 def test_a_node_that_goes_takes_nothing_with_it(
@@ -187,7 +191,7 @@ embed_dataset(settings(Path({str(tmp_path)!r})), say=lambda note: None)
     thread.join(_PATIENCE)
     summary = embed_dataset(settings(tmp_path), say=lambda note: None)
     check_equal(summary.store, local.store)
-    assert summary.cached["image"] >= 60 and summary.embedded["image"] == 720 - summary.cached["image"]
+    assert summary.work.cached["image"] >= 60 and summary.work.embedded["image"] == 720 - summary.work.cached["image"]
 
 
 def test_a_picture_that_cannot_be_decoded_is_a_failure_there_too(cluster: Cluster, tmp_path: Path) -> None:

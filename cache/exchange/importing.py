@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
+from cache.contents import IMPORTED
 from cache.exchange.formats import Origin, Rows, read_rows
 from cache.index.dataset_index import DatasetIndex, UnusableIndex, read_index, write_index
 from cache.index.parts import part_of
-from cache.layout import IMPORTED, datasets_folder, vectors_folder
+from cache.layout import Layout
 from cache.store.compaction import MOST_ROWS
 from cache.store.keys import content_key, file_digest, text_key
 from cache.store.segments import Segment
@@ -35,12 +36,12 @@ def import_rows(file: Path, name: str, artifacts: Path, say: Callable[[str], Non
     """
     if not _NAME.fullmatch(name):
         raise NameTaken(f"{name!r}: expected a name of letters, digits, dots, - and _, without a folder")
-    path = datasets_folder(artifacts) / f"{name}.h5"
+    path = Layout(artifacts).named_index(name)
     rows = read_rows(file)
     origin = rows.origin or _elsewhere(file, rows)
     index = _index(rows, origin)
     _require_free(path, index)
-    store = VectorStore(vectors_folder(artifacts), origin.spec)
+    store = VectorStore(Layout(artifacts).vectors, origin.spec)
     with store.locked(lambda: say("another job is filling this cache; waiting for it")):
         if store.damaged and not rows.origin:
             say(f"{store.folder}: {len(store.damaged)} damaged segments; their rows are made again from {file}")

@@ -4,10 +4,8 @@ Vectors are not in it and labels are not in the store, so one picture in two dat
 It knows no label's spelling: 1 is offensive, 0 is not, -1 is unlabelled.
 """
 
-import hashlib
 import io
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -18,13 +16,11 @@ import numpy as np
 
 from cache.files import write_bytes_atomically
 from cache.hdf5 import hdf5_bytes, put, seal_is_whole
+from cache.layout import DatasetRequest, Layout
 from cache.store.spec import Spec
 
 FORMAT = 3
 SPLITS = ("train", "validation", "test")
-# What a name may say of its vectors; the first of each is usual and needs no mention.
-FEATURES = ("projected", "pooled", "both")
-LONG_TEXTS = ("truncate", "chunk")
 # A group's name heads a row of a report; a cell that is longer is prose in the wrong column.
 _MAX_GROUP = 100
 _NO_PARTS = -2
@@ -89,6 +85,12 @@ class DatasetIndex:
         """Whether the index was made when there were parts."""
         return _NO_PARTS not in self.parts
 
+    @property
+    def hints(self) -> dict[str, tuple[str, str]]:
+        """{image: (stamp, key)} of the picture files with a stamp."""
+        hints = zip(self.images, self.image_stamps, self.image_keys)
+        return {image: (stamp, key) for image, stamp, key in hints if stamp}
+
 
 _DESCRIPTIONS = ("spec", "source", "prompts")  # of the whole index, as JSON
 _COLUMNS = tuple(f.name for f in fields(DatasetIndex) if f.name not in _DESCRIPTIONS)
@@ -111,41 +113,15 @@ def group_name(value: Any) -> str:
     return name.strip()[:_MAX_GROUP].rstrip()
 
 
-def index_path(
-    artifacts: Path, data: str, model: str, pretrained: str, features: str = FEATURES[0], long_text: str = LONG_TEXTS[0]
-) -> Path:
-    """Where the index of one data folder under one encoder stands.
-
-    Built from what the user types, so that the embedding job and the tuner find the same file without asking
-    each other; the hashes keep apart two folders, or two checkpoints, of one name.
-    """
-    encoder = f"{model}|{absolute_if_file(pretrained)}"
-    variant = "".join(f"-{word}" for word in (features, long_text) if word not in (FEATURES[0], LONG_TEXTS[0]))
-    return Path(artifacts) / "datasets" / f"{data_name(data)}--{_slug(model)}-{_short(encoder)}{variant}.h5"
-
-
-def data_name(data: str) -> str:
-    """A data folder's name as part of a file's name; the hash of its whole path keeps apart two of one name."""
-    path = Path(data).resolve()
-    return f"{_slug(path.name)}-{_short(str(path))}"
-
-
-def absolute_if_file(pretrained: str) -> str:
-    """A checkpoint's full path, so that it has one name from every folder; a tag, or nothing, stays as it is."""
-    return str(Path(pretrained).resolve()) if pretrained and Path(pretrained).is_file() else pretrained
-
-
-def find_index(
-    artifacts: Path, data: str, model: str, pretrained: str, features: str = FEATURES[0], long_text: str = LONG_TEXTS[0]
-) -> Path:
-    """The index that `data` means: itself when it is an index file (vectors made elsewhere), else by `index_path`.
+def find_index(artifacts: Path, request: DatasetRequest) -> Path:
+    """The index that is requested: `data` itself when it is an index file (vectors made elsewhere), else by `Layout.index`.
 
     Raises UnusableIndex, naming the indexes that there are.
     """
-    named = index_path(artifacts, data, model, pretrained, features, long_text)
-    path = Path(data) if Path(data).suffix == ".h5" else named
+    layout = Layout(artifacts)
+    path = Path(request.data) if Path(request.data).suffix == ".h5" else layout.index(request)
     if not path.is_file():
-        there = ", ".join(sorted(str(other) for other in (Path(artifacts) / "datasets").glob("*.h5"))) or "none"
+        there = ", ".join(sorted(map(str, layout.datasets.glob("*.h5")))) or "none"
         raise UnusableIndex(
             f"{path}: no such dataset index; `make embed` with the same DATA, MODEL, PRETRAINED, FEATURES and "
             f"LONG_TEXT writes it, and DATA may be an index itself (there are: {there})"
@@ -204,11 +180,3 @@ def _put_texts(file: h5py.File, name: str, values: Sequence[str]) -> None:
 def _texts(file: h5py.File, name: str) -> list[str]:
     joined, ends = file[f"{name}/utf8"][:].tobytes(), file[f"{name}/ends"][:].tolist()
     return [joined[start:end].decode(*_ENCODING) for start, end in zip([0, *ends], ends)]
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-") or "unnamed"
-
-
-def _short(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:6]

@@ -33,11 +33,6 @@ def part_of(content: str) -> int:
     return int.from_bytes(hashlib.sha256(content.encode("utf-8", "surrogateescape")).digest()[:8]) % PARTS
 
 
-def parts_path(artifacts: Path, name: str) -> Path:
-    """Where the record of a data set stands; name: of `data_name`. All encoders share it."""
-    return artifacts / "splits" / f"{name}.h5"
-
-
 def read_parts(path: Path) -> PartRecord:
     """What is on record; nothing where there is no file. A damaged one is moved aside: the parts of most memes follow from
     their content. Raises OSError."""

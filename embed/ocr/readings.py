@@ -40,15 +40,16 @@ class Reading:
 
 
 def fill_texts(
-    root: Path, memes: Sequence[Meme], keys: Mapping[str, str], artifacts: Path, retry_failed: bool = False
+    root: Path, memes: Sequence[Meme], keys: Mapping[str, str], folder: Path, retry_failed: bool = False
 ) -> tuple[list[Meme], Reading]:
     """The memes, those with an empty text given what is read on their pictures; and what that came to.
 
-    keys: {image: content key} of the pictures under `root` whose files can be read. A picture that cannot be decoded
+    keys: {image: content key} of the pictures under `root` whose files can be read; folder: of the texts that were read
+    before. A picture that cannot be decoded
     leaves its text empty. Raises OcrUnavailable, and OSError when the disk is full.
     """
     engine = engine_name()
-    notes = _Notes(artifacts / "readings", engine)
+    notes = _Notes(folder, engine)
     empty = [meme for meme in memes if not meme.text and not meme.problem and meme.image in keys]
     pictures = {keys[meme.image]: root / meme.image for meme in empty}
     todo = {key: path for key, path in pictures.items() if key not in notes.texts}

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from tqdm import tqdm
 
@@ -24,16 +24,31 @@ if TYPE_CHECKING:
 MAX_FILE_BYTES = 100_000_000
 # Handed to a thread together: one file's worth of work is too little to hand over.
 _FILES_AT_ONCE = 64
-# A store behind a URL is waited for, whatever the cores do: this many questions at once in each of their threads.
+# Object stores are latency-bound: concurrent requests per worker thread.
 _QUESTIONS_AT_ONCE = 8
 # Pictures, spread over the data set, that a store is asked for first: of one that is down, or refuses, each costs the
 # seconds of several attempts.
 _FIRST_ASKED = 8
 _BLOCK = 1 << 20
-Part: TypeAlias = list[tuple[str, str, str]]
-"""(image, stamp, key) of some pictures, the last two as they were in an earlier run, or ""."""
-Results: TypeAlias = list[tuple[str, str, str]]
-"""(stamp, key, problem) of each."""
+
+
+class Known(NamedTuple):
+    """A picture, and its file's stamp and key as an earlier run found them, "" where none did."""
+
+    image: str
+    stamp: str
+    key: str
+
+
+class Outcome(NamedTuple):
+    """A picture file's stamp and key, or the problem why it has none."""
+
+    stamp: str
+    key: str
+    problem: str
+
+
+Part: TypeAlias = list[Known]
 
 
 class UnusableFile(ValueError):
@@ -53,7 +68,7 @@ class Hashed:
     problems: dict[str, str] = field(default_factory=dict)
 
 
-def in_threads(work: Callable[[Part], Results], parts: Sequence[Part]) -> Iterator[Results]:
+def in_threads(work: Callable[[Part], list[Outcome]], parts: Sequence[Part]) -> Iterator[list[Outcome]]:
     """`work` of each part, on this machine's cores."""
     return run_ahead(work, parts, len(parts) + 1)
 
@@ -62,16 +77,16 @@ def hash_pictures(
     root: Path,
     images: Iterable[str],
     hints: Mapping[str, tuple[str, str]],
-    spread: Callable[[Callable[[Part], Results], Sequence[Part]], Iterator[Results]] = in_threads,
+    spread: Callable[[Callable[[Part], list[Outcome]], Sequence[Part]], Iterator[list[Outcome]]] = in_threads,
     note: Callable[[Part], None] = lambda part: None,
 ) -> Hashed:
     """Keys of the pictures under `root`; hints: {image: (stamp, key)} of an earlier run; spread: does the work; note:
-    takes what was read rather than believed, soon after it was.
+    called with each newly hashed part, so progress survives a kill.
 
     Raises StoreUnreached.
     """
     names = list(dict.fromkeys(images))
-    asked = [(name, *hints.get(name, ("", ""))) for name in names]
+    asked = [Known(name, *hints.get(name, ("", ""))) for name in names]
     hashed = Hashed()
     # a bar only where there is something to wait for
     with tqdm(total=len(names), desc="hashing", unit=" files", delay=1) as bar:
@@ -95,15 +110,16 @@ def _parts(asked: Part) -> list[Part]:
     return [asked[i : i + _FILES_AT_ONCE] for i in range(0, len(asked), _FILES_AT_ONCE)]
 
 
-def _take(hashed: Hashed, part: Part, results: Results, note: Callable[[Part], None]) -> None:
+def _take(hashed: Hashed, part: Part, results: list[Outcome], note: Callable[[Part], None]) -> None:
     new = []
-    for (name, *known), (stamp, key, problem) in zip(part, results, strict=True):
+    for known, (stamp, key, problem) in zip(part, results, strict=True):
         if problem:
-            hashed.problems[name] = problem
+            hashed.problems[known.image] = problem
         else:
-            hashed.keys[name], hashed.stamps[name] = key, stamp
-            if stamp and [stamp, key] != known:
-                new.append((name, stamp, key))
+            hashed.keys[known.image], hashed.stamps[known.image] = key, stamp
+            found = Known(known.image, stamp, key)
+            if stamp and found != known:
+                new.append(found)
     if new:
         note(new)
 
@@ -168,24 +184,23 @@ def _why(path: "Path | RemotePath", error: Any) -> str:
     return why(error)
 
 
-def _hash_part(root: Path, part: Part) -> Results:
+def _hash_part(root: Path, part: Part) -> list[Outcome]:
     if isinstance(root, Path):
-        return [_stamp_key_problem(root / name, stamp, key) for name, stamp, key in part]
+        return [_outcome(root / known.image, known) for known in part]
     with ThreadPoolExecutor(_QUESTIONS_AT_ONCE) as pool:
-        return list(pool.map(lambda asked: _stamp_key_problem(root / asked[0], *asked[1:]), part))
+        return list(pool.map(lambda known: _outcome(root / known.image, known), part))
 
 
-def _stamp_key_problem(path: "Path | RemotePath", known_stamp: str, known_key: str) -> tuple[str, str, str]:
-    """The file's stamp and key, or why it has none."""
+def _outcome(path: "Path | RemotePath", known: Known) -> Outcome:
     try:
         # Taken before the file is read: a change in between shows as another stamp next time.
         with _in_a_sentence(path):
             stamp = _stamp(path)
-        if stamp and stamp == known_stamp:
-            return stamp, known_key, ""
-        return stamp, content_key(read_picture(path)), ""
+        if stamp and stamp == known.stamp:
+            return Outcome(stamp, known.key, "")
+        return Outcome(stamp, content_key(read_picture(path)), "")
     except UnusableFile as error:
-        return "", "", str(error)
+        return Outcome("", "", str(error))
 
 
 def _stamp(path: "Path | RemotePath") -> str:

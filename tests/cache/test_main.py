@@ -10,7 +10,7 @@ import pytest
 
 import cache.__main__
 from cache.__main__ import main
-from cache.layout import open_store, store_folders
+from cache.contents import open_store, store_folders
 
 ROOT = Path(__file__).parents[2]
 

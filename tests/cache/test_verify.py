@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cache import DatasetIndex, Segment, VectorStore, content_key, text_key, write_index
-from cache.layout import NoCache
+from cache.contents import NoCache
 from cache.stats import stats
 from cache.verify import Finding, verify
 

@@ -70,10 +70,10 @@ def load_with_spec(monkeypatch: pytest.MonkeyPatch, **changes: str) -> None:
 def test_first_run_embeds_and_the_second_loads_no_model(tmp_path: Path, run: Run, loads: list[FakeEncoder]) -> None:
     write_multioff(tmp_path / "data", memes(50))
     first = run()
-    assert first.distinct == first.embedded == {"image": 50, "text": 50}
-    assert first.cached == {"image": 0, "text": 0} and not first.skipped
+    assert first.work.distinct == first.work.embedded == {"image": 50, "text": 50}
+    assert first.work.cached == {"image": 0, "text": 0} and not first.skipped
     second = run()
-    assert second.embedded == {"image": 0, "text": 0} and second.cached == {"image": 50, "text": 50}
+    assert second.work.embedded == {"image": 0, "text": 0} and second.work.cached == {"image": 50, "text": 50}
     assert len(loads) == 1
 
 
@@ -81,16 +81,16 @@ def test_only_what_is_new_is_embedded(tmp_path: Path, run: Run) -> None:
     write_multioff(tmp_path / "data", memes(10))
     run()
     write_multioff(tmp_path / "data", memes(60))
-    assert run().embedded == {"image": 50, "text": 50}
+    assert run().work.embedded == {"image": 50, "text": 50}
     (tmp_path / "data" / "Labelled Images" / "m3.png").write_bytes(picture(99))
-    assert run().embedded == {"image": 1, "text": 0}
+    assert run().work.embedded == {"image": 1, "text": 0}
 
 
 def test_a_copy_is_embedded_once_and_both_rows_have_its_key(tmp_path: Path, run: Run) -> None:
     write_multioff(tmp_path / "data", [("a.png", "same", "1"), ("b.png", "same", "0")])
     folder = tmp_path / "data" / "Labelled Images"
     (folder / "b.png").write_bytes((folder / "a.png").read_bytes())
-    assert run().embedded == {"image": 1, "text": 1}
+    assert run().work.embedded == {"image": 1, "text": 1}
     index = read_index(EmbedSettings(str(tmp_path / "data"), "fake", artifacts=tmp_path / "artifacts").index)
     assert len(set(index.image_keys)) == len(set(index.text_keys)) == 1 and index.labels == [1, 0]
 
@@ -123,7 +123,7 @@ def test_bad_pictures_are_skipped_counted_and_not_tried_again(
         assert "no such file" in reasons["m0.png"] and "empty" in reasons["m1.png"]
         assert "cut off" in reasons["m2.png"] and "not an image" in reasons["m3.png"]
     assert len(loads) == 1
-    assert run(retry_failed=True).embedded["image"] == 0 and len(loads) == 2
+    assert run(retry_failed=True).work.embedded["image"] == 0 and len(loads) == 2
     index = read_index(EmbedSettings(str(tmp_path / "data"), "fake", artifacts=tmp_path / "artifacts").index)
     assert len(index) == 6 and [bool(s) for s in index.skipped] == [True] * 4 + [False] * 2
 
@@ -140,7 +140,7 @@ def test_texts_of_every_kind(tmp_path: Path, run: Run) -> None:
     texts = ["", "word " * 300, "🤷‍♀️ 😀", "Привет 你好 مرحبا", "tab\tand\nnewline"]
     write_multioff(tmp_path / "data", [(f"{i}.png", text, "1") for i, text in enumerate(texts)])
     summary = run()
-    assert summary.distinct["text"] == 5 and summary.too_long == 1 and not summary.skipped
+    assert summary.work.distinct["text"] == 5 and summary.too_long == 1 and not summary.skipped
 
 
 def test_another_model_stands_beside_the_first(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,8 +148,8 @@ def test_another_model_stands_beside_the_first(tmp_path: Path, run: Run, monkeyp
     first = run()
     load_with_spec(monkeypatch, model="other")
     second = run(model="other")
-    assert second.embedded == {"image": 3, "text": 3} and second.store.folder != first.store.folder
-    assert run().embedded == {"image": 0, "text": 0}
+    assert second.work.embedded == {"image": 3, "text": 3} and second.store.folder != first.store.folder
+    assert run().work.embedded == {"image": 0, "text": 0}
 
 
 def test_changed_weights_are_another_spec(tmp_path: Path, run: Run, loads: list[FakeEncoder]) -> None:
@@ -168,7 +168,7 @@ def test_weights_that_changed_unseen_do_not_mix_with_the_old_vectors(
     load_with_spec(monkeypatch, weights="others, in a file of the same size and times")
     write_multioff(tmp_path / "data", memes(4))
     second = run()
-    assert second.store.folder != first.store.folder and second.embedded == {"image": 4, "text": 4}
+    assert second.store.folder != first.store.folder and second.work.embedded == {"image": 4, "text": 4}
     assert len(VectorStore(tmp_path / "artifacts" / "vectors", first.store.spec).known("image")) == 3
 
 
@@ -194,7 +194,7 @@ def test_ctrl_c_keeps_what_is_encoded(
         patch.setattr(FakeEncoder, "image_features", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run()
-    assert run().cached["image"] == 4 * 8
+    assert run().work.cached["image"] == 4 * 8
 
 
 def test_two_jobs_at_once_share_the_work(
@@ -214,8 +214,8 @@ def test_two_jobs_at_once_share_the_work(
     with ThreadPoolExecutor(2) as pool:
         jobs = list(pool.map(lambda _: embed_dataset(settings, said.append), range(2)))
     for kind in ("image", "text"):
-        assert sorted(job.embedded[kind] for job in jobs) == [0, 60]
-        assert sorted(job.cached[kind] for job in jobs) == [0, 60]
+        assert sorted(job.work.embedded[kind] for job in jobs) == [0, 60]
+        assert sorted(job.work.cached[kind] for job in jobs) == [0, 60]
     rows = [json.loads(line)["rows"] for line in (jobs[0].store.folder / "manifest.jsonl").read_text().splitlines()]
     assert sum(rows) == 120 + N_PROMPTS and not run().store.damaged
     assert said.count("another job is filling this cache; waiting for it") == 1
@@ -235,8 +235,8 @@ def test_unchanged_pictures_are_not_read_again(tmp_path: Path, run: Run, monkeyp
     run()
     assert len(read) == 9
     (tmp_path / "data" / "Labelled Images" / "m3.png").write_bytes(picture(99))
-    assert run().embedded["image"] == 1 and len(read) == 10
-    assert run(rehash=True).embedded["image"] == 0 and len(read) == 19
+    assert run().work.embedded["image"] == 1 and len(read) == 10
+    assert run(rehash=True).work.embedded["image"] == 0 and len(read) == 19
 
 
 def test_rehash_distrusts_sizes_and_times(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,8 +244,8 @@ def test_rehash_distrusts_sizes_and_times(tmp_path: Path, run: Run, monkeypatch:
     monkeypatch.setattr(embed.pictures.hashing, "_stamp", lambda path: "as a file system without times would say")
     run()
     (tmp_path / "data" / "Labelled Images" / "m1.png").write_bytes(picture(99))
-    assert run().embedded["image"] == 0
-    assert run(rehash=True).embedded["image"] == 1
+    assert run().work.embedded["image"] == 0
+    assert run(rehash=True).work.embedded["image"] == 1
 
 
 def test_the_index_says_which_texts_were_cut(tmp_path: Path, run: Run) -> None:
@@ -279,18 +279,18 @@ def test_prompts_that_an_older_cache_lacks_are_all_that_is_made(
     write_multioff(tmp_path / "data", memes(5))
     with monkeypatch.context() as patch:
         patch.setattr(embed.job, "PROMPTS", {})
-        assert not any(run().prompts.values())
+        assert not any(run().work.prompts.values())
     second, third = run(), run()
-    assert second.embedded == {"image": 0, "text": 0}
+    assert second.work.embedded == {"image": 0, "text": 0}
     assert sorted(loads[1].encoded) == sorted([8, N_PROMPTS - 8])  # two threads: either batch may be first
-    assert second.prompts == {"distinct": N_PROMPTS, "cached": 0, "embedded": N_PROMPTS}
-    assert third.prompts == {"distinct": N_PROMPTS, "cached": N_PROMPTS, "embedded": 0} and len(loads) == 2
+    assert second.work.prompts == {"distinct": N_PROMPTS, "cached": 0, "embedded": N_PROMPTS}
+    assert third.work.prompts == {"distinct": N_PROMPTS, "cached": N_PROMPTS, "embedded": 0} and len(loads) == 2
 
 
 def test_a_meme_that_says_what_a_prompt_says_counts_as_a_text(tmp_path: Path, run: Run) -> None:
     write_multioff(tmp_path / "data", [("a.png", PROMPTS["offensive"][0], "1")])
     summary = run()
-    assert summary.embedded == {"image": 1, "text": 1} and summary.prompts["embedded"] == N_PROMPTS - 1
+    assert summary.work.embedded == {"image": 1, "text": 1} and summary.work.prompts["embedded"] == N_PROMPTS - 1
 
 
 def test_the_prompts_are_plain_texts_in_step() -> None:
@@ -340,8 +340,8 @@ def test_kill_9_loses_the_segment_in_hand_and_nothing_else(tmp_path: Path, run: 
         finally:
             process.kill()
     resumed = run()
-    assert 3 * 8 <= resumed.cached["image"] < 320
-    assert resumed.embedded["image"] == 320 - resumed.cached["image"]
+    assert 3 * 8 <= resumed.work.cached["image"] < 320
+    assert resumed.work.embedded["image"] == 320 - resumed.work.cached["image"]
     for kind in ("image", "text"):
         keys = sorted(undisturbed.store.known(kind))
         assert keys == sorted(resumed.store.known(kind))
@@ -371,15 +371,15 @@ def test_a_full_disk_is_a_sentence_and_the_cache_still_opens(tmp_path: Path, run
         done.returncode == 2 and "what was finished there is kept" in done.stderr and "Traceback" not in done.stderr
     ), done.stderr
     assert not list(tmp_path.glob("artifacts/**/*.tmp"))
-    assert not run().store.damaged and run().embedded == {"image": 0, "text": 0}
+    assert not run().store.damaged and run().work.embedded == {"image": 0, "text": 0}
 
 
 def test_a_damaged_segment_is_said_and_made_again(tmp_path: Path, run: Run) -> None:
     write_multioff(tmp_path / "data", memes(5))
     segment = next(run().store.folder.glob("image-*.h5"))
     segment.write_bytes(segment.read_bytes()[:-1])
-    assert run().embedded == {"image": 5, "text": 0}
-    assert run().embedded == {"image": 0, "text": 0}
+    assert run().work.embedded == {"image": 5, "text": 0}
+    assert run().work.embedded == {"image": 0, "text": 0}
 
 
 def test_the_command_prints_a_summary(tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:

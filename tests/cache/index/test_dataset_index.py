@@ -6,7 +6,7 @@ from pathlib import Path
 import h5py
 import pytest
 
-from cache import DatasetIndex, UnusableIndex, find_index, index_path, read_index, write_index
+from cache import DatasetIndex, DatasetRequest, Layout, UnusableIndex, find_index, read_index, write_index
 from cache.hdf5 import hdf5_bytes
 from cache.index.dataset_index import group_name
 
@@ -115,23 +115,25 @@ def test_what_is_no_index_is_said_with_the_fix(tmp_path: Path) -> None:
         read_index(tmp_path / "none.h5")
     write_index(tmp_path / "datasets" / "there.h5", INDEX)
     with pytest.raises(UnusableIndex, match="no such dataset index.*there.h5"):
-        find_index(tmp_path, "memes", "m", "")
+        find_index(tmp_path, DatasetRequest("memes", "m"))
     (tmp_path / "text.h5").write_text("hello")
     with pytest.raises(UnusableIndex, match="not a dataset index"):
         read_index(tmp_path / "text.h5")
 
 
 def test_an_index_is_found_by_what_made_it_or_by_its_own_name(tmp_path: Path) -> None:
-    path = index_path(tmp_path, "memes", "m", "")
+    request = DatasetRequest("memes", "m")
+    path = Layout(tmp_path).index(request)
     write_index(path, INDEX)
-    assert find_index(tmp_path, "memes", "m", "") == find_index(tmp_path, str(path), "another", "") == path
+    assert find_index(tmp_path, request) == find_index(tmp_path, DatasetRequest(str(path), "another")) == path
 
 
 def test_the_path_tells_folders_and_checkpoints_of_one_name_apart(tmp_path: Path) -> None:
     paths = {
-        index_path(tmp_path, data, model, pretrained)
+        Layout(tmp_path).index(DatasetRequest(data, model, pretrained))
         for data in ("/a/memes", "/b/memes")
         for model, pretrained in (("ViT-B-32", "openai"), ("ViT-B-32", "laion"), ("local-dir:x", ""))
     }
     assert len(paths) == 6
-    assert index_path(tmp_path, "/a/memes/", "m", "") == index_path(tmp_path, "/a/memes", "m", "")
+    slash, none = (Layout(tmp_path).index(DatasetRequest(data, "m")) for data in ("/a/memes/", "/a/memes"))
+    assert slash == none

@@ -9,7 +9,7 @@ import pytest
 from fakes import picture, write_multioff
 from PIL import Image
 
-from cache import PARTS, content_key, data_name, part_of, parts_path, read_index, read_parts, write_index
+from cache import PARTS, Layout, content_key, part_of, read_index, read_parts, write_index
 from embed.data import parts as module
 from embed.data.dataset import Meme
 from embed.data.parts import assign_parts
@@ -120,7 +120,7 @@ def test_the_job_writes_them_for_all_encoders_and_leaves_an_older_index_as_it_is
     embed_dataset(settings, lambda _: None)
     index = read_index(settings.index)
     assert index.has_parts and index.parts == [part_of(key) for key in index.image_keys]
-    assert len(read_parts(parts_path(artifacts, data_name(str(data)))).parts) == 20
+    assert len(read_parts(Layout(artifacts).splits(str(data))).parts) == 20
 
     write_index(settings.index, replace(index, parts=()))  # as it was before there were parts
     embed_dataset(settings, lambda _: None)
@@ -133,4 +133,4 @@ def test_the_job_writes_them_for_all_encoders_and_leaves_an_older_index_as_it_is
     write_multioff(named, [("v.png", "of validation", "offensive")], "Validation")
     settings = replace(settings, data=str(named))
     embed_dataset(settings, lambda _: None)
-    assert set(read_index(settings.index).parts) == {-1} and not parts_path(artifacts, data_name(str(named))).exists()
+    assert set(read_index(settings.index).parts) == {-1} and not Layout(artifacts).splits(str(named)).exists()

@@ -269,14 +269,14 @@ def fill(tmp_path: Path) -> Fill:
     def fill(**options: bool) -> tuple[dict[str, str], Reading]:
         root, memes = read_dataset(tmp_path / "data")
         hashed = hash_pictures(root, [meme.image for meme in memes if not meme.problem], {})
-        filled, reading = fill_texts(root, memes, hashed.keys, tmp_path / "artifacts", **options)
+        filled, reading = fill_texts(root, memes, hashed.keys, tmp_path / "readings", **options)
         return {meme.id: meme.text for meme in filled}, reading
 
     return fill
 
 
 def notes(tmp_path: Path) -> Path:
-    (file,) = (tmp_path / "artifacts" / "readings").iterdir()
+    (file,) = (tmp_path / "readings").iterdir()
     return file
 
 
@@ -360,7 +360,7 @@ def test_another_engine_reads_anew(
     fill()
     monkeypatch.setattr(embed.ocr.readings, "engine_name", lambda: "another engine 2.0")
     assert fill()[1].read == 2 and fill()[1].known == 2
-    assert (tmp_path / "artifacts" / "readings" / "another-engine-2.0.jsonl").is_file()
+    assert (tmp_path / "readings" / "another-engine-2.0.jsonl").is_file()
 
 
 @pytest.fixture

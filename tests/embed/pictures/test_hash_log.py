@@ -148,10 +148,10 @@ def test_a_killed_run_is_gone_on_with(
     lines = [json.loads(line) for line in there.read_text().splitlines() if line.endswith("}")]
     known = {image for line in lines for image, _, _ in line["hashed"]}
     assert 20 <= len(known) < 120
-    assert run().distinct["image"] == 120
+    assert run().work.distinct["image"] == 120
     assert {path.relative_to(data).as_posix() for path in read}.isdisjoint(known) and len(read) == 120 - len(known)
     assert not there.exists()
-    assert run(rehash=True).embedded == {"image": 0, "text": 0} and len(read) == 240 - len(known)
+    assert run(rehash=True).work.embedded == {"image": 0, "text": 0} and len(read) == 240 - len(known)
 
 
 def test_a_picture_that_changed_after_it_was_noted_is_hashed_anew(

@@ -192,7 +192,7 @@ def test_the_job_skips_what_is_hostile_and_goes_on(tmp_path: Path, monkeypatch: 
     said = {id: reason for id, _, reason in summary.skipped}
     for number, (name, reason) in enumerate(expected.items()):
         assert reason in said.get(str(number), "") and bool(reason) == (str(number) in said), name
-    assert summary.embedded["image"] == 2  # the good ones are two pictures under several names
+    assert summary.work.embedded["image"] == 2  # the good ones are two pictures under several names
 
 
 def test_links_within_the_folder_and_a_data_folder_that_is_a_link_are_fine(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Summar
 def test_pictures_are_embedded_by_name_or_by_url(tmp_path: Path, bucket: object, run: Callable[..., Summary]) -> None:
     names = ["a.png", f"{ROOT}/deep/b c.png", "./100%.png", "what? #1.png"]
     summary = run(names)
-    assert summary.embedded["image"] == 4 and not summary.skipped
+    assert summary.work.embedded["image"] == 4 and not summary.skipped
     index = read_index(next(tmp_path.glob("artifacts/datasets/*.h5")))
     assert index.images == list(PICTURES) and index.source["images"] == ROOT
     assert index.image_keys == [content_key(data) for data in PICTURES.values()]
@@ -118,11 +118,11 @@ def test_the_job_goes_on_without_what_is_refused_or_missing(
     names = ["a.png", "gone.png", "deep", "large.png", "words.png", *(name for name, _ in NAMES[:-2])]
     summary = run(names)
     said = {id: reason for id, _, reason in summary.skipped}
-    assert "a.png" not in said and len(said) == len(names) - 1 and summary.embedded["image"] == 1
+    assert "a.png" not in said and len(said) == len(names) - 1 and summary.work.embedded["image"] == 1
     assert said["gone.png"] == MISSING and "20,001 bytes" in said["large.png"] and "not an image" in said["words.png"]
     assert not any("hush" in f"{id}{reason}" for id, reason in said.items())
     bucket("memes/gone.png", picture(7))
-    assert run(names).embedded["image"] == 1
+    assert run(names).work.embedded["image"] == 1
 
 
 def test_a_store_that_says_no_version_is_read_again(
@@ -215,11 +215,11 @@ def test_http_pictures_are_embedded_and_not_fetched_again(
     served.answers["/memes/a%20b%3F.png"] = (200, {"ETag": '"x"'}, picture(99))
     names = [*(f"{seed}.png" for seed in range(30)), f"{url}/a b%3F.png"]
     summary = run(names, url)
-    assert summary.embedded["image"] == 31 and not summary.skipped
+    assert summary.work.embedded["image"] == 31 and not summary.skipped
     served.asked.clear()
     served.answers["/memes/3.png"] = (200, {"ETag": '"new"'}, picture(77))
     again = run(names, url)
-    assert again.embedded["image"] == 1
+    assert again.work.embedded["image"] == 1
     assert {path for method, path in served.asked if method == "GET"} == {"/memes/3.png"}
 
 

@@ -1,17 +1,11 @@
-"""The folder of results: which vector stores and dataset indexes stand in it.
-
-    <artifacts>/vectors/<spec id>/   one store per feature spec
-    <artifacts>/datasets/*.h5        one index per data set and encoder
-
-It knows their places and names; what is in them is the other modules' business.
-"""
+"""Which vector stores and dataset indexes a folder of results holds."""
 
 import json
 import re
 import shlex
 from pathlib import Path
 
-from cache.index.dataset_index import FEATURES, LONG_TEXTS
+from cache.layout import FEATURES, LONG_TEXTS, Layout
 from cache.store.spec import Spec, spec_id
 from cache.store.vector_store import VectorStore
 
@@ -30,27 +24,18 @@ class UnusableStore(ValueError):
     """A store's folder whose spec cannot be told."""
 
 
-def vectors_folder(artifacts: Path) -> Path:
-    """Where the stores stand."""
-    return artifacts / "vectors"
-
-
-def datasets_folder(artifacts: Path) -> Path:
-    """Where the indexes stand."""
-    return artifacts / "datasets"
-
-
 def store_folders(artifacts: Path) -> list[Path]:
     """The stores' folders that hold anything, in the order of their names. Raises NoCache."""
-    if not vectors_folder(artifacts).is_dir() and not datasets_folder(artifacts).is_dir():
+    layout = Layout(artifacts)
+    if not layout.vectors.is_dir() and not layout.datasets.is_dir():
         raise NoCache(f"{artifacts}: neither vectors/ nor datasets/ is there; `make embed` makes them")
-    folders = sorted(p for p in vectors_folder(artifacts).glob("*") if _SPEC_ID.fullmatch(p.name) and p.is_dir())
+    folders = sorted(p for p in layout.vectors.glob("*") if _SPEC_ID.fullmatch(p.name) and p.is_dir())
     return [folder for folder in folders if any(folder.iterdir())]
 
 
 def index_files(artifacts: Path) -> list[Path]:
     """The indexes' files, in the order of their names."""
-    return sorted(datasets_folder(artifacts).glob("*.h5"))
+    return sorted(Layout(artifacts).datasets.glob("*.h5"))
 
 
 def stored_spec(folder: Path) -> Spec:
