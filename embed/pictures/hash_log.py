@@ -5,6 +5,7 @@
 The index takes its place once it is written. It does not know what a stamp is made of.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from embed.base import json_lines as journal
@@ -28,7 +29,7 @@ class HashLog:
                 continue  # not a line of ours
         return noted
 
-    def add(self, hashed: list[tuple[str, str, str]]) -> None:
+    def add(self, hashed: Sequence[tuple[str, str, str]]) -> None:
         """Note (image, stamp, key) of some pictures; several processes may. Raises OSError when the disk is full."""
         journal.add(self._path, {"images": self._images, "hashed": hashed})
 
