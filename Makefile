@@ -53,17 +53,28 @@ BUILD_ARGS = $(foreach name,PYTHON_IMAGE TORCH_INDEX_URL,$(if $(call given,$(nam
 COMPOSE = IMAGE="$(IMAGE)" BUNDLE="$(if $(call given,BUNDLE),$(abspath $(BUNDLE)))" docker compose
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo data audit embed tune tune-nested finetune report compare export serve image push up down engine named \
+.PHONY: help help-dev install demo data audit embed tune tune-nested finetune report compare export serve image push up down engine named \
 	bundled image-check test test-ray lint bench-embed bench-crash bench-plan bench-memory bench-tune bench-heads bench-large bench-halves \
 	bench-finetune bench-serve bench-load bench-ocr
 
-help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo
-	@echo "  DATA=<folder> MODEL=<open_clip model> PRETRAINED=<tag or file> choose what embed and tune work on:"
-	@echo "  now DATA=$(DATA) MODEL=$(MODEL) PRETRAINED=$(PRETRAINED)"
+# The targets under the headings that begin with $(1): two hashes and @ for users, with @@ for developers.
+define targets
+@awk -F ':.*## ' -v heading='$(1)' '/^##@/ {shown = index($$0, heading) == 1; if (shown) print "\n" substr($$0, length(heading) + 1)} \
+	shown && /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+endef
 
-install: $(VENV)/installed ## make the virtual environment and install the pinned packages (the others do it when needed)
+help:
+	$(call targets,##@ )
+	@echo
+	@echo "DATA=<folder> MODEL=<open_clip model> PRETRAINED=<tag or file> choose what embed and tune work on:"
+	@echo "now DATA=$(DATA) MODEL=$(MODEL) PRETRAINED=$(PRETRAINED)"
+	@echo "make help-dev lists the checks and benchmarks for developers"
+
+help-dev:
+	$(call targets,##@@ )
+
+##@ Start
+install: $(VENV)/installed ## make .venv and install the pinned packages (other targets do it when needed)
 
 $(VENV)/installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -75,51 +86,55 @@ $(VENV)/ray-installed: requirements-ray.txt $(VENV)/installed
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-ray.txt
 	touch $@
 
-demo: install ## everything from nothing on the data that ship with the project: embed, tune, report, serve, predict
+demo: install ## the whole path on the data that ship with the project: embed, tune, report, serve, predict
 	$(PY) -m demo
 
-data: install ## where MultiOFF and Hateful Memes are published; with DATA=<folder>, whether that is what was published
+##@ Data and vectors
+data: install ## where MultiOFF and Hateful Memes are published; with DATA=<folder>, compare that folder with them
 	$(PY) -m embed data $(if $(call given,DATA),"$(DATA)")
 
-audit: install ## what is odd about DATA, as a table and a page, before anything is spent on it
+audit: install ## problems in DATA (missing pictures, copies, labels), as a table and a page
 	$(PY) -m embed audit "$(DATA)" $(PICTURES)
 
-embed: install $(if $(filter ray,$(ENGINE)),$(VENV)/ray-installed) ## embed DATA with MODEL into artifacts/vectors (the other words: see README)
+embed: install $(if $(filter ray,$(ENGINE)),$(VENV)/ray-installed) ## embed DATA with MODEL into artifacts/vectors (options: docs/embedding.md)
 	$(PY) -m embed $(SOURCE) $(PICTURES) --precision "$(PRECISION)" --device "$(DEVICE)" --engine "$(ENGINE)" $(if $(OCR),--ocr)
 
-tune: install ## tune fusion heads on DATA's vectors: TRIALS=200 in all, resumable (the other words: see README)
+##@ Model
+tune: install ## tune fusion heads on DATA's vectors: TRIALS=200 in all, resumable (options: docs/tuning.md)
 	$(PY) -m head tune $(SOURCE) $(SEARCH) --protocol "$(PROTOCOL)" --ship "$(SHIP)" $(if $(REVIEW),--review "$(REVIEW)")
 
-tune-nested: install ## an honest estimate of what tune does, by nested cross-validation: five times its time
+tune-nested: install ## estimate tune by nested cross-validation; takes five times as long
 	$(PY) -m head nested $(SOURCE) $(SEARCH)
 
-finetune: install ## go on from BUNDLE: its encoder's last BLOCKS learn too (TOWERS, LORA, LEARNING_RATE, EPOCHS: see README)
+finetune: install ## fine-tune the last BLOCKS of BUNDLE's encoder (options: docs/finetune.md)
 	$(PY) -m finetune --bundle "$(BUNDLE)" --blocks "$(BLOCKS)" --towers "$(TOWERS)" --lora "$(LORA)" --epochs "$(EPOCHS)" \
 		--device "$(DEVICE)" --seed "$(SEED)" $(if $(LEARNING_RATE),--learning-rate "$(LEARNING_RATE)")
 
-report: install ## look at BUNDLE's test memes, once, and write its report.html (PREVALENCE, MISS, ALARM: see README)
+report: install ## evaluate BUNDLE on its test memes, once, and write report.html (options: docs/report.md)
 	$(PY) -m report "$(BUNDLE)" --miss "$(MISS)" --alarm "$(ALARM)" $(if $(PREVALENCE),--prevalence "$(PREVALENCE)")
 
 compare: install ## two bundles side by side: make compare artifacts/bundles/A artifacts/bundles/B
 	@$(PY) -m report compare $(filter-out compare,$(MAKECMDGOALS))
 
-export: install ## BUNDLE with its encoder inside, into artifacts/exports: to be served without a network
+##@ Serving
+export: install ## write BUNDLE with its encoder to artifacts/exports, to serve it without a network
 	$(PY) -m api export --bundle "$(BUNDLE)"
 
-serve: install ## answer HTTP on HOST:PORT with BUNDLE (default: the one tuned last)
+serve: install ## serve BUNDLE over HTTP on HOST:PORT (default: the bundle tuned last)
 	$(PY) -m api serve --bundle "$(BUNDLE)" --host "$(HOST)" --port "$(PORT)" --device "$(DEVICE)"
 
-image: engine ## build the container image IMAGE, for CPUs (TORCH_INDEX_URL= for GPUs)
+##@ Container
+image: engine ## build the container image IMAGE for CPUs (TORCH_INDEX_URL= for GPUs)
 	docker build --target serve $(BUILD_ARGS) --tag "$(IMAGE)" .
 
-push: named image ## build and push it: make push IMAGE=user/name:tag, after docker login
+push: named image ## build and push the image: make push IMAGE=user/name:tag, after docker login
 	docker push "$(IMAGE)"
 
-up: bundled image ## start it on port 8080 of this machine, with the demo's bundle or BUNDLE=<made by make export>
+up: bundled image ## start it on port 8080 of this machine, with the demo's bundle or BUNDLE=<folder from make export>
 	$(COMPOSE) up --detach --no-build --wait --wait-timeout 900 serve
 	@echo "http://$(or $(PUBLISH),127.0.0.1:8080) answers; 'docker compose logs -f serve' shows its requests, 'make down' stops it"
 
-down: engine ## stop it; what it has received is answered first
+down: engine ## stop it, after it has answered the requests that it has received
 	docker compose --profile gpu down
 
 engine:
@@ -131,13 +146,15 @@ named:
 bundled:
 	@$(if $(and $(call given,BUNDLE),$(if $(wildcard $(BUNDLE)/config.json),,no)),echo "error: $(BUNDLE) is no model bundle" >&2; exit 2,:)
 
-image-check: install ## build the images without an engine and try them: wants root, buildah, mmdebstrap
+image-check: install ## build the images without Docker and test them; needs root, buildah, mmdebstrap
 	$(PY) -m container $(if $(call given,TORCH_INDEX_URL),--torch-index-url "$(TORCH_INDEX_URL)")
 
+##@ Development
 test: install ## run the tests
 	$(PY) -m pytest
 
-test-ray: install $(VENV)/ray-installed ## the embedding job on a cluster of two nodes, and with pictures in an object store; minutes
+##@@ Checks
+test-ray: install $(VENV)/ray-installed ## test the embedding job on a Ray cluster of two nodes and with pictures in an object store; minutes
 	$(PY) -m pytest tests/ray_cluster.py tests/ray_s3.py
 
 lint: install ## code, types, the Dockerfile, the compose file and the workflow
@@ -148,6 +165,7 @@ lint: install ## code, types, the Dockerfile, the compose file and the workflow
 	$(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml
 	$(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/ci.yml
 
+##@@ Benchmarks
 bench-embed: install ## memes a second on DATA: open_clip, clip-retrieval, ours, and what the cores allow
 	$(PY) -m bench.embed --data "$(DATA)"
 

@@ -1,4 +1,4 @@
-"""The client that the README shows works as it stands there, against a live server."""
+"""The client that docs/serving.md shows works as it stands there, against a live server."""
 
 import re
 import typing
@@ -16,23 +16,23 @@ from api.http.app import create_app
 from api.schema import MAX_BODY_BYTES
 from api.transport.listener import listen
 
-README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+SERVING = (Path(__file__).parents[2] / "docs/serving.md").read_text("utf-8")
 KEY = "a-key-of-this-test"
 
 
 def client_source() -> str:
-    """The first Python block of the section on serving that defines something."""
-    section = README.split("\n## Serving\n", 1)[1].split("\n## ", 1)[0]
+    """The first Python block of the section on the client that defines something."""
+    section = SERVING.split("\n## A client in Python\n", 1)[1].split("\n## ", 1)[0]
     blocks = re.findall(r"^```python\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)
     return next((block for block in blocks if "def " in block), "")
 
 
 @pytest.fixture
 def client() -> dict[str, Any]:
-    """The names that the README's client defines."""
+    """The names that the shown client defines."""
     names: dict[str, Any] = {"__name__": "client"}
-    assert client_source(), "the README's section `## Serving` shows no client in Python"
-    exec(compile(client_source(), "README.md", "exec"), names)  # noqa: S102 - it is our own
+    assert client_source(), "the section `## A client in Python` of docs/serving.md shows no client"
+    exec(compile(client_source(), "serving.md", "exec"), names)  # noqa: S102 - it is our own
     return names
 
 

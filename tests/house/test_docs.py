@@ -1,0 +1,70 @@
+"""README.md is short, its links and those of docs/ lead somewhere, and it leads to every page of docs/."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+MAX_README_BYTES = 10_000
+
+
+def prose(text: str) -> str:
+    """Markdown without its blocks of code."""
+    return re.sub(r"^(```|~~~).*?^\1\s*?$", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def links(text: str) -> list[str]:
+    """Targets of links and pictures that are no URLs."""
+    targets = re.findall(r"\]\(([^)\s]+)\)", re.sub(r"`[^`\n]*`", "", prose(text)))
+    return [target for target in targets if not re.match(r"[a-z]+:", target)]
+
+
+def anchors(text: str) -> set[str]:
+    """The names that GitHub gives to headings."""
+    found: set[str] = set()
+    for heading in re.findall(r"^#{1,6} +(.+?)[ #]*$", prose(text), re.MULTILINE):
+        words = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)
+        name = re.sub(r"[^\w\- ]", "", words.lower()).replace(" ", "-")
+        found.add(next(one for one in (name, *(f"{name}-{count}" for count in range(1, 100))) if one not in found))
+    return found
+
+
+def broken(page: Path, text: str) -> list[str]:
+    """The links in a page's text that lead to no file, or to no heading of one."""
+    wrong = []
+    for link in links(text):
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        found = target.exists()
+        if found and anchor:
+            found = anchor in anchors(text if target == page else target.read_text("utf-8"))
+        if not found:
+            wrong.append(link)
+    return wrong
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.read_bytes()) <= MAX_README_BYTES
+
+
+@pytest.mark.parametrize("page", [README, *PAGES], ids=lambda page: page.name)
+def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
+    assert not broken(page, page.read_text("utf-8"))
+
+
+def test_every_page_is_linked_from_the_readme() -> None:
+    linked = {link.partition("#")[0] for link in links(README.read_text("utf-8"))}
+    assert {f"docs/{page.name}" for page in PAGES} <= linked
+
+
+def test_a_broken_link_is_seen() -> None:
+    text = "# One `make x`: two\n## Two\n## Two\n```\n# no heading\n[no](link.md)\n```\n"
+    good = (
+        "[a](#one-make-x-two) [b](#two-1) [`c`](docs/data.md#layouts) ![d](docs/page.png) [e](https://example.org/#f)"
+    )
+    bad = ["#no-heading", "#two-2", "docs/no.md", "docs/data.md#no", "docs/no.png"]
+    assert broken(README, text + good) == []
+    assert broken(README, text + " ".join(f"[x]({link})" for link in bad)) == bad
