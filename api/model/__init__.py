@@ -1,0 +1,1 @@
+"""CLIP and head as one module, its batches, and explanations; no HTTP."""

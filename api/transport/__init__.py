@@ -1,0 +1,1 @@
+"""Connections and the listening server, by waitress."""

@@ -1,0 +1,1 @@
+"""Vectors, labels and splits as .npz and Parquet files, out and in."""

@@ -1,0 +1,1 @@
+"""The rows of a data set, in columns, and the parts that its splits follow from."""

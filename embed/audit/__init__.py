@@ -1,0 +1,1 @@
+"""What is odd about a data set: `python -m embed audit`."""

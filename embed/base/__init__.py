@@ -1,0 +1,1 @@
+"""What every sub-room uses: errors, text, threads, JSON lines."""

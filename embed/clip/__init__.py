@@ -1,0 +1,1 @@
+"""open_clip models: names, weights, tokenizer, preprocessor, towers, what fine-tuning changes."""

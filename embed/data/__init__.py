@@ -1,0 +1,1 @@
+"""Tables to memes: columns, labels, splits, near-duplicates."""

@@ -1,0 +1,1 @@
+"""Where vectors are computed: this machine or a Ray cluster."""

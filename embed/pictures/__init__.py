@@ -1,0 +1,1 @@
+"""Finding, reading, hashing and decoding picture files."""

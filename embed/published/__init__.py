@@ -1,0 +1,1 @@
+"""Published data sets: what is known of them, and a check: `python -m embed data`."""
