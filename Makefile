@@ -54,7 +54,7 @@ COMPOSE = IMAGE="$(IMAGE)" BUNDLE="$(if $(call given,BUNDLE),$(abspath $(BUNDLE)
 
 .DEFAULT_GOAL := help
 .PHONY: help help-dev install demo data audit embed tune tune-nested finetune report compare export serve image push up down engine named \
-	bundled image-check test test-ray lint bench-embed bench-crash bench-plan bench-memory bench-tune bench-heads bench-large bench-halves \
+	bundled image-check test tree test-ray lint bench-embed bench-crash bench-plan bench-memory bench-tune bench-heads bench-large bench-halves \
 	bench-finetune bench-serve bench-load bench-ocr
 
 # The targets under the headings that begin with $(1): two hashes and @ for users, with @@ for developers.
@@ -154,6 +154,9 @@ test: install ## run the tests
 	$(PY) -m pytest
 
 ##@@ Checks
+tree: install ## write the tree of files in docs/architecture.md, from the modules' first sentences
+	$(PY) tests/house/tree.py
+
 test-ray: install $(VENV)/ray-installed ## test the embedding job on a Ray cluster of two nodes and with pictures in an object store; minutes
 	$(PY) -m pytest tests/ray_cluster.py tests/ray_s3.py
 

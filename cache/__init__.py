@@ -5,6 +5,7 @@ Knows nothing of pictures, CLIP, labels' meaning or heads; the other rooms talk 
 
 from cache.cores import cores, limit_threads
 from cache.errors import raised_here, refuse
+from cache.exports import on_first_use
 from cache.files import folder_replaced, write_bytes_atomically, write_text_atomically
 from cache.index.dataset_index import (
     SPLITS,
@@ -48,6 +49,7 @@ __all__ = [
     "folder_replaced",
     "group_name",
     "limit_threads",
+    "on_first_use",
     "part_of",
     "raised_here",
     "read_index",

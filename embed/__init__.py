@@ -1,1 +1,23 @@
-"""A dataset folder, pictures and CLIP; fills the cache. The only room that imports open_clip and PIL for images."""
+"""Data sets of memes, pictures, CLIP; fills the cache. The only room that opens pictures and loads CLIP.
+
+For Python programs: `embed_dataset` with `EmbedSettings` and `EncoderOptions` (docs/python.md).
+"""
+
+from typing import TYPE_CHECKING
+
+from cache import on_first_use
+
+if TYPE_CHECKING:
+    from embed.clip.options import EncoderOptions
+    from embed.job import EmbedSettings, Summary, embed_dataset
+
+__all__ = ["EmbedSettings", "EncoderOptions", "Summary", "embed_dataset"]
+__getattr__ = on_first_use(
+    __name__,
+    {
+        "EmbedSettings": "embed.job",
+        "EncoderOptions": "embed.clip.options",
+        "Summary": "embed.job",
+        "embed_dataset": "embed.job",
+    },
+)

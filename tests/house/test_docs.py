@@ -1,11 +1,12 @@
-"""README.md is short, its links and those of docs/ lead somewhere, and it leads to every page of docs/."""
+"""README.md is short, its links and those of docs/ lead somewhere, and it leads to every page of docs/; the tree of files is true."""
 
 import re
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.house.tree import LONGEST, PAGE, ROOMS, ROOT, first_sentence, page_with_tree
+
 README = ROOT / "README.md"
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 MAX_README_BYTES = 10_000
@@ -68,3 +69,14 @@ def test_a_broken_link_is_seen() -> None:
     bad = ["#no-heading", "#two-2", "docs/no.md", "docs/data.md#no", "docs/no.png"]
     assert broken(README, text + good) == []
     assert broken(README, text + " ".join(f"[x]({link})" for link in bad)) == bad
+
+
+def test_the_tree_of_files_is_the_one_that_make_tree_writes() -> None:
+    page = PAGE.read_text("utf-8")
+    assert page == page_with_tree(page), "run `make tree`"
+
+
+def test_every_modules_first_sentence_fits_its_line() -> None:
+    paths = [path for room in ROOMS for path in (ROOT / room).rglob("*.py")]
+    sentences = {path.relative_to(ROOT).as_posix(): first_sentence(path) for path in paths}
+    assert {name: said for name, said in sentences.items() if not 0 < len(said) <= LONGEST} == {}

@@ -7,6 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "architecture.md"
 ROOMS = ("cache", "embed", "head", "report", "api", "finetune", "container", "demo", "bench")
+LONGEST = 110
 _MARKS = re.compile(r"<!-- tree -->.*<!-- end of tree -->", re.DOTALL)
 
 

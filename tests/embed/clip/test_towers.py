@@ -1,6 +1,6 @@
 """The quick towers against open_clip's own encode_image and encode_text, on models of full width and random weights.
 
-Their transformers have four blocks, since whole ones would take gigabytes; `make bench-embed` compares a whole ViT-B-32.
+Their transformers have two blocks, since whole ones would take gigabytes; `make bench-embed` compares a whole ViT-B-32.
 """
 
 import gc
@@ -50,7 +50,7 @@ class Reference:
         parts = {name: part for name, part in open_clip.get_model_config(self.name).items() if name.endswith("_cfg")}
         for part in parts.values():
             if isinstance(part.get("layers"), int):
-                part["layers"] = 4
+                part["layers"] = 2
         clip = open_clip.create_model(self.name, load_weights=False, precision=precision, **parts)
         return clip.eval().requires_grad_(False)
 
