@@ -24,6 +24,7 @@ ONLY_IN = {
     "ray": {"embed"},
     "open_clip": {"embed", "demo", "bench"},
     "PIL": {"embed", "demo", "bench"},
+    "imagehash": {"embed"},
     "rapidocr": {"embed", "bench"},
     "onnxruntime": {"embed", "bench"},
     "optuna": {"head", "bench"},
