@@ -12,6 +12,7 @@ import shlex
 from pathlib import Path
 
 from cache.index.dataset_index import FEATURES, LONG_TEXTS
+from cache.store.lock import LOCK_FILE
 from cache.store.spec import Spec, spec_id
 from cache.store.vector_store import VectorStore
 
@@ -45,7 +46,8 @@ def store_folders(artifacts: Path) -> list[Path]:
     if not vectors_folder(artifacts).is_dir() and not datasets_folder(artifacts).is_dir():
         raise NoCache(f"{artifacts}: neither vectors/ nor datasets/ is there; `make embed` makes them")
     folders = sorted(p for p in vectors_folder(artifacts).glob("*") if _SPEC_ID.fullmatch(p.name) and p.is_dir())
-    return [folder for folder in folders if any(folder.iterdir())]
+    # a job that was stopped before its first row leaves the lock alone
+    return [folder for folder in folders if any(path.name != LOCK_FILE for path in folder.iterdir())]
 
 
 def index_files(artifacts: Path) -> list[Path]:

@@ -3,6 +3,7 @@
     <root>/<spec id>/spec.json             the spec, as canonical JSON
     <root>/<spec id>/manifest.jsonl        one line per segment: name, kind, rows, SHA-256
     <root>/<spec id>/{image,text}-<hash>.h5   immutable segments
+    <root>/<spec id>/.lock                 empty; who adds to the store holds it
 
 It does not know what made the vectors or what they are for.
 """

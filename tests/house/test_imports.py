@@ -19,6 +19,7 @@ MAY_IMPORT = {
 }
 ONLY_IN = {
     "h5py": {"cache", "bench"},
+    "filelock": {"cache"},
     "pyarrow": {"cache", "embed"},
     "upath": {"embed"},
     "ray": {"embed"},
