@@ -31,7 +31,7 @@ ONLY_IN = {
     "optuna": {"head", "bench"},
     "sklearn": {"head", "bench"},
     "matplotlib": {"report"},
-    "jinja2": {"report"},
+    "jinja2": {"embed", "report"},
     "flask": {"api", "bench"},
     "waitress": {"api", "bench"},
 }
