@@ -11,7 +11,7 @@ from typing import Any
 from cache import FEATURES, LONG_TEXTS, absolute_if_file
 
 DEVICES = ("auto", "cpu", "cuda")
-# open_clip's word for a model in a folder; `open_clip.factory` has it too, and takes seconds to import
+# open_clip's word for a model in a folder; `open_clip.factory` has it as LOCAL_DIR_PREFIX, and takes seconds to import
 LOCAL_DIR = "local-dir:"
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
