@@ -6,7 +6,7 @@ Knows nothing of pictures, CLIP, labels' meaning or heads; the other rooms talk 
 from cache.cores import cores, limit_threads
 from cache.errors import raised_here, refuse
 from cache.exports import on_first_use
-from cache.files import folder_replaced, write_bytes_atomically, write_text_atomically
+from cache.files import file_stamp, folder_replaced, write_bytes_atomically, write_text_atomically
 from cache.index.dataset_index import (
     SPLITS,
     DatasetIndex,
@@ -45,6 +45,7 @@ __all__ = [
     "data_name",
     "differences",
     "file_digest",
+    "file_stamp",
     "find_index",
     "folder_replaced",
     "group_name",

@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 from cache.layout import FEATURES, LONG_TEXTS, Layout
+from cache.store.lock import LOCK_FILE
 from cache.store.spec import Spec, spec_id
 from cache.store.vector_store import VectorStore
 
@@ -30,7 +31,8 @@ def store_folders(artifacts: Path) -> list[Path]:
     if not layout.vectors.is_dir() and not layout.datasets.is_dir():
         raise NoCache(f"{artifacts}: neither vectors/ nor datasets/ is there; `make embed` makes them")
     folders = sorted(p for p in layout.vectors.glob("*") if _SPEC_ID.fullmatch(p.name) and p.is_dir())
-    return [folder for folder in folders if any(folder.iterdir())]
+    # a job that was stopped before its first row leaves the lock alone
+    return [folder for folder in folders if any(path.name != LOCK_FILE for path in folder.iterdir())]
 
 
 def index_files(artifacts: Path) -> list[Path]:

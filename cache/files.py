@@ -1,4 +1,5 @@
-"""Writing a file or a folder so that a kill at any moment leaves the old one or the new one, never half of either."""
+"""Writing a file or a folder so that a kill at any moment leaves the old one or the new one, never half of either; and
+whether a file is still the one that it was."""
 
 import os
 import shutil
@@ -53,6 +54,17 @@ def folder_replaced(folder: Path) -> Iterator[Path]:
         sync(folder.parent)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def file_stamp(path: Path) -> list[int] | None:
+    """What changes when a file does: bytes, times of modification and of change in ns, number of the inode; None for a file
+    that is not there, or that cannot be looked at."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    # The change time and the inode, too: copying tools set modification times back.
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
 def sync(path: Path) -> None:

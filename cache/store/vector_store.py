@@ -3,6 +3,7 @@
     <root>/<spec id>/spec.json             the spec, as canonical JSON
     <root>/<spec id>/manifest.jsonl        one line per segment: name, kind, rows, SHA-256
     <root>/<spec id>/{image,text}-<hash>.h5   immutable segments
+    <root>/<spec id>/.lock                 empty; who adds to the store holds it
 
 It does not know what made the vectors or what they are for.
 """
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.files import sync, write_text_atomically
+from cache.files import file_stamp, sync, write_text_atomically
 from cache.store.lock import locked_folder
 from cache.store.manifest import (
     Entry,
@@ -61,7 +62,7 @@ class VectorStore:
         """Be the only process that adds to this store; call `waiting` once when another one is, then wait for it.
 
         What that one added is known when the block begins, so no row is made twice. Readers are not kept waiting.
-        Raises OSError, naming the folder, where it cannot be made or locked.
+        Raises OSError, naming the folder, where it cannot be made or locked, as it is where this user may not write.
         """
         with locked_folder(self.folder, waiting):
             if self._look() != self._seen:
@@ -95,7 +96,12 @@ class VectorStore:
         return self._gather(kind, keys)
 
     def add(self, kind: str, segment: Segment) -> None:
-        """Write one segment and its line in the manifest. Raises OSError, e.g. when the disk is full."""
+        """Write one segment, of `kind` "image" or "text", and its line in the manifest; from then on `read` gives its rows.
+
+        segment: (N, D) finite float32 vectors, D as in the store's other segments of this kind, which is not checked here;
+        of a key that is there already the new row wins. To be called under `locked`. Raises OSError, e.g. when the disk is
+        full; what was written before stays.
+        """
         if not (self.folder / "spec.json").exists():
             write_text_atomically(self.folder / "spec.json", canonical_json(self.spec))
         path, digest = write_segment(self.folder, kind, segment)
@@ -152,9 +158,9 @@ class VectorStore:
             if not self.damaged or self._look() == self._seen:
                 return
 
-    def _look(self) -> list[tuple[str, int, int]]:
-        """What changes when anything in the folder does: names, sizes and times."""
-        return [(path.name, *_stamp(path)) for path in (*segment_files(self.folder), manifest_path(self.folder))]
+    def _look(self) -> list[tuple[str, list[int] | None]]:
+        """What changes when anything in the folder does: names and stamps."""
+        return [(path.name, file_stamp(path)) for path in (*segment_files(self.folder), manifest_path(self.folder))]
 
     def _scan(self) -> None:
         self.damaged = []
@@ -208,11 +214,3 @@ class VectorStore:
                 f"first {missing[0]}{hint}; run the embedding job again, it makes what is missing"
             )
         return [rows[key] for key in keys]
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    try:
-        status = path.stat()
-    except OSError:
-        return 0, 0
-    return status.st_size, status.st_mtime_ns

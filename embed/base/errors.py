@@ -1,4 +1,4 @@
-"""What is wrong with a data set, or with one row of it, in a sentence for the user."""
+"""What is wrong with a data set, with one row of it, or by the word of a library, in a sentence for the user."""
 
 from dataclasses import dataclass
 
@@ -13,3 +13,8 @@ class RowError:
 
     where: str
     reason: str
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without the pages that some libraries add; its type's name where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -61,16 +61,16 @@ def apply_delta(clip: nn.Module, path: Path) -> str:
     with torch.no_grad():
         for name, value in state.items():
             if name.endswith(LORA_A):
-                weight = own[_target(name)]
-                change = state[_target(name) + LORA_B] @ value
+                weight = own[weight_of(name)]
+                change = state[weight_of(name) + LORA_B] @ value
                 weight.copy_(weight.float() + change.to(weight.device))
             elif not name.endswith(LORA_B):
                 own[name].copy_(value)
     return hashlib.sha256(data).hexdigest()
 
 
-def _target(name: str) -> str:
-    """The weight that a tensor of a delta is of."""
+def weight_of(name: str) -> str:
+    """The name of the weight that the tensor of this name in a delta is of: whole, or as a factor of its change."""
     return name.removesuffix(LORA_A).removesuffix(LORA_B)
 
 
@@ -79,7 +79,7 @@ def _problem(state: dict[str, Tensor]) -> str:
     if not state:
         return "a delta without weights"
     for name, value in state.items():
-        target = _target(name)
+        target = weight_of(name)
         pair = {target + LORA_A, target + LORA_B}
         if value.dtype != torch.float32:
             return f"{name}: expected float32, got {str(value.dtype).removeprefix('torch.')}"
@@ -97,7 +97,7 @@ def _problem(state: dict[str, Tensor]) -> str:
 def _misfit(state: dict[str, Tensor], own: dict[str, Tensor]) -> str:
     """Why a delta is not of the model with these weights, or ""."""
     for name, value in state.items():
-        target = _target(name)
+        target = weight_of(name)
         if target not in own:
             return f"{target}: no weight of this encoder, so the delta is of another one"
         expected, shape = own[target].shape, value.shape

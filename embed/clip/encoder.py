@@ -16,17 +16,17 @@ from typing import Any
 import open_clip
 import torch
 from open_clip.coca_model import CoCa
-from open_clip.factory import LOCAL_DIR_PREFIX
 from torch import Tensor, nn
 
 from cache import file_digest, limit_threads
+from embed.base.errors import first_line
 from embed.clip.delta import apply_delta
 from embed.clip.hardware import choose_precision, has_products
-from embed.clip.options import EncoderOptions, library_versions
-from embed.clip.preprocessor import Preprocessor, resize_only
+from embed.clip.options import LOCAL_DIR, EncoderOptions, library_versions
+from embed.clip.preprocessor import Preprocessor, height_and_width, resize_only
 from embed.clip.tokenizer import Tokenizer, load_tokenizer, missing_package
 from embed.clip.towers import Tower, image_tower, text_tower
-from embed.clip.weights import EncoderUnavailable, find_weights, first_line
+from embed.clip.weights import EncoderUnavailable, find_weights
 
 # More than keeps any GPU busy on pictures of 224 pixels; the job halves it until it fits.
 _GPU_BATCH = 512
@@ -160,9 +160,8 @@ def _runs(
     image: nn.Module, text: nn.Module, size: int | Sequence[int], tokenizer: Tokenizer, device: torch.device
 ) -> bool:
     """Whether both towers run in their precision."""
-    height, width = (size, size) if isinstance(size, int) else size
     try:
-        image(torch.zeros(1, 3, height, width, device=device))
+        image(torch.zeros(1, 3, *height_and_width(size), device=device))
         text(tokenizer.rows("").to(device))
     except RuntimeError:
         return False
@@ -202,7 +201,7 @@ def _spec(model: str, config: dict[str, Any], weights: Path) -> dict[str, Any]:
         "format": 1,
         "open_clip": versions["open_clip_torch"],
         # a folder's place on disk does not change a vector; its config and weights do
-        "model": "local-dir" if model.startswith(LOCAL_DIR_PREFIX) else model,
+        "model": "local-dir" if model.startswith(LOCAL_DIR) else model,
         "model_config": config,
         "weights_sha256": file_digest(weights),
         "decoder": {"name": "Pillow", "version": versions["pillow"], "frame": "first", "exif_rotation": False},

@@ -11,7 +11,7 @@ from typing import Any
 from cache import FEATURES, LONG_TEXTS, absolute_if_file
 
 DEVICES = ("auto", "cpu", "cuda")
-# open_clip's word for a model in a folder; `open_clip.factory` has it too, and takes seconds to import
+# open_clip's word for a model in a folder; `open_clip.factory` has it as LOCAL_DIR_PREFIX, and takes seconds to import
 LOCAL_DIR = "local-dir:"
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
@@ -21,8 +21,9 @@ _PRECISION_OF = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 @dataclass(frozen=True)
 class EncoderOptions:
     """features: "projected" (the joint space), "pooled" (before the projection, what the best published heads use), or
-    "both", pooled and then projected columns in one vector; precision: "auto", "fp32", "bf16" or "fp16", what weights are rounded to, and products too where the hardware has
-    instructions for it; long_text: "truncate", or "chunk" for the mean of pieces that fit.
+    "both", pooled and then projected columns in one vector; precision: "auto", "fp32", "bf16" or "fp16", what weights are
+    rounded to, and products too where the hardware has instructions for it; long_text: "truncate", or "chunk" for the mean
+    of pieces that fit.
     """
 
     features: str = FEATURES[0]

@@ -16,14 +16,14 @@ from typing import Any
 
 import open_clip
 import torch
-from open_clip.factory import LOCAL_DIR_PREFIX
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from cache import file_digest
 from embed.clip.encoder import ClipEncoder, load_clip, load_encoder
-from embed.clip.options import EncoderOptions
+from embed.clip.options import LOCAL_DIR, EncoderOptions
+from embed.clip.preprocessor import height_and_width
 from embed.clip.tokenizer import load_tokenizer
 from embed.clip.weights import EncoderUnavailable, find_weights, offline
 
@@ -72,7 +72,7 @@ def load_portable(
     """
     original = _checked(folder)
     with offline():
-        encoder = load_encoder(f"{LOCAL_DIR_PREFIX}{folder}", "", device, options, delta)
+        encoder = load_encoder(f"{LOCAL_DIR}{folder}", "", device, options, delta)
     return replace(encoder, spec={**encoder.spec, **original})
 
 
@@ -86,9 +86,8 @@ def copy_encoder(folder: Path, target: Path) -> None:
 def probe(encoder: ClipEncoder) -> Tensor:
     """(D,) float32: the vectors of a picture of noise, of no text and of some words; the same bits from the same encoder
     on the same device."""
-    size = encoder.spec["preprocess"]["size"]
-    height, width = (size, size) if isinstance(size, int) else size
-    noise = torch.randint(256, (height, width, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    size = height_and_width(encoder.spec["preprocess"]["size"])
+    noise = torch.randint(256, (*size, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     texts = encoder.text_features([encoder.tokens(""), encoder.tokens("some words, as on a meme")])
     return torch.cat([encoder.image_features([noise]).flatten(), texts.flatten()])
 

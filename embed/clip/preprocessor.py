@@ -3,6 +3,7 @@
 The one way in for batch job, server and workers that only prepare; `embed.clip.encoder.ClipEncoder` is one of it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +45,12 @@ def load_preprocessor(model: str, spec: dict[str, Any]) -> Preprocessor:
     """What an encoder of this name and spec takes in. Raises EncoderUnavailable."""
     transform = image_transform_v2(PreprocessCfg(**spec["preprocess"]), is_train=False)
     return Preprocessor(resize_only(transform), load_tokenizer(model, EncoderOptions.of_spec(spec).long_text))
+
+
+def height_and_width(size: int | Sequence[int]) -> tuple[int, int]:
+    """In pixels, of the `size` in a spec's "preprocess", where one number stands for a square."""
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width
 
 
 def resize_only(transform: Any) -> Any:

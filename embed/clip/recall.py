@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cache import write_text_atomically
+from cache import file_stamp, write_text_atomically
 from embed.clip.options import LOCAL_DIR, EncoderRequest, library_versions
 
 
@@ -18,7 +18,7 @@ def recall_spec(memory: Path, wanted: EncoderRequest) -> dict[str, Any] | None:
     request = _request(wanted)
     try:
         noted = _read(memory)[request]
-        unchanged = all(_stamp(Path(path)) == stamp for path, stamp in noted["files"].items())
+        unchanged = all(file_stamp(Path(path)) == stamp for path, stamp in noted["files"].items())
         return noted["spec"] if unchanged else None
     except (TypeError, KeyError, AttributeError):  # never noted, or by another version of this code
         return None
@@ -31,7 +31,7 @@ def remember_spec(memory: Path, wanted: EncoderRequest, spec: dict[str, Any], we
     files = [weights, *filter(None, [wanted.delta])]
     if wanted.model.startswith(LOCAL_DIR):
         files.append(Path(wanted.model.removeprefix(LOCAL_DIR)) / "open_clip_config.json")
-    noted = {"spec": spec, "files": {str(path.resolve()): _stamp(path) for path in files}}
+    noted = {"spec": spec, "files": {str(path.resolve()): file_stamp(path) for path in files}}
     text = json.dumps(_read(memory) | {_request(wanted): noted}, indent=1, sort_keys=True)
     write_text_atomically(memory, text)
 
@@ -42,15 +42,6 @@ def _request(wanted: EncoderRequest) -> str:
     return json.dumps(
         [whole.model, whole.pretrained, asdict(whole.options), library_versions(), *delta], sort_keys=True
     )
-
-
-def _stamp(path: Path) -> list[int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    # The change time and the number of the file, too: copying tools set modification times back.
-    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
 def _read(memory: Path) -> dict[str, Any]:

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import open_clip
-from open_clip.factory import LOCAL_DIR_PREFIX
 from torch import Tensor
 
 from cache import text_key
-from embed.clip.weights import EncoderUnavailable, find_config, first_line, go_offline_unless_reachable
+from embed.base.errors import first_line
+from embed.clip.options import LOCAL_DIR
+from embed.clip.weights import EncoderUnavailable, find_config, go_offline_unless_reachable
 
 # Far more than the words of any language that memes are written in; some 20 MB.
 _MOST_WORDS = 100_000
@@ -82,7 +83,7 @@ class Tokenizer:
 def load_tokenizer(model: str, long_text: str = "truncate") -> Tokenizer:
     """The tokenizer of an open_clip model. Raises EncoderUnavailable with what to install or to type."""
     config = find_config(model)
-    if "hf_tokenizer_name" in config["text_cfg"] and not model.startswith(LOCAL_DIR_PREFIX):
+    if "hf_tokenizer_name" in config["text_cfg"] and not model.startswith(LOCAL_DIR):
         go_offline_unless_reachable()
     try:
         wrapped = open_clip.get_tokenizer(model)

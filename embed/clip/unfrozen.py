@@ -17,10 +17,11 @@ from open_clip.transformer import TextTransformer, VisionTransformer
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from embed.clip.delta import LORA_A, LORA_B
+from embed.clip.delta import LORA_A, LORA_B, weight_of
 from embed.clip.encoder import ClipEncoder, load_clip, load_encoder
 from embed.clip.hardware import has_products
 from embed.clip.options import EncoderOptions
+from embed.clip.preprocessor import height_and_width
 from embed.clip.towers import Tower, stock_encoders
 from embed.clip.weights import EncoderUnavailable, find_weights
 
@@ -71,9 +72,8 @@ class UnfrozenEncoder:
             _Divided(encode, *_blocks(clip, side, unfreezing.blocks)) if side in unfreezing.sides else _Whole(encode)
             for side, encode in zip(SIDES, (image, text))
         )
-        size = encoder.spec["preprocess"]["size"]
-        height, width = (size, size) if isinstance(size, int) else size
-        self._blank = torch.zeros(1, 3, height, width, device=encoder.device)
+        size = height_and_width(encoder.spec["preprocess"]["size"])
+        self._blank = torch.zeros(1, 3, *size, device=encoder.device)
         self.weights = _low_rank(clip, unfreezing, seed) if unfreezing.rank else _own(clip, unfreezing)
         self.width = max(_width(clip, side, unfreezing.blocks) for side in unfreezing.sides)
         self._before = {name: value.detach().cpu().clone() for name, value in self.weights.items()}
@@ -108,8 +108,8 @@ class UnfrozenEncoder:
     def delta(self) -> dict[str, Tensor]:
         """The tensors of a delta: of the weights that are no longer what they were."""
         now = {name: value.detach().cpu() for name, value in self.weights.items()}
-        changed = {_target(name) for name, value in now.items() if not torch.equal(value, self._before[name])}
-        return {name: value for name, value in now.items() if _target(name) in changed}
+        changed = {weight_of(name) for name, value in now.items() if not torch.equal(value, self._before[name])}
+        return {name: value for name, value in now.items() if weight_of(name) in changed}
 
 
 def load_unfrozen(
@@ -222,10 +222,6 @@ def _low_rank(clip: nn.Module, unfreezing: Unfreezing, seed: int) -> dict[str, n
                     parametrize.register_parametrization(module, own, change, unsafe=True)
                     found |= {names[id(weight)] + LORA_A: change.a, names[id(weight)] + LORA_B: change.b}
     return found
-
-
-def _target(name: str) -> str:
-    return name.removesuffix(LORA_A).removesuffix(LORA_B)
 
 
 def _tower(clip: Any, side: str) -> nn.Module:

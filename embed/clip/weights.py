@@ -13,8 +13,11 @@ from typing import Any
 import open_clip
 from huggingface_hub import constants as hub_constants
 from huggingface_hub import get_session
-from open_clip.factory import HF_HUB_PREFIX, LOCAL_DIR_PREFIX, _find_checkpoint_in_dir
+from open_clip.factory import HF_HUB_PREFIX, _find_checkpoint_in_dir
 from open_clip.pretrained import download_pretrained_from_hf
+
+from embed.base.errors import first_line
+from embed.clip.options import LOCAL_DIR
 
 _LOCAL_FILE_HINT = "give a local checkpoint with PRETRAINED=<file> (--pretrained <file>)"
 # Long enough for a slow line; without a line, open_clip's own downloads retry for most of a minute.
@@ -30,8 +33,8 @@ def find_weights(model: str, pretrained: str) -> tuple[dict[str, Any], Path]:
 
     Raises EncoderUnavailable with what to type instead.
     """
-    if model.startswith(LOCAL_DIR_PREFIX):
-        return _find_local(Path(model.removeprefix(LOCAL_DIR_PREFIX)), pretrained)
+    if model.startswith(LOCAL_DIR):
+        return _find_local(Path(model.removeprefix(LOCAL_DIR)), pretrained)
     config = find_config(model)
     if model.startswith(HF_HUB_PREFIX):
         return config, Path(_fetched(model, lambda: download_pretrained_from_hf(model.removeprefix(HF_HUB_PREFIX))))
@@ -51,8 +54,8 @@ def find_weights(model: str, pretrained: str) -> tuple[dict[str, Any], Path]:
 
 def find_config(model: str) -> dict[str, Any]:
     """The model's config alone. Raises EncoderUnavailable."""
-    if model.startswith(LOCAL_DIR_PREFIX):
-        return _local_config(Path(model.removeprefix(LOCAL_DIR_PREFIX)))
+    if model.startswith(LOCAL_DIR):
+        return _local_config(Path(model.removeprefix(LOCAL_DIR)))
     if model.startswith(HF_HUB_PREFIX):
         go_offline_unless_reachable()
         return _fetched(model, lambda: open_clip.get_model_config(model))
@@ -81,11 +84,6 @@ def offline() -> Iterator[None]:
         yield
     finally:
         hub_constants.HF_HUB_OFFLINE = before
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, without the pages that some libraries add."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _find_local(folder: Path, pretrained: str) -> tuple[dict[str, Any], Path]:

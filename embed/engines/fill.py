@@ -41,7 +41,7 @@ class Filled:
 
 @dataclass(frozen=True)
 class Batch:
-    """Items, the vectors of those that did not fail, (N, D), and the seconds that either took."""
+    """Items, the vectors of the N of them that did not fail, (N, D) float32, and the seconds that either took."""
 
     items: list[Prepared]
     vectors: np.ndarray
@@ -62,10 +62,12 @@ def fill(
     device: torch.device,
     batch_size: int,
 ) -> Filled:
-    """Embed {key: item} into `store`. `prepare` runs in threads; `encode` maps N tensors to (N, D) on `device`.
+    """Embed {key: item} into `store`. `prepare` runs in threads; `encode` maps N tensors to (N, D) float32 on `device`.
 
-    On Ctrl-C, or when `encode` fails, what is encoded is written before the exception goes on.
-    Raises TooLittleMemory and, when the disk is full, OSError.
+    kind: "image" or "text"; batch_size: items that are encoded at a time, on a GPU fewer where its memory is too small.
+    On Ctrl-C, or when `encode` fails, what is encoded is written before the exception goes on. Raises TooLittleMemory;
+    ValueError for vectors with NaN or infinite numbers, none of whose segment is written; and, when the disk is full,
+    OSError.
     """
     writer = SegmentWriter(store, kind)
     filled = Filled()
@@ -165,23 +167,30 @@ def shares(kind: str, filled: Filled) -> str:
 
 
 class SegmentWriter:
-    """Collects rows and writes them as a segment when there are enough of them, or when it is time."""
+    """Collects rows of one kind, "image" or "text", and writes them as a segment when there are enough of them, or when it
+    is time."""
 
     def __init__(self, store: VectorStore, kind: str) -> None:
         self._store, self._kind = store, kind
         self._clear()
 
     def add(self, items: Iterable[Prepared], vectors: np.ndarray) -> None:
+        """Take N items that did not fail and their (N, D) float32 vectors, D the same each time.
+
+        Raises as `close_segment` does, where this closes one.
+        """
         self._items.extend(items)
         self._vectors.append(vectors)
         if len(self._items) >= _SEGMENT_ROWS or time.monotonic() - self._opened >= _SEGMENT_SECONDS:
             self.close_segment()
 
     def add_failures(self, failures: dict[str, str]) -> None:
+        """Take {key: reason} of what can never be embedded; it goes into the next segment."""
         self._failures |= failures
 
     def close_segment(self) -> None:
-        """Write what has been collected, if anything."""
+        """Write what has been collected, if anything. Raises OSError, e.g. when the disk is full, and ValueError for vectors
+        with NaN or infinite numbers, or of different D; what it was to write is dropped then."""
         items, batches, failures = self._items, self._vectors, self._failures
         self._clear()  # first: rows that the disk refused are not offered to it again on the way out
         if items or failures:

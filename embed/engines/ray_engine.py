@@ -25,6 +25,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from tqdm import tqdm
 
 from cache import VectorStore, require_same_spec
+from embed.base.errors import first_line
 from embed.clip.options import EncoderOptions, EncoderRequest
 from embed.engines.fill import Batch, Filled, SegmentWriter, shares, take
 from embed.engines.local import Item, Result
@@ -190,7 +191,7 @@ class RayEngine:
         self._failed_starts = 0 if worker.loaded else self._failed_starts + 1
         if self._failed_starts >= _MOST_LOSSES:
             raise ClusterUnavailable(
-                f"{_MOST_LOSSES} workers ended while they loaded the encoder ({_first_line(error)})"
+                f"{_MOST_LOSSES} workers ended while they loaded the encoder ({first_line(error)})"
             )
         return [self._again(first, error), *others] if worker.loaded else []
 
@@ -199,7 +200,7 @@ class RayEngine:
         where = f"{len(shard.items)} items, of which the first is {shard.items[0][1][:80]!r}"
         if shard.losses >= _MOST_LOSSES:
             raise ClusterUnavailable(
-                f"{_MOST_LOSSES} workers ended over the same {where} ({_first_line(error)}); if their memory is too small, "
+                f"{_MOST_LOSSES} workers ended over the same {where} ({first_line(error)}); if their memory is too small, "
                 "give a node fewer processors (ray start --num-cpus)"
             )
         self._say(f"a worker was lost; what it had in hand is made again ({where})")
@@ -218,7 +219,7 @@ def _connect() -> None:
         ray.init(address or "local", logging_level=logging.ERROR, log_to_driver=False)
     except (OSError, ValueError, RuntimeError) as error:
         raise ClusterUnavailable(
-            f"no Ray cluster answers at RAY_ADDRESS={address} ({_first_line(error)}); `ray start --head` begins one, "
+            f"no Ray cluster answers at RAY_ADDRESS={address} ({first_line(error)}); `ray start --head` begins one, "
             "and without RAY_ADDRESS the job runs on this machine alone"
         ) from error
 
@@ -243,7 +244,3 @@ def _cut(items: list[Any], size: int) -> list[list[Any]]:
 
 def _in_words(resources: dict[str, float]) -> str:
     return ", ".join(f"{resources.get(name, 0):g} {name}s" for name in ("CPU", "GPU"))
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from tqdm import tqdm
 
-from cache import content_key
+from cache import content_key, file_stamp
 from embed.base.threads import run_ahead
 
 if TYPE_CHECKING:
@@ -204,10 +204,10 @@ def _outcome(path: "Path | RemotePath", known: Known) -> Outcome:
 
 
 def _stamp(path: "Path | RemotePath") -> str:
+    """As it stands in an index; "" where there is none to go by."""
     if isinstance(path, Path):
-        status = path.stat()
-        # The change time too: copying tools set modification times back.
-        return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+        # the bytes and the times alone: as in the indexes that there are
+        return " ".join(map(str, (file_stamp(path) or [])[:3]))
     from embed.pictures.remote import stamp
 
     return stamp(path)

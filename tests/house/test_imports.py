@@ -20,22 +20,13 @@ MAY_IMPORT = {
 }
 # Sub-rooms and modules of a room, lowest first: each may import those before it. `__init__` and `__main__` import any.
 WITHIN = {
-    "cache": (
-        "errors",
-        "cores",
-        "files",
-        "hdf5",
-        "layout",
-        "store",
-        "index",
-        "contents",
-        "exchange",
-        "verify",
-        "stats",
-    ),
-    "embed": ("base", "pictures", "data", "clip", "ocr", "engines", "audit", "published", "job"),
-    "head": ("data", "model", "candidates", "search", "judge", "fitting", "pipeline", "bundle", "nested"),
-    "api": ("settings", "schema", "metrics", "model", "http", "transport", "server", "commands"),
+    room: tuple(order.split())
+    for room, order in {
+        "cache": "errors exports cores files hdf5 layout store index contents exchange verify stats",
+        "embed": "base pictures data clip ocr engines audit published job",
+        "head": "data model candidates search judge fitting pipeline bundle nested tuning",
+        "api": "settings schema metrics model http transport server commands",
+    }.items()
 }
 ONLY_IN = {
     "h5py": {"cache", "bench"},
@@ -49,7 +40,9 @@ ONLY_IN = {
     "optuna": {"head/search", "bench"},
     "sklearn": {"head", "bench"},
     "matplotlib": {"report"},
-    "jinja2": {"report"},
+    "jinja2": {"embed/audit", "report"},
+    "filelock": {"cache/store"},
+    "imagehash": {"embed/data"},
     "flask": {"api/http", "bench"},
     "waitress": {"api/transport", "bench"},
 }

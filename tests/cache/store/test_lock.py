@@ -1,5 +1,7 @@
 """One writer at a time: another process is waited for, what it added is seen, its death or Ctrl-C ends the wait."""
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -13,6 +15,11 @@ import pytest
 from machine import PATIENCE
 
 from cache import Segment, VectorStore, text_key
+from cache.layout import store_folders
+from cache.stats import stats
+from cache.store.compaction import compact
+from cache.store.lock import LOCK_FILE
+from cache.verify import verify
 
 ROOT = Path(__file__).parents[3]
 SPEC = {"model": "m"}
@@ -64,7 +71,7 @@ def test_another_process_is_waited_for_and_what_it_added_is_seen(tmp_path: Path,
 def test_the_lock_dies_with_its_process(tmp_path: Path, holder: subprocess.Popen) -> None:
     with VectorStore(tmp_path, SPEC).locked(holder.kill):
         pass
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [LOCK_FILE]
 
 
 def test_ctrl_c_ends_the_wait(tmp_path: Path, holder: subprocess.Popen) -> None:
@@ -102,11 +109,43 @@ def test_a_folder_that_cannot_be_made_is_named_and_only_when_it_is_needed(tmp_pa
         pass
 
 
+def test_a_file_system_without_locks_is_an_error_that_names_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    store = VectorStore(tmp_path, SPEC)
+    with pytest.raises(OSError, match=rf"not implemented \(locking\): '{store.folder}'"), store.locked(lambda: None):
+        pass
+
+
+def test_the_locks_file_is_no_content(tmp_path: Path) -> None:
+    store = VectorStore(tmp_path / "vectors", SPEC)
+    with store.locked(lambda: None):
+        pass
+    assert os.listdir(store.folder) == [LOCK_FILE] and store_folders(tmp_path) == []
+    store.add("text", Segment([text_key("a")], np.ones((1, 3), np.float32), np.zeros(1, np.int32)))
+    size = sum(path.stat().st_size for path in store.folder.glob("*.h5"))
+    found = verify(tmp_path)
+    assert not found.findings and (found.segments, found.bytes) == (1, size)
+    (counted,) = stats(tmp_path)["stores"]
+    assert (counted["segments"], counted["bytes"]) == (1, size)
+    compact(store, lambda: pytest.fail("nobody else is at it"))
+    assert (store.folder / LOCK_FILE).is_file() and len(store.known("text")) == 1
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
-def test_a_cache_of_another_user_can_be_locked_and_read_but_not_added_to(tmp_path: Path) -> None:
-    VectorStore(tmp_path, SPEC).add("text", Segment([], np.empty((0, 0), np.float32), np.empty(0, np.int32)))
+def test_a_cache_of_another_user_can_be_read_but_not_locked(tmp_path: Path) -> None:
+    store = VectorStore(tmp_path, SPEC)
+    with store.locked(lambda: None):
+        store.add("text", Segment([text_key("ours")], np.ones((1, 3), np.float32), np.zeros(1, np.int32)))
     tmp_path.chmod(0o755)
     become = "import os; os.chdir(sys.argv[1]); sys.argv[1] = '.'; os.setgroups([]); os.setuid(65534)"
-    with process(HOLD.replace("store = ", f"{become}\nstore = "), tmp_path) as other:
+    read = "print(store.read('text', [text_key('ours')]).shape, flush=True)\nwith store.locked"
+    code = HOLD.replace("store = ", f"{become}\nstore = ").replace("with store.locked", read)
+    with process(code, tmp_path) as other:
         out, err = other.communicate(b"go on\n", timeout=PATIENCE)
-    assert out == b"held\n" and b"PermissionError" in err and VectorStore(tmp_path, SPEC).folder.name.encode() in err
+    assert out == b"(1, 3)\n" and store.folder.name.encode() in err
+    assert b"PermissionError" in err and b"(locking)" in err

@@ -181,7 +181,7 @@ def test_the_page_shows_pictures_and_obeys_no_name(tmp_path: Path, audit: Audit)
     assert "<script" not in page and "<img src=x" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt; $title 0" in page and "labels conflict" in page
     assert "http" not in page
-    thumbnails = re.findall(r"data:image/jpeg;base64,([^\"]+)", page)
+    thumbnails = re.findall(r"data:image/webp;base64,([^\"]+)", page)
     sizes = {Image.open(io.BytesIO(base64.b64decode(data))).size for data in thumbnails}
     assert sizes == {(240, 160)}
 
