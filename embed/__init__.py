@@ -1,1 +1,1 @@
-"""A dataset folder, pictures and CLIP; fills the cache. The only room that imports open_clip and PIL for images."""
+"""Read data sets and pictures, run CLIP over them and fill the cache. The only room that imports open_clip."""
