@@ -1,6 +1,6 @@
-"""Vectors on disk: what made them, which exist, reading them. The only room that imports h5py and pyarrow.
+"""Vectors on disk: feature specs, stores and dataset indexes. The only room that imports h5py and pyarrow.
 
-Knows nothing of pictures, CLIP, labels' meaning or heads; the other rooms talk to disk through it.
+All other rooms read and write vectors and indexes through it.
 """
 
 from cache.cores import cores, limit_threads

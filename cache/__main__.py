@@ -1,11 +1,11 @@
-"""Look after the cache: check it, count it, merge its small files, take vectors out and in.
+"""Command line of the cache: verify, count, compact, export and import vectors.
 
     python -m cache verify | stats [--json] | compact
     python -m cache export INDEX OUT.npz|OUT.parquet
     python -m cache import FILE.npz|FILE.parquet NAME
 
-Results go to stdout, notes and progress to stderr; no model and no torch is loaded. Exit codes: 0 done, 1 `verify`
-found damage, 2 something to put right, said in a sentence, 130 stopped by Ctrl-C.
+Results go to stdout, notes and progress to stderr; neither a model nor torch is loaded. Exit codes: 0 done, 1 `verify`
+found damage, 2 an input error, reported in one sentence, 130 stopped by Ctrl-C.
 """
 
 import argparse
@@ -37,22 +37,24 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         return refuse(error)
     except KeyboardInterrupt:
-        print("stopped; what was finished is kept", file=sys.stderr)
+        print("stopped; finished work is kept", file=sys.stderr)
         return 130
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m cache", description="Look after the cached vectors.")
+    parser = argparse.ArgumentParser(
+        prog="python -m cache", description="Verify, count, compact, export and import cached vectors."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name: str, run: Any, words: str) -> argparse.ArgumentParser:
+    def command(name: str, run: Any, summary: str) -> argparse.ArgumentParser:
         form = argparse.ArgumentDefaultsHelpFormatter
-        added = commands.add_parser(name, help=words, description=words, formatter_class=form)
+        added = commands.add_parser(name, help=summary, description=summary, formatter_class=form)
         added.add_argument("--artifacts", type=Path, default=Path("artifacts"), help="folder of vectors and indexes")
         added.set_defaults(run=run)
         return added
 
-    command("verify", _verify, "read every byte and name what is damaged")
+    command("verify", _verify, "verify all checksums and list damaged files")
     command("stats", _stats, "count stores and indexes").add_argument("--json", action="store_true", help="as JSON")
     command("compact", _compact, "merge the small segments of each store")
     exporting = command("export", _export, f"write an index's vectors as {' or '.join(SUFFIXES)}")
@@ -64,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     exporting.add_argument(
         "--long-text", choices=LONG_TEXTS, default=LONG_TEXTS[0], help="as given to the embedding job"
     )
-    importing = command("import", _import, "take in vectors, ids, labels and splits from a file")
+    importing = command("import", _import, "import vectors, ids, labels and splits from a file")
     importing.add_argument("file", metavar="FILE", type=Path, help=" or ".join(SUFFIXES))
     importing.add_argument("name", metavar="NAME", help="of the new index, datasets/NAME.h5")
     return parser
@@ -73,10 +75,10 @@ def _parser() -> argparse.ArgumentParser:
 def _verify(options: argparse.Namespace) -> int:
     found = verify(options.artifacts)
     for finding in found.findings:
-        print(f"{finding.what}\n    {finding.todo}")
+        print(f"{finding.damage}\n    {finding.remedy}")
     print(
         f"{found.stores} stores, {found.segments} segments, {found.bytes / 1e6:.1f} MB, {found.indexes} indexes: "
-        + (f"{len(found.findings)} damaged" if found.findings else "all as written")
+        + (f"{len(found.findings)} damaged" if found.findings else "no damage")
     )
     return 1 if found.findings else 0
 
@@ -111,11 +113,11 @@ def _compact(options: argparse.Namespace) -> int:
         try:
             store = open_store(folder)
         except UnusableStore as error:
-            print(f"{error}; left alone, `make embed` mends it", file=sys.stderr)
+            _note(f"{error}; skipped, `make embed` repairs it")
             continue
         done = compact(store, lambda: _note("another job is filling this cache; waiting for it"))
         for name in done.damaged:
-            _note(f"{folder / name} is damaged or missing, and left alone; `make embed` makes its rows again")
+            _note(f"{folder / name} is damaged or missing and was skipped; `make embed` recomputes its rows")
         print(f"{folder}: {done.segments[0]} segments before, {done.segments[1]} now")
     return 0
 
@@ -134,8 +136,8 @@ def _import(options: argparse.Namespace) -> int:
     return 0
 
 
-def _note(words: str) -> None:
-    print(words, file=sys.stderr)
+def _note(message: str) -> None:
+    print(message, file=sys.stderr)
 
 
 if __name__ == "__main__":

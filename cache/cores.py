@@ -1,8 +1,8 @@
-"""How many processors this process may use, in a container too. Every room sizes its threads and processes by it.
+"""Number of usable CPUs, with CPU affinity and control-group quotas. All rooms size their thread pools by it.
 
-Neither torch, numpy nor Python 3.11 knows of a container's limit: with `docker run --cpus 2` on a machine of 64
-processors they start 64 threads, which then stand still for most of every tenth of a second. joblib does know, and takes
-four times as long to import as `python -m embed` may take to find that there is nothing to do.
+torch, numpy and Python 3.11 ignore a container's quota: under `docker run --cpus 2` on 64 CPUs they start 64 threads,
+which are throttled for most of every 100 ms period. joblib reads the quota, but takes four times as long to import as
+`python -m embed` may take for a run with nothing to do.
 """
 
 import math
@@ -14,24 +14,25 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 
 _GROUPS, _MOUNTS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
-# What limits a group, in version 2 and in version 1 of control groups.
-_FILES = (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us"))
+# Files of the CPU quota in control groups v2 and v1.
+_QUOTA_FILES = (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us"))
 
 
 @cache
 def cores() -> int:
-    """The processors that this process may use, at least 1, as they are at the first call: the fewest of those that it
-    may run on and those whose time its control groups grant it, parts of one rounded up."""
+    """CPUs that this process may use, at least 1: the minimum of its affinity mask and its quotas. Cached."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min([allowed, *_granted(_GROUPS, _MOUNTS)])
+    return min([allowed, *_quotas(_GROUPS, _MOUNTS)])
 
 
 def limit_threads() -> None:
-    """Have torch and numpy, where they are loaded by now, compute with at most `cores()` threads, in threads that begin
-    later too; fewer, as of `OMP_NUM_THREADS`, stay fewer."""
-    from threadpoolctl import ThreadpoolController  # a fiftieth of a second, which most commands have no use for
+    """Limit torch and numpy, where already imported, to `cores()` threads; a lower limit (`OMP_NUM_THREADS`) stays.
 
-    # its pools belong to threads, and MKL is inside it: threadpoolctl sees but a part
+    The limit also holds for threads that start later.
+    """
+    from threadpoolctl import ThreadpoolController  # 20 ms to import, which most commands do not need
+
+    # torch's pools are per thread and it links MKL statically, so threadpoolctl sees only part of them
     torch = sys.modules.get("torch")
     if torch and torch.get_num_threads() > cores():
         torch.set_num_threads(cores())
@@ -40,11 +41,11 @@ def limit_threads() -> None:
             library.set_num_threads(cores())
 
 
-def _granted(groups: Path, mounts: Path) -> Iterator[int]:
-    """What each control group of this process, and each that holds it, grants, where there is a limit."""
+def _quotas(groups: Path, mounts: Path) -> Iterator[int]:
+    """CPU quotas, rounded up, of this process's control groups and their ancestors that have one."""
     for folder in _folders(groups, mounts):
-        for names in _FILES:
-            # else "max", or -1
+        for names in _QUOTA_FILES:
+            # without a limit the quota is "max" (v2) or -1 (v1)
             if limit := re.fullmatch(
                 r"([1-9][0-9]*)\s([1-9][0-9]*)\s", "".join(_text(folder / name) for name in names)
             ):
@@ -53,8 +54,10 @@ def _granted(groups: Path, mounts: Path) -> Iterator[int]:
 
 
 def _folders(groups: Path, mounts: Path) -> Iterator[Path]:
-    """The folders that may hold a limit. A container sees its own group as the root of `mounts`, whatever its name is
-    outside; a line of `groups` is `number:controllers:/path`, of version 2 without controllers."""
+    """Folders that may hold a quota. A line of `groups` is `number:controllers:/path`; in v2 `controllers` is empty.
+
+    A container sees its own group as the root of `mounts`, whatever the path says.
+    """
     for controllers, path in re.findall(r"^\d+:([^:\n]*):/(.*)$", _text(groups), re.MULTILINE):
         for name in (PurePosixPath(path), *PurePosixPath(path).parents):
             if not controllers:

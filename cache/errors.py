@@ -1,7 +1,6 @@
-"""Whose error it is: a sentence for the user, or a mistake of this program, which wants its traceback.
+"""Tell user errors, reported in one sentence, from bugs, which keep their traceback.
 
-Our own code raises ValueError with a sentence that says what to put right. A library raises it for arguments that we
-should not have given; shown as a sentence, such a mistake would stay hidden.
+Our own code raises ValueError with a message that says what to fix. A ValueError raised by a library is a bug of ours.
 """
 
 import sys
@@ -13,18 +12,18 @@ _LIBRARIES = "site-packages"
 
 
 def raised_here(error: BaseException) -> bool:
-    """Whether a line of this program raised it, and not a library's."""
+    """Whether our own code raised it, rather than a library."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    if trace is None:  # from another process, which has asked already
+    if trace is None:  # raised in another process, which has checked it
         return True
     file = Path(trace.tb_frame.f_code.co_filename).resolve()
     return file.is_relative_to(_ROOT) and _LIBRARIES not in file.parts
 
 
 def refuse(error: ValueError | OSError, words: Callable[[str], str] = str) -> int:
-    """Say the error on stderr, in these words; the exit code. Raises a ValueError that a library raised."""
+    """Print `words(message)` on stderr and return exit code 2. Re-raises a ValueError that a library raised."""
     if isinstance(error, ValueError) and not raised_here(error):
         raise error
     print(f"error: {words(str(error))}", file=sys.stderr)

@@ -1,5 +1,4 @@
-"""Writing a file or a folder so that a kill at any moment leaves the old one or the new one, never half of either; and
-whether a file is still the one that it was."""
+"""Atomic writes of files and folders: a kill at any moment leaves the old or the new version."""
 
 import os
 import shutil
@@ -11,9 +10,9 @@ from pathlib import Path
 
 
 def write_bytes_atomically(path: Path, data: bytes) -> None:
-    """Write a temporary file beside `path`, force it to disk, then rename it to `path`; folders are made.
+    """Write a temporary file beside `path`, fsync it and rename it to `path`; missing parent folders are created.
 
-    The temporary name starts with a dot and ends in `.tmp`; one that a kill left behind is harmless.
+    The temporary name starts with a dot and ends in `.tmp`; a leftover after a kill is harmless.
     Raises OSError when the disk is full or the folder cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -21,7 +20,7 @@ def write_bytes_atomically(path: Path, data: bytes) -> None:
     os.close(handle)
     temporary = Path(name)
     try:
-        # mkstemp makes files that only their owner reads; results are ordinary files.
+        # mkstemp makes files readable by their owner alone
         temporary.chmod(0o666 & ~_umask())
         temporary.write_bytes(data)
         sync(temporary)
@@ -33,16 +32,15 @@ def write_bytes_atomically(path: Path, data: bytes) -> None:
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """The same for a text, as UTF-8."""
+    """`write_bytes_atomically` for a text, as UTF-8. Raises OSError."""
     write_bytes_atomically(path, text.encode("utf-8"))
 
 
 @contextmanager
 def folder_replaced(folder: Path) -> Iterator[Path]:
-    """An empty folder beside `folder` to write into; when the block ends well, it is forced to disk and renamed to
-    `folder`, in the place of an older one.
+    """Yield an empty folder to write into; when the block succeeds, it is fsynced and replaces `folder`.
 
-    A kill between the two last renames leaves the older one beside it, under a name that ends in `.old`. Raises OSError.
+    A kill between the last two renames leaves the old version beside it, under a name ending in `.old`. Raises OSError.
     """
     staging = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
     staging.mkdir(parents=True)
@@ -68,7 +66,7 @@ def file_stamp(path: Path) -> list[int] | None:
 
 
 def sync(path: Path) -> None:
-    """Force a file's bytes, or a folder's list of names, to disk."""
+    """fsync a file, or a folder's directory entries. Raises OSError."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -77,7 +75,7 @@ def sync(path: Path) -> None:
 
 
 def _replace(staging: Path, folder: Path) -> None:
-    """A folder cannot be renamed over another that holds files, so the old one steps aside first."""
+    """rename() does not replace a non-empty folder, so the old one is renamed first."""
     retired = staging.with_suffix(".old")
     if not folder.exists():
         staging.rename(folder)

@@ -1,7 +1,7 @@
-"""An HDF5 file as bytes, so that HDF5 itself never meets a full disk (it aborts the process there).
+"""Build HDF5 files in memory, with an optional SHA-256 in the user block.
 
-A sealed one carries its own SHA-256 in front, where the format leaves room (the user block; every HDF5 tool reads
-the file as usual): one damaged byte is seen before HDF5 meets it, which may end the process there, too.
+The HDF5 library aborts the process on a full disk and may do so on damaged bytes. So it never writes to disk here, and
+checksums are verified before it opens a file. Other HDF5 tools ignore the user block.
 """
 
 import hashlib
@@ -14,16 +14,16 @@ import numpy as np
 _BLOCK = 512  # the smallest user block
 
 
-def hdf5_bytes(fill: Callable[[h5py.File], None], seal: bool = False) -> bytes:
-    """The bytes of the file that `fill` makes; the same content gives the same bytes."""
+def hdf5_bytes(fill: Callable[[h5py.File], None], checksum: bool = False) -> bytes:
+    """The bytes of the file that `fill` writes, deterministic; checksum: with its SHA-256 in the user block."""
     buffer = io.BytesIO()
-    with h5py.File(buffer, "w", userblock_size=_BLOCK if seal else 0) as file:
+    with h5py.File(buffer, "w", userblock_size=_BLOCK if checksum else 0) as file:
         fill(file)
-    return _block(buffer.getvalue()[_BLOCK:]) + buffer.getvalue()[_BLOCK:] if seal else buffer.getvalue()
+    return _block(buffer.getvalue()[_BLOCK:]) + buffer.getvalue()[_BLOCK:] if checksum else buffer.getvalue()
 
 
-def seal_is_whole(data: bytes) -> bool:
-    """Whether the bytes of a sealed file are the ones that were written. False for a file that was never sealed."""
+def checksum_matches(data: bytes) -> bool:
+    """Whether the user block holds the SHA-256 of the rest. False for a file without a checksum."""
     return data[:_BLOCK] == _block(memoryview(data)[_BLOCK:])
 
 
@@ -31,8 +31,8 @@ def _block(data: bytes | memoryview) -> bytes:
     return f"sha256 {hashlib.sha256(data).hexdigest()}\n".encode().ljust(_BLOCK, b"\0")
 
 
-def put(file: h5py.File, name: str, rows: np.ndarray, chunk_rows: int) -> None:
-    """Write `rows` (N, ...) as a dataset with a checksum, in full-width chunks of `chunk_rows`."""
+def write_dataset(file: h5py.File, name: str, rows: np.ndarray, chunk_rows: int) -> None:
+    """Write `rows` (N, ...) as a dataset with fletcher32 checksums, in full-width chunks of `chunk_rows`."""
     chunk = (max(1, min(chunk_rows, len(rows))), *(max(1, n) for n in rows.shape[1:]))
-    # Nothing grows, but HDF5 takes a chunk larger than an empty dataset only when that might.
+    # HDF5 accepts a chunk larger than an empty dataset only if the dataset may grow.
     file.create_dataset(name, data=rows, chunks=chunk, maxshape=(None,) * rows.ndim, fletcher32=True)

@@ -1,15 +1,15 @@
-"""Where everything stands under the folder of results, `artifacts/`: the one place that spells these paths.
+"""All paths under `artifacts/`; no other module spells them.
 
     vectors/<spec id>/       one store per feature spec; encoders.json beside them
     datasets/*.h5            one index per data set and encoder
-    splits/*.h5              the record of a data set's parts
-    readings/                words read off pictures
+    splits/*.h5              content-based parts of a data set, see `cache.index.parts`
+    readings/                OCR results
     audit/*.html             pages of `python -m embed audit`
     studies.sqlite3          the tuning studies
     bundles/<name>/          model bundles; `latest` is a link
-    nested/, finetune/, exports/, test-readings/    what these commands write
+    nested/, finetune/, exports/, test-readings/    output of these commands
 
-It opens and makes nothing.
+It computes paths and touches no file.
 """
 
 import hashlib
@@ -17,19 +17,19 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-# What a name may say of its vectors; the first of each is usual and needs no mention.
+# Variants of vectors that become part of an index's name; the first of each is the default and is left out.
 FEATURES = ("projected", "pooled", "both")
 LONG_TEXTS = ("truncate", "chunk")
-# Of an audit's page, in characters: file systems take names of 255 bytes.
+# Characters of an audit page's name: file systems limit names to 255 bytes.
 _LONGEST_NAME = 90
 
 
 @dataclass(frozen=True)
 class DatasetRequest:
-    """A data set under an encoder, as the user names both: what the index's file is found by.
+    """A data set and an encoder as the user names them; determines the path of the dataset index.
 
-    data: a folder or a table, or an index file; model, pretrained: open_clip's names; features: of FEATURES; long_text: of
-    LONG_TEXTS; finetuned: under the encoder that fine-tuning changed.
+    data: a folder, a table or an index file; model, pretrained: open_clip's names; features: one of FEATURES;
+    long_text: one of LONG_TEXTS; finetuned: whether the encoder is a fine-tuned one.
     """
 
     data: str
@@ -53,7 +53,7 @@ class Layout:
 
     @property
     def encoders(self) -> Path:
-        """Which spec a model name led to (`embed.clip.recall`)."""
+        """The specs that model names resolved to (`embed.clip.recall`)."""
         return self.vectors / "encoders.json"
 
     @property
@@ -63,35 +63,35 @@ class Layout:
 
     @property
     def readings(self) -> Path:
-        """The folder of the words read off pictures, a file for each engine."""
+        """The folder of OCR results, one file per engine."""
         return self.artifacts / "readings"
 
     @property
     def studies(self) -> Path:
-        """The database of the tuning studies, where no other is named."""
+        """The default database of the tuning studies."""
         return self.artifacts / "studies.sqlite3"
 
     def index(self, request: DatasetRequest) -> Path:
         """The index of a data set under an encoder.
 
-        It follows from what the user types, so that the embedding job and the tuner find the same file; the hashes keep apart
-        two folders, or two checkpoints, of one name.
+        The name is derived from the user's arguments alone, so the embedding job and the tuner find the same file;
+        hashes of the full paths distinguish folders and checkpoints of the same name.
         """
         encoder = f"{request.model}|{absolute_if_file(request.pretrained)}"
         variants = [request.features, request.long_text] + ["finetuned"] * request.finetuned
         variant = "".join(f"-{word}" for word in variants if word not in (FEATURES[0], LONG_TEXTS[0]))
-        return self.named_index(f"{data_name(request.data)}--{_slug(request.model)}-{_short(encoder)}{variant}")
+        return self.named_index(f"{data_name(request.data)}--{_slug(request.model)}-{_short_hash(encoder)}{variant}")
 
     def named_index(self, name: str) -> Path:
         """The index of this name."""
         return self.datasets / f"{name}.h5"
 
     def splits(self, data: str) -> Path:
-        """The record of a data set's parts, which all encoders share."""
+        """The parts of a data set, shared by all encoders."""
         return self.artifacts / "splits" / f"{data_name(data)}.h5"
 
     def audit_page(self, data: str) -> Path:
-        """The audit's page; of a name that is too long for a file, its end."""
+        """The audit's page; a name too long for the file system is cut at its beginning."""
         return self.artifacts / "audit" / f"{data_name(data)[-_LONGEST_NAME:]}.html"
 
     def bundle(self, name: str) -> Path:
@@ -107,22 +107,22 @@ class Layout:
         return self.artifacts / "finetune" / bundle
 
     def export(self, name: str) -> Path:
-        """The folder that a bundle is exported to, where no other is named."""
+        """The default folder for exporting a bundle."""
         return self.artifacts / "exports" / name
 
     def test_readings(self, data: str) -> Path:
-        """The record of how often a data set's test memes were evaluated."""
+        """The log of evaluations on a data set's test memes."""
         return self.artifacts / "test-readings" / f"{data}.jsonl"
 
 
 def data_name(data: str) -> str:
-    """A data folder's name as part of a file's name; the hash of its whole path keeps apart two of one name."""
+    """A data folder's name and a hash of its full path, for use in a file name."""
     path = Path(data).resolve()
-    return f"{_slug(path.name)}-{_short(str(path))}"
+    return f"{_slug(path.name)}-{_short_hash(str(path))}"
 
 
 def absolute_if_file(pretrained: str) -> str:
-    """A checkpoint's full path, so that it has one name from every folder; a tag, or nothing, stays as it is."""
+    """The absolute path of a checkpoint file, independent of the working directory; a tag or "" is unchanged."""
     return str(Path(pretrained).resolve()) if pretrained and Path(pretrained).is_file() else pretrained
 
 
@@ -130,5 +130,5 @@ def _slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-") or "unnamed"
 
 
-def _short(text: str) -> str:
+def _short_hash(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:6]

@@ -1,8 +1,8 @@
-"""What the cache holds: a row per vector store and a row per dataset index.
+"""Count the cache: one row per vector store and one per dataset index.
 
     python -m cache stats [--json]
 
-It opens every store, which reads every byte once. It does not know what a model or a feature is; it quotes the spec.
+Opening a store verifies its checksums, so every byte is read once.
 """
 
 from collections import Counter
@@ -19,7 +19,7 @@ Record = dict[str, Any]
 
 
 def stats(artifacts: Path) -> dict[str, list[Record]]:
-    """{"stores": [...], "indexes": [...]}, as JSON values; `problem` says why one cannot be read. Raises NoCache."""
+    """{"stores": [...], "indexes": [...]} as JSON values; an unreadable one has `problem`. Raises NoCache."""
     return {
         "stores": [_store(folder) for folder in store_folders(artifacts)],
         "indexes": [_index(path) for path in index_files(artifacts)],

@@ -1,1 +1,1 @@
-"""What goes into the images, and `make image-check`, which builds and tries them without a container engine."""
+"""Package lists of the container images, and `make image-check`, which builds and tests them without Docker."""

@@ -1,7 +1,4 @@
-"""The Dockerfile built by buildah, which needs no engine, on a base that mmdebstrap makes, as no registry is asked.
-
-It knows how an image comes to be and what its config says, not how it is run.
-"""
+"""Build the Dockerfile with buildah on a base image made by mmdebstrap, without a registry."""
 
 import json
 import os
@@ -17,19 +14,19 @@ from typing import Any
 # Debian's release with the Python of the Dockerfile's own base.
 _SUITE = "bookworm"
 _BASE = "localhost/python-base"
-# What an engine's base image of Python has, and mmdebstrap's smallest variant has not.
+# Packages of the official Python image that mmdebstrap's smallest variant lacks.
 _BASE_PACKAGES = "python3,python3-venv,python3-pip,ca-certificates"
-# chroot: namespaces of buildah's own may be refused where this runs
+# chroot: buildah may not be allowed to create namespaces
 _ENVIRONMENT = {"BUILDAH_ISOLATION": "chroot", "STORAGE_DRIVER": "overlay"}
 
 
 class CommandFailed(RuntimeError):
-    """A command of the check ended badly."""
+    """A command of the check failed; the message has its output."""
 
 
 @dataclass(frozen=True)
 class Image:
-    """A built image: its root, mounted here, and what its config says. health: the health check's command."""
+    """A built image: its mounted root file system, and its config. health: the health check's command."""
 
     root: Path
     environment: dict[str, str]
@@ -40,15 +37,15 @@ class Image:
     folder: str
 
 
-class Workshop:
-    """buildah's store in a folder, which keeps what was built: the second time takes seconds."""
+class ImageBuilder:
+    """buildah with its store in `folder`; with cached layers a second build takes seconds."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._buildah = ["buildah", "--root", str(folder / "store"), "--runroot", str(folder / "run")]
 
     def build(self, target: str, arguments: dict[str, str]) -> Image:
-        """The Dockerfile's stage `target`. Raises CommandFailed."""
+        """Build the Dockerfile's stage `target` with build arguments. Raises CommandFailed."""
         if _BASE not in self._run("images", "--format", "{{.Name}}"):
             self._make_base()
         given = {"PYTHON_IMAGE": _BASE, **arguments}
@@ -84,7 +81,7 @@ class Workshop:
         )
 
     def close(self) -> None:
-        """Take the images' roots down; the images stay, and what the next build can go on from."""
+        """Unmount the images; images and cached layers are kept. Raises CommandFailed."""
         self._run("rm", "--all")
         self._run("rmi", "--prune")
 
@@ -93,14 +90,14 @@ class Workshop:
 
 
 def _exec_form(health: dict[str, Any] | None) -> list[str]:
-    """The command of a health check in exec form, which needs no shell in the image."""
+    """The command of a health check in exec form, else []."""
     form, *words = (health or {}).get("Test") or ["NONE"]
     return words if form == "CMD" else []
 
 
 def _pip_settings(scratch: Path) -> list[tuple[str, str]]:
-    """(here, in the build) of what pip is told on this machine, so that it installs from the same places there: its
-    settings in one file, and the certificates and folders that they name."""
+    """(path here, path in the build) of pip's settings on this machine, so that the build uses the same indexes: one
+    config file, and the certificates and folders that it names."""
     settings: dict[str, str] = {}
     for line in run([sys.executable, "-m", "pip", "config", "list"]).splitlines():
         name, value = line.split("=", 1)
@@ -110,7 +107,7 @@ def _pip_settings(scratch: Path) -> list[tuple[str, str]]:
     (scratch / "pip.conf").write_text(
         "".join(["[global]\n", *(f"{option} = {value}\n" for option, value in settings.items())]), "utf-8"
     )
-    # the pages of an index that is a folder lead to files beside it
+    # the pages of a local index link to files beside it
     named = re.findall(r"(file://)?(/\S+)", " ".join(settings.values()))
     places = {
         os.path.dirname(place.rstrip("/")) if scheme else place for scheme, place in named if os.path.exists(place)
@@ -119,7 +116,7 @@ def _pip_settings(scratch: Path) -> list[tuple[str, str]]:
 
 
 def run(words: Sequence[str], show: bool = False) -> str:
-    """What a command printed; show: on stderr as it comes, instead. Raises CommandFailed with what it said."""
+    """Run a command and return its stdout; show: stream it to stderr instead. Raises CommandFailed with its output."""
     done = subprocess.run(
         words,
         env=os.environ | _ENVIRONMENT,
@@ -129,6 +126,6 @@ def run(words: Sequence[str], show: bool = False) -> str:
         check=False,
     )
     if done.returncode:
-        said = f"{done.stdout or ''}{done.stderr or ''}"
-        raise CommandFailed(f"{' '.join(words[:8])} ... ended with {done.returncode}\n{said}")
+        output = f"{done.stdout or ''}{done.stderr or ''}"
+        raise CommandFailed(f"{' '.join(words[:8])} ... failed with exit code {done.returncode}\n{output}")
     return done.stdout or ""

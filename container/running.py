@@ -1,7 +1,7 @@
-"""An image run as an engine runs it, as far as the kernel goes: its own user without capabilities, a read-only root,
-namespaces of its own (files, processes, network without a way out), its command as process 1.
+"""Run an image with the kernel isolation of a container engine; needs root.
 
-It knows nothing of what runs in it. Wants root.
+The image's user without capabilities, a read-only root, own namespaces (mount, PID, network without a route out, IPC,
+UTS), and the image's command as process 1.
 """
 
 import os
@@ -22,13 +22,13 @@ _START_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Running:
-    """A container. process: what `unshare` is here, which ends with the container's exit code."""
+    """A container. process: `unshare` on the host, which exits with the container's exit code."""
 
     image: Image
     process: "subprocess.Popen[bytes]"
 
     def execute(self, command: Sequence[str], sent: bytes = b"") -> "subprocess.CompletedProcess[bytes]":
-        """A command inside, as `docker exec` runs one. Raises CommandFailed where nothing runs."""
+        """Run a command inside, as `docker exec`. Raises CommandFailed if the container is not running."""
         inside = [
             "nsenter",
             f"--target={self._first()}",
@@ -41,8 +41,10 @@ class Running:
         return subprocess.run([*inside, *_as_user(self.image), *command], input=sent, capture_output=True, check=False)
 
     def stop(self, patience: float) -> tuple[int | None, float]:
-        """SIGTERM to process 1: its exit code, None after `patience` seconds, and the seconds that it took. Raises
-        CommandFailed where nothing runs."""
+        """SIGTERM to process 1: its exit code, None after `patience` seconds, and the seconds it took.
+
+        Raises CommandFailed if the container is not running.
+        """
         began = time.monotonic()
         os.kill(self._first(), signal.SIGTERM)
         try:
@@ -51,25 +53,29 @@ class Running:
             return None, time.monotonic() - began
 
     def kill(self) -> None:
-        """End it at once, if it has not ended: without process 1 the kernel ends all others in there. (`unshare
-        --kill-child` does not reach a process that has changed its user.)"""
+        """SIGKILL process 1 if it is running; the kernel then kills all others in its namespace.
+
+        (`unshare --kill-child` does not reach a process that has changed its user.)
+        """
         if self.process.poll() is None:
             os.kill(self._first(), signal.SIGKILL)
 
     def _first(self) -> int:
-        """Process 1, by its number here."""
+        """The host's PID of process 1. Raises CommandFailed."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         for _ in range(int(_START_SECONDS / 0.1)):
             if self.process.poll() is None and (found := children.read_text().split()):
                 return int(found[0])
             time.sleep(0.1)
-        raise CommandFailed(f"the container did not begin, or has ended with {self.process.poll()}")
+        raise CommandFailed(f"the container did not start, or exited with {self.process.poll()}")
 
 
 @contextmanager
 def running(image: Image, arguments: Sequence[str], writable: Mapping[str, str], log: Path) -> Iterator[Running]:
-    """Start it; killed afterwards, if it has not ended. arguments: after the image's entry point; writable: {folder
-    inside: options of the tmpfs there}; what it prints goes to `log`."""
+    """Run the image until the block ends, then kill it.
+
+    arguments: appended to the image's entry point; writable: {folder inside: tmpfs options}; log: file of its output.
+    """
     script = _script(image, [*_as_user(image), *image.entrypoint, *arguments], writable)
     unshare = ["unshare", "--mount", "--pid", "--net", "--ipc", "--uts", "--fork", "--"]
     with log.open("wb") as out, subprocess.Popen([*unshare, "sh", "-euc", script], stdout=out, stderr=out) as process:
@@ -98,7 +104,7 @@ def _script(image: Image, command: Sequence[str], writable: Mapping[str, str]) -
 
 
 def _as_user(image: Image) -> list[str]:
-    """setpriv and env, before a command inside."""
+    """Command prefix (setpriv, env) that drops to the image's user and environment."""
     user, group = image.user.split(":")
     return [
         *("setpriv", f"--reuid={user}", f"--regid={group}", "--clear-groups"),

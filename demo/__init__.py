@@ -1,1 +1,1 @@
-"""The small data set and the small encoder that ship with the project, and the scripts that made both."""
+"""The demo data set and encoder that ship with the project, and the programs that generate them."""

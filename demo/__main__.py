@@ -1,9 +1,12 @@
-"""`python -m demo` (what `make demo` runs): the whole path on the data and the encoder that ship with the project.
+"""Run the whole pipeline on the demo data set and encoder.
 
-Embed, tune, report, serve on a free port, classify one offensive and one harmless meme over HTTP, stop the server.
-It drives the rooms as a person would, by their commands, and knows nothing of their insides.
+    python -m demo    (`make demo`)
+
+Embed, tune, report, serve on a free port, classify one offensive and one harmless meme over HTTP, stop the server. It
+runs the other rooms' commands as a user would.
 """
 
+import argparse
 import base64
 import json
 import subprocess
@@ -16,27 +19,30 @@ from pathlib import Path
 
 from demo.examples import Example, pair
 
-# Enough for these easy memes; the default, meant for real ones, takes several times as long.
+# Enough for these easy memes; the default for real ones takes several times as long.
 _TRIALS = "40"
 _STOP_SECONDS = 20
-# A line of JSON for each request, which would stand between the answers.
+# The server's log of one JSON line per request, kept out of the demo's output.
 _LOG = Path("artifacts/serve.log")
-_NEXT_STEPS = """Everything that it made is in artifacts/.
+_NEXT_STEPS = """All results are in artifacts/.
 
 next
-  open the report's page in a browser, at the path that it printed
+  open the report's page in a browser, at the path printed above
   make serve                                  then open http://127.0.0.1:8080 and drop a meme on the page
   make embed DATA=<folder with your memes>    then make tune DATA=<the same>, make report
   make help"""
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Run every step; return the first failing step's exit code, or 0."""
+    argparse.ArgumentParser(
+        prog="python -m demo", description="Embed, tune, report and serve the demo data set, and classify two memes."
+    ).parse_args(arguments)
     started = time.monotonic()
     for title, command in (
         ("embed: CLIP vectors of every picture and text, once", ["embed"]),
         ("tune: search the fusion head over those vectors", ["head", "tune", "--trials", _TRIALS]),
-        ("report: how good it is on memes that it has not seen, and the page about it", ["report"]),
+        ("report: evaluation on the test memes, and the report page", ["report"]),
     ):
         _say(title)
         code = subprocess.run([sys.executable, "-m", *command], check=False).returncode
@@ -87,4 +93,4 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except KeyboardInterrupt:
-        sys.exit("stopped; run it again, it goes on from what is there")
+        sys.exit("stopped; run it again to continue, finished steps are kept")

@@ -1,7 +1,6 @@
-"""Captions that describe pretraining pictures: what they show, and whether it is struck out.
+"""Captions for pretraining pictures: the subject, and whether it is struck out.
 
-Knows describing words, and that a cross means "not". Does not know the memes' sentences or labels.
-Used by `demo.pretrain`; no command here.
+Independent of the memes' sentences and labels. Used by `demo.pretrain`.
 """
 
 import random
@@ -18,7 +17,7 @@ LOOKS: dict[str, tuple[str, ...]] = {
         ("gloomy", "nasty", "smelly", "ugly", "dirty", "slimy", "creepy", "yucky"),
     ),
 }
-"""Describing words of each subject."""
+"""Adjectives of each subject."""
 
 _PLAIN = (
     "{thing}", "this is {thing}", "just like {thing}", "a picture of {thing}", "a portrait of {thing}",
@@ -40,7 +39,7 @@ _CROSSED = (
 
 
 def describe(subject: str, background: str, crossed: bool, rng: random.Random) -> str:
-    """One caption of a picture: at times by name, at times only by its looks, at times just "this".
+    """A random caption that names the subject, only describes it, or says just "this".
 
     Raises `KeyError` for an unknown subject.
     """
@@ -56,6 +55,6 @@ def describe(subject: str, background: str, crossed: bool, rng: random.Random) -
 
 
 def scribble(rng: random.Random) -> str:
-    """Random words that may be written on a pretraining picture and that its caption says nothing about."""
+    """3 to 11 random words to write on a pretraining picture, unrelated to its caption."""
     words = [word for word in " ".join((*_PLAIN, *_CROSSED, *PEOPLE, *OCCASIONS)).split() if not word.startswith("{")]
     return " ".join(rng.choices(words, k=rng.randint(3, 11)))

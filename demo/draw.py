@@ -1,8 +1,8 @@
-"""Draw the demo data set: memes in MultiOFF's layout, whose label needs both the picture and the sentence.
+"""Draw the demo data set: memes in MultiOFF's layout whose label depends on picture and sentence.
 
 Writes `Labelled Images/` and `Split Dataset/{Training,Validation,Testing}_meme_dataset.csv` with the columns
-`image_name,sentence,label`. Does not know the rule behind the labels (`demo.plan`) or the encoder (`demo.pretrain`).
-The same seed gives the same pixels with the same Pillow. Takes some seconds.
+`image_name,sentence,label`. `demo.plan` decides the labels. The same seed gives the same pixels with the same Pillow.
+Takes some seconds.
 
     python -m demo.draw [--out demo/memes] [--seed N]
 """
@@ -19,7 +19,7 @@ from tqdm import tqdm
 from demo.plan import FileKind, PlannedMeme, plan_memes
 from demo.scenes import Style, draw_picture, write_caption
 
-# Flat drawings stand strong compression; the folder ships with the project and has to stay small.
+# JPEG and WebP quality: flat drawings compress well, and the folder is in the repository.
 _QUALITY = 60
 _QUALITY_AGAIN = 45
 
@@ -45,7 +45,7 @@ def draw_meme(meme: PlannedMeme) -> Image.Image:
 def write_data_set(memes: Sequence[PlannedMeme], out: Path) -> None:
     """Draw `memes` into the folder `out`. Raises `FileExistsError` when pictures are there already."""
     images, tables = out / "Labelled Images", out / "Split Dataset"
-    images.mkdir(parents=True)  # refuses a second run: pictures of two seeds in one folder would be no data set
+    images.mkdir(parents=True)  # fails on a second run, which would mix the pictures of two seeds
     tables.mkdir(exist_ok=True)
     for meme in tqdm(memes, desc="memes", unit="meme"):
         _save(draw_meme(meme), images / meme.image_name, meme.kind)
@@ -75,7 +75,7 @@ def main() -> None:
     try:
         write_data_set(memes, args.out)
     except FileExistsError as error:
-        parser.error(f"{error.filename} is there already; remove it, or give another --out")
+        parser.error(f"{error.filename} already exists; remove it, or give another --out")
     size = sum(path.stat().st_size for path in args.out.rglob("*") if path.is_file())
     print(f"{len(memes)} memes, {size / 1e6:.1f} MB in {args.out}")
 

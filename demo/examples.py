@@ -1,4 +1,4 @@
-"""Two of the demo's test memes, one of each label: what a server is asked about by `make demo` and `make image-check`."""
+"""Two of the demo's test memes, one of each label, for `make demo` and `make image-check`."""
 
 import csv
 from dataclasses import dataclass

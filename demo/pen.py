@@ -1,7 +1,4 @@
-"""A pen that draws outlined shapes anywhere on a canvas, turned and mirrored.
-
-Knows coordinates. Does not know what is drawn. Used by `demo.subjects` and `demo.scenes`; there is no command here.
-"""
+"""Draw outlined shapes on a canvas, scaled, rotated and mirrored; used by `demo.subjects` and `demo.scenes`."""
 
 import math
 from collections.abc import Sequence
@@ -18,7 +15,7 @@ WHITE: Colour = (250, 250, 246)
 
 @dataclass(frozen=True)
 class Pen:
-    """Draws in a square from -1 to 1 both ways (y down), wherever it lies on the canvas and however it is turned."""
+    """Draws in coordinates from -1 to 1 (y down), mapped to the canvas. radius: in pixels; angle: in radians."""
 
     canvas: ImageDraw.ImageDraw
     centre: Point
@@ -67,7 +64,7 @@ def ellipse(x: float, y: float, rx: float, ry: float, start: float = 0.0, stop: 
 
 
 def star(outer: float, inner: float, spikes: int) -> list[Point]:
-    """The corners of a star round the middle, its first spike upwards."""
+    """The 2 * spikes corners of a star around the origin, its first spike upwards."""
     radii = [outer if i % 2 == 0 else inner for i in range(2 * spikes)]
     return [(r * math.sin(math.pi * i / spikes), -r * math.cos(math.pi * i / spikes)) for i, r in enumerate(radii)]
 

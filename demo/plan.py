@@ -1,11 +1,9 @@
-"""What is in the demo data set: which picture bears which sentence, and the label that follows.
+"""Plan the demo data set: pictures, sentences, labels and splits; used by `demo.draw`.
 
 The rule: a meme is offensive when its sentence affirms a likeness to something nasty, or denies one to something nice.
-Memes come in blocks of four (two pictures, one nice and one nasty, each under two sentences, one that affirms and one
-that denies), and a block never leaves its split. So in each split every sentence, picture, subject, layout and file
-kind stands under both labels equally often, and neither the picture nor the sentence alone tells anything.
-
-Knows no pixels and no files. Used by `demo.draw`; no command here.
+Memes come in blocks of four (a nice and a nasty picture, each with an affirming and a denying sentence), and a block
+stays in one split. So in each split every sentence, picture, subject, layout and file kind has both labels equally
+often, and neither the picture nor the sentence alone predicts the label.
 """
 
 import random
@@ -35,13 +33,13 @@ _USUAL_KINDS: tuple[FileKind, ...] = ("jpeg",) * 9 + ("jpeg named png",) * 5 + (
 
 @dataclass(frozen=True)
 class Counts:
-    """Blocks of four memes drawn per split, and blocks that are saved a second time, smaller and under other names."""
+    """Blocks of four memes per split, and blocks saved a second time, smaller and under other names."""
 
     training: int = 98
     validation: int = 29
     testing: int = 50
     again_in_training: int = 2
-    again_in_validation: int = 1  # a copy of a training block: the one leak, and it does not touch the test split
+    again_in_validation: int = 1  # a copy of a training block: the only leak, not into the test split
 
     def __post_init__(self) -> None:
         if min(self.training, self.validation, self.testing) < len(_RARE_KINDS) + 1:
@@ -77,7 +75,7 @@ def plan_memes(seed: int, counts: Counts = Counts()) -> list[PlannedMeme]:
     for split, size in zip(blocks, (counts.training, counts.validation, counts.testing), strict=True):
         nasty = rng.sample(NASTY, len(NASTY))
         for i in range(size):
-            # i // 8 shifts the partner each round, so that no nice subject keeps one nasty partner.
+            # i // 8 shifts the partner each round, so that nice subjects change their nasty partners.
             subjects = NICE[i % len(NICE)], nasty[(i + i // len(NICE)) % len(NASTY)]
             sentences: dict[Stance, str] = {"affirm": affirming.pop(), "deny": denying.pop()}
             blocks[split].append(_plan_block(split, i, subjects, sentences, rng))
@@ -102,7 +100,7 @@ def _plan_block(
         for stance, sentence in sentences.items():
             offensive = (stance == "affirm") == (subject in NASTY)
             label = OFFENSIVE if offensive else NON_OFFENSIVE
-            # The name is a stand-in, unique within the plan, until `_named` gives the real one.
+            # A placeholder name, unique within the plan; `_named` replaces it.
             name = f"{seed} {stance}"
             look = (subject, background, pattern, size, layout, kind, seed)
             block.append(PlannedMeme(name, sentence, label, split, *look))
@@ -122,7 +120,7 @@ def _named(memes: list[PlannedMeme], rng: random.Random) -> list[PlannedMeme]:
     taken: set[str] = set()
     for meme in memes:
         stem = "".join(rng.choices(string.ascii_letters + string.digits, k=7))
-        assert stem.lower() not in taken  # some file systems take a.png and A.png for one file
+        assert stem.lower() not in taken  # some file systems ignore case
         taken.add(stem.lower())
         names[meme.image_name] = stem + _suffix(meme.kind)
     return [

@@ -1,10 +1,9 @@
-"""Train the demo encoder: a small CLIP, from scratch, on pictures drawn for it and captions that describe them.
+"""Train the demo encoder, a small CLIP, from scratch on drawn pictures and their captions.
 
-The captions name a subject or its looks, and say "not" when the subject is struck out. What is scribbled on a picture
-its caption never mentions, so the image tower learns to overlook writing. It knows nothing of the memes' sentences,
-their plan or their labels, and nothing of real memes. Writes `open_clip_config.json` and `open_clip_model.safetensors`
-(float16), which open_clip loads by itself from `local-dir:demo/encoder`. Took 7 minutes 21 s on two busy cores with
-`OMP_NUM_THREADS=1`; where other programs compete for the cores, more threads are slower.
+Captions name or describe the subject, and negate it when it is struck out. They never mention the words written on a
+picture, so the image tower learns to ignore writing. The memes' sentences, plan and labels are not used. Writes
+`open_clip_config.json` and `open_clip_model.safetensors` (float16), which open_clip loads as `local-dir:demo/encoder`.
+Took 7 minutes 21 s on two busy cores with `OMP_NUM_THREADS=1`; on busy cores, more threads are slower.
 
     python -m demo.pretrain [--out demo/encoder] [--steps N] [--seed N]
 """
@@ -34,7 +33,7 @@ from demo.subjects import SUBJECTS
 MODEL: dict[str, Any] = {
     "embed_dim": 64,
     "vision_cfg": {"image_size": 72, "layers": 4, "width": 96, "head_width": 32, "patch_size": 12},
-    # The vocabulary table is most of the file: 49408 rows of 64 float16 are 6.3 MB.
+    # The token embedding is most of the file: 49408 rows of 64 float16 are 6.3 MB.
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 4, "layers": 2},
 }
 PREPROCESS: dict[str, Any] = {
@@ -44,8 +43,8 @@ PREPROCESS: dict[str, Any] = {
     "resize_mode": "shortest",
 }
 
-# Captions have at most 27 tokens. Under a causal mask, with the vector read at the end-of-text token, the 50 places
-# after that change nothing, and leaving them out makes the text tower three times faster.
+# Captions have at most 27 tokens. With a causal mask and pooling at the end-of-text token, the 50 positions after that
+# have no effect; leaving them out makes the text tower three times faster.
 _TRAINED_LENGTH = 27
 _WARM_UP_STEPS = 100
 _MAX_LOGIT_SCALE = math.log(100)  # as in CLIP
@@ -53,7 +52,7 @@ _MAX_LOGIT_SCALE = math.log(100)  # as in CLIP
 
 @dataclass(frozen=True)
 class Pretraining:
-    """How the encoder is trained."""
+    """Training settings. Raises ValueError for counts that are too small."""
 
     steps: int = 500  # enough for the figures in README.md; 5 min 38 s on two busy cores
     pictures: int = 16_000  # drawn in about a minute; each is then seen eight times
@@ -68,7 +67,7 @@ class Pretraining:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a caption may tell of one pretraining picture."""
+    """The facts of one pretraining picture that its caption may mention."""
 
     subject: str
     background: str
@@ -77,7 +76,7 @@ class Scene:
 
 def draw_scene(seed: int, index: int) -> tuple[Scene, np.ndarray]:
     """Pretraining picture number `index`: what it shows, and its pixels as the encoder sees them, (3, 72, 72) uint8."""
-    rng = random.Random(f"pretraining {seed} {index}")  # a text seed: never the whole number of a meme's picture
+    rng = random.Random(f"pretraining {seed} {index}")  # a string seed: never equal to a meme's integer seed
     scene = Scene(rng.choice(list(SUBJECTS)), rng.choice(list(BACKGROUNDS)), rng.random() < 0.5)
     size = (rng.randint(110, 150), rng.randint(110, 150))
     image = draw_picture(scene.subject, scene.background, Style(size, rng.choice(PATTERNS), scene.crossed), rng)
@@ -121,11 +120,11 @@ def pretrain(settings: Pretraining, scenes: list[Scene], pixels: torch.Tensor) -
 
 
 def save_encoder(model: open_clip.CLIP, out: Path) -> None:
-    """Write the two files that open_clip's `local-dir:` schema reads; the weights as float16."""
+    """Write config and float16 weights as read by open_clip's `local-dir:` schema. Raises OSError."""
     out.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
     config = {"model_cfg": MODEL, "preprocess_cfg": PREPROCESS}
-    # Not `save_file`: it makes the file readable by its owner alone, and a server may run as another user.
+    # Not `save_file`: its file is readable by the owner alone, and a server may run as another user.
     (out / "open_clip_model.safetensors").write_bytes(save(weights, metadata={"format": "pt"}))
     (out / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
@@ -137,7 +136,7 @@ def _draw_numbered(numbers: tuple[int, int]) -> tuple[Scene, np.ndarray]:
 def _draw_all(settings: Pretraining) -> tuple[list[Scene], torch.Tensor]:
     numbers = [(settings.seed, i) for i in range(settings.pictures)]
     spawn = multiprocessing.get_context("spawn")
-    # One torch thread each: small operations in many threads of many processes made this four times slower.
+    # One torch thread per process: with more, this was four times slower.
     with ProcessPoolExecutor(mp_context=spawn, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         drawn = pool.map(_draw_numbered, numbers, chunksize=100)
         scenes, pixels = zip(*tqdm(drawn, total=len(numbers), desc="draw", unit="picture"), strict=True)
@@ -166,7 +165,7 @@ def _tokens(scenes: list[Scene], rng: random.Random) -> torch.Tensor:
 
 
 def _parameter_groups(model: open_clip.CLIP) -> list[dict[str, Any]]:
-    # Decay would shrink the rows of words that no caption has, and with them the vectors of unknown words.
+    # Weight decay would shrink the embeddings of tokens that occur in no caption.
     decayed = [p for name, p in model.named_parameters() if p.ndim >= 2 and "embedding" not in name]
     kept = [p for name, p in model.named_parameters() if p.ndim < 2 or "embedding" in name]
     return [{"params": decayed, "weight_decay": 0.05}, {"params": kept, "weight_decay": 0.0}]
@@ -181,7 +180,8 @@ def _lengthened(model: open_clip.CLIP) -> open_clip.CLIP:
     weights = model.state_dict()
     places = weights["positional_embedding"]  # (27, 64)
     missing = MODEL["text_cfg"]["context_length"] - len(places)
-    # Places beyond the trained ones repeat the last: a longer text gets a vector near that of its beginning, not noise.
+    # Untrained positions repeat the last trained one: a longer text gets a vector near that of its beginning, not
+    # noise.
     weights["positional_embedding"] = torch.cat([places, places[-1:].expand(missing, -1)])  # (77, 64)
     longer = open_clip.CLIP(**MODEL)
     longer.load_state_dict(weights)

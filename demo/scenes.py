@@ -1,7 +1,6 @@
-"""Pictures: a subject on a background, what is written on it, and the cross that strikes it out.
+"""Draw a subject on a background, write text on it, strike it out.
 
-Knows pixels. Does not know sentences, describing captions or labels: those come in as arguments. The same arguments
-and the same state of the generator give the same pixels. Used by `demo.draw` and `demo.pretrain`; no command here.
+The same arguments and generator state give the same pixels. Used by `demo.draw` and `demo.pretrain`.
 """
 
 import math
@@ -23,19 +22,22 @@ BACKGROUNDS: dict[str, Colour] = {
     "brown": (150, 116, 84),
     "turquoise": (80, 190, 186),
 }
-"""Background colours by name. Each goes with each subject, so none of them tells anything about a label."""
+"""Background colours by name, RGB. They are combined with all subjects, so they do not predict the label."""
 
 PATTERNS = ("plain", "gradient", "rays", "stripes", "dots", "ground")
 LAYOUTS = ("top", "bottom", "both", "bar")
 
 _RED: Colour = (224, 16, 24)
-# Shapes are drawn at twice the size and shrunk: Pillow does not smooth the edges of polygons.
+# Shapes are drawn at twice the size and shrunk: Pillow does not antialias polygons.
 _OVERSAMPLING = 2
 
 
 @dataclass(frozen=True)
 class Style:
-    """How a picture is laid out: its size in pixels, its pattern, and whether the subject is struck out."""
+    """Size (width, height) in pixels, background pattern, and whether the subject is struck out.
+
+    Raises ValueError for an unknown pattern or a side under 32.
+    """
 
     size: tuple[int, int] = (256, 256)
     pattern: str = "gradient"
@@ -134,7 +136,7 @@ def _cross_out(pen: Pen, rng: random.Random) -> None:
 
 def _wrap(words: list[str], size: int, width: float) -> tuple[list[str], ImageFont.FreeTypeFont]:
     font = ImageFont.load_default(size=size)
-    assert isinstance(font, ImageFont.FreeTypeFont)  # Pillow's bundled font: the same letters on each machine
+    assert isinstance(font, ImageFont.FreeTypeFont)  # Pillow's bundled font, the same on each machine
     lines: list[str] = []
     for word in words:
         longer = f"{lines[-1]} {word}" if lines else word

@@ -1,8 +1,4 @@
-"""Sixteen things drawn from a few shapes: what a demo meme shows.
-
-Knows how a rose or a snail looks. Does not know which of them are nice, what is written on a meme, or any label.
-Used by `demo.scenes`; there is no command here.
-"""
+"""Draw the sixteen subjects of the demo memes from a few shapes each; used by `demo.scenes`."""
 
 import math
 import random
@@ -215,4 +211,4 @@ SUBJECTS: dict[str, Callable[[Pen, random.Random], None]] = {
     "spider": _spider,
     "fish bone": _fish_bone,
 }
-"""How each subject is drawn, by its name."""
+"""{name: drawing function} of the subjects."""

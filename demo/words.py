@@ -1,7 +1,4 @@
-"""The sentences on the memes: some affirm a likeness, some deny it.
-
-Knows which words affirm and which deny. Does not know pictures or labels. Used by `demo.plan`; no command here.
-"""
+"""Generate the sentences on the memes, which affirm or deny a likeness; used by `demo.plan`."""
 
 import random
 from typing import Literal
@@ -52,13 +49,13 @@ _TEMPLATES: dict[Stance, tuple[str, ...]] = {
 
 
 def write_sentences(stance: Stance, count: int, rng: random.Random) -> list[str]:
-    """`count` sentences of one stance, no two alike, each template as often as the others (or once more).
+    """`count` distinct sentences of one stance, with all templates equally often (up to one).
 
-    Raises `ValueError` when so many different sentences cannot be made.
+    Raises `ValueError` if `count` is more than half of the possible sentences.
     """
     templates = _TEMPLATES[stance]
     possible = len(templates) * len(PEOPLE) * len(set(OCCASIONS))
-    if count > possible // 2:  # by chance alone, the last of all sentences would take for ever to come up
+    if count > possible // 2:  # rejection sampling is slow near the limit
         raise ValueError(f"at most {possible // 2} sentences that {stance} can be written, {count} were asked for")
     sentences: dict[str, None] = {}
     while len(sentences) < count:

@@ -1,4 +1,4 @@
-"""Data sets of memes, pictures, CLIP; fills the cache. The only room that opens pictures and loads CLIP.
+"""Reads data sets and pictures, runs CLIP over them and fills the cache.
 
 For Python programs: `embed_dataset` with `EmbedSettings` and `EncoderOptions` (docs/python.md).
 """

@@ -1,9 +1,11 @@
-"""`python -m embed --data FOLDER --model NAME --pretrained TAG_OR_FILE`: fill the cache, write the dataset index.
-`python -m embed audit FOLDER`: what is odd about the data, before anything is spent on them.
-`python -m embed data [FOLDER]`: where the published data sets are, or whether the folder is one of them.
+"""Command line of the embedding job, the data audit and the check of published data sets.
 
-Notes and progress go to stderr, the summary to stdout. Exit 0: done; 2: bad input, said in a sentence;
-130: interrupted, and everything finished is kept.
+    python -m embed --data FOLDER --model NAME --pretrained TAG_OR_FILE    fill the cache, write the dataset index
+    python -m embed audit FOLDER                                           list problems in the data
+    python -m embed data [FOLDER]                                          describe or check published data sets
+
+Messages and progress go to stderr, the summary to stdout. Exit 0: done; 2: bad input, reported in one sentence;
+130: interrupted, finished work is kept.
 """
 
 import argparse
@@ -22,7 +24,7 @@ from embed.job import EmbedSettings, Summary, embed_dataset
 from embed.ocr.readings import Reading
 from embed.published.command import main as data
 
-# A screenful; a data set whose pictures are elsewhere would print thousands.
+# Skipped memes listed on the screen: with the wrong picture folder there are thousands.
 _SKIPPED_LINES = 20
 
 
@@ -30,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the job; return the exit code."""
     words = sys.argv[1:] if arguments is None else arguments
     if words[:1] == ["audit"]:
-        # imported here: scipy and Jinja2, which a run with nothing to do must not wait for
+        # imported here: scipy and Jinja2 would slow down a run with nothing to do
         from embed.audit.command import main as audit
 
         return audit(words[1:])
@@ -43,14 +45,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         summary = embed_dataset(settings, say=lambda note: print(note, file=sys.stderr))
     except KeyboardInterrupt:
-        print("interrupted; what was read and embedded is kept, run the same command to go on", file=sys.stderr)
+        print("interrupted; finished work is kept, run the same command to continue", file=sys.stderr)
         return 130
     except ValueError as error:
         return refuse(error)
     except OSError as error:
-        return refuse(
-            error, lambda said: f"{said}; results go to {settings.artifacts}/, and what was finished there is kept"
-        )
+        return refuse(error, lambda text: f"{text}; results go to {settings.artifacts}/, finished work there is kept")
     print(json.dumps(_as_json(settings, summary)) if as_json else _report(settings, summary))
     return 0
 
@@ -69,15 +69,13 @@ def _parser() -> argparse.ArgumentParser:
         default="projected",
         help="pooled: before the projection; both: one after the other",
     )
-    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="auto: what the hardware does fast")
-    parser.add_argument("--long-text", choices=LONG_TEXTS, default="truncate", help="chunk: the mean of its pieces")
-    parser.add_argument("--retry-failed", action="store_true", help="try again the pictures that failed before")
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="auto: the fastest on this hardware")
+    parser.add_argument("--long-text", choices=LONG_TEXTS, default="truncate", help="chunk: the mean of its chunks")
+    parser.add_argument("--retry-failed", action="store_true", help="retry pictures that failed in an earlier run")
     parser.add_argument(
-        "--rehash", action="store_true", help="read again the pictures whose size and times are as before"
+        "--rehash", action="store_true", help="read all pictures, also those with unchanged size and times"
     )
-    parser.add_argument(
-        "--ocr", action="store_true", help="read empty texts off the pictures, with RapidOCR; slow, once"
-    )
+    parser.add_argument("--ocr", action="store_true", help="fill empty texts by OCR with RapidOCR; slow, done once")
     parser.add_argument("--engine", choices=ENGINES, default=ENGINES[0], help="ray: on the Ray cluster of RAY_ADDRESS")
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON object")
     return parser
@@ -88,13 +86,13 @@ def _report(settings: EmbedSettings, summary: Summary) -> str:
     spec = summary.store.spec
     new = sum(summary.work.embedded.values()) + summary.work.prompts["embedded"]
     device = f" on {summary.work.device}" if summary.work.device else ", not loaded: nothing to embed"
-    fate = "embedded in pieces" if settings.options.long_text == "chunk" else "cut"
-    too_long = f"{summary.too_long} longer than {spec['tokenizer']['context_length']} tokens, {fate}"
+    handling = "embedded in pieces" if settings.options.long_text == "chunk" else "cut"
+    too_long = f"{summary.too_long} longer than {spec['tokenizer']['context_length']} tokens, {handling}"
     lines = [
         f"memes      {len(summary.memes)} ({', '.join(f'{n} {split}' for split, n in splits.items())})",
         f"encoder    {settings.model} {settings.pretrained}".rstrip()
         + f" ({spec['feature']}, {spec['dtype']}, spec {spec_id(spec)}){device}",
-        f"texts read {_read(summary.reading)}" if summary.reading else "",
+        f"texts read {_ocr_counts(summary.reading)}" if summary.reading else "",
         f"images     {_counts(summary, 'image')}",
         f"texts      {_counts(summary, 'text')}; {too_long}",
         f"prompts    {_counts(summary, 'prompt')}; for zero-shot CLIP, beside the memes' texts",
@@ -135,7 +133,7 @@ def _as_json(settings: EmbedSettings, summary: Summary) -> dict[str, Any]:
     }
 
 
-def _read(reading: Reading) -> str:
+def _ocr_counts(reading: Reading) -> str:
     rate = f" in {reading.seconds:.1f} s" if reading.read else ""
     failed = f", {reading.failed} unreadable" if reading.failed else ""
     pictures = f"{reading.pictures} pictures: {reading.known} read before, {reading.read} now{rate}{failed}"
@@ -143,7 +141,7 @@ def _read(reading: Reading) -> str:
 
 
 def _spent(summary: Summary) -> str:
-    """Where the time went, the most first."""
+    """Shares of the time by step, largest first."""
     total = sum(summary.work.spent.values()) or 1.0
     most = sorted(summary.work.spent.items(), key=lambda item: -item[1])
     return ", ".join(f"{name} {seconds / total:.0%}" for name, seconds in most)
@@ -151,7 +149,7 @@ def _spent(summary: Summary) -> str:
 
 def _skipped(summary: Summary) -> list[str]:
     lines = [
-        # a name may hold anything, a line break too
+        # a name may contain control characters
         f"{name if name.isprintable() else ascii(name)} ({where}): {reason}"
         for name, where, reason in summary.skipped[:_SKIPPED_LINES]
     ]
@@ -171,6 +169,6 @@ if __name__ == "__main__":
     code = main()
     sys.stdout.flush()
     if code == 130:
-        # Python would wait for threads in the middle of a batch, which of a large model takes many seconds.
+        # sys.exit waits for threads to finish their batch, many seconds for a large model.
         os._exit(code)
     sys.exit(code)

@@ -1,11 +1,11 @@
-"""The embedding job: find out what the cache lacks, make it, write the dataset index.
+"""The embedding job: compute the vectors missing from the cache and write the dataset index.
 
-    plan     read the tables, hash the pictures, look the keys up; no model is loaded
-    read     with `ocr`, the words on the pictures whose texts are empty; what was read before is not read again
+    plan     read the tables, hash the pictures, look up the keys; no model is loaded
+    read     with `ocr`, recognise the text of pictures without one; earlier results are reused
     fill     decode in threads, encode in batches, one immutable segment every few seconds
     index    one row per row of the data set, with the keys of its vectors
 
-A kill at any moment loses the segment in progress; the next run makes what is missing. Knows nothing of heads.
+A kill at any moment loses the segment in progress; the next run recomputes it.
 """
 
 import time
@@ -41,12 +41,12 @@ class NothingReadable(ValueError):
 
 @dataclass(frozen=True)
 class EmbedSettings:
-    """data: a folder or a table; images: the folder or URL that pictures are read from, "" for that of the data;
-    model, pretrained: open_clip's names; device: one of `embed.clip.options.DEVICES`.
+    """Settings of a run.
 
-    retry_failed: try again the pictures that an earlier run could not decode; rehash: read every picture again, also
-    those whose size and times are unchanged; ocr: read the words of the memes whose text is empty off their pictures;
-    delta: what fine-tuning changed of the model, a file of `embed.clip.delta`; engine: one of `embed.engines.local.ENGINES`.
+    data: a folder or a table; images: folder or URL of the pictures, "" for the data folder; model, pretrained:
+    open_clip's names; device: one of `embed.clip.options.DEVICES`; retry_failed: retry pictures that an earlier run
+    could not decode; rehash: read every picture, also those with unchanged size and times; ocr: fill empty texts by
+    OCR; delta: changes by fine-tuning, a file of `embed.clip.delta`; engine: one of `embed.engines.local.ENGINES`.
     """
 
     data: str
@@ -64,7 +64,7 @@ class EmbedSettings:
 
     @property
     def encoder(self) -> EncoderRequest:
-        """The encoder that is requested."""
+        """The requested encoder."""
         return EncoderRequest(self.model, self.pretrained, self.options, self.delta)
 
     @property
@@ -76,17 +76,17 @@ class EmbedSettings:
 
     @property
     def layout(self) -> Layout:
-        """Where results stand."""
+        """The paths of the results."""
         return Layout(self.artifacts)
 
 
 @dataclass
 class Embedded:
-    """Vectors by origin; the dictionaries have an entry for "image" and one for "text".
+    """Counts and times of a run; distinct, cached, embedded: {"image" | "text": number of keys}.
 
-    distinct, cached, embedded: numbers of keys; prompts: the same three, of the zero-shot prompts that no meme's text
-    equals; device: where the encoder ran, "" where none was loaded; seconds: spent on embedding, without loading; spent:
-    {"decode" | "tokenise" | "model": seconds}, of all cores together on a CPU.
+    prompts: the same three counts, of zero-shot prompts that equal no meme's text; device: of the encoder, "" if none
+    was loaded; seconds: of embedding, without loading the model; spent: {"decode" | "tokenise" | "model": seconds}, on
+    a CPU summed over all cores.
     """
 
     distinct: dict[str, int] = field(default_factory=dict)
@@ -100,10 +100,10 @@ class Embedded:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run found and did.
+    """Results of a run.
 
-    work: the vectors; too_long: memes' texts longer than the context; skipped: (id, file and row, reason); reading: what
-    reading the pictures' words came to, where that was requested.
+    too_long: distinct texts longer than the context; skipped: (id, file and row, reason); reading: OCR counts, if
+    requested.
     """
 
     memes: list[Meme]
@@ -120,11 +120,11 @@ def embed_dataset(
     hints: Mapping[str, tuple[str, str]] | None = None,
     splits: Sequence[str] | None = None,
 ) -> Summary:
-    """Bring the cache and the index up to date with the data folder; `say` takes notes for the user.
+    """Bring the cache and the index up to date with the data folder; `say` prints messages to the user.
 
-    hints: {image: (stamp, key)} of pictures that another index knows; splits: of every row, in place of those of the data.
-    Raises DatasetError, EncoderUnavailable, NothingReadable, OcrUnavailable, SpecMismatch, StoreUnreached,
-    TooLittleMemory and, when the disk is full, OSError; what was finished by then stays.
+    hints: {image: (stamp, key)} from another index; splits: one per row, replacing those of the data.
+    Raises DatasetError, EncoderUnavailable, EngineUnavailable, NothingReadable, OcrUnavailable, SpecMismatch,
+    StoreUnreached, TooLittleMemory and, when the disk is full, OSError; finished work is kept.
     """
     with closing(_open_engine(settings, say)) as engine:
         return _embed_dataset(settings, engine, say, dict(hints or {}), splits)
@@ -150,7 +150,7 @@ def _embed_dataset(
     splits: Sequence[str] | None,
 ) -> Summary:
     root, memes = read_dataset(Path(settings.data), settings.images)
-    root = root.absolute()  # a worker may stand in another folder
+    root = root.absolute()  # a worker may run in another folder
     log = HashLog(settings.index, settings.images)
     known = {} if settings.rehash else hints | _hints(settings) | log.read()
     hashed = hash_pictures(root, [meme.image for meme in memes if not meme.problem], known, engine.map, log.add)
@@ -168,7 +168,7 @@ def _embed_dataset(
     reasons = _reasons(memes, hashed, store.failures("image") | transient_failures)
     skipped = [(meme.id, meme.where, reason) for meme, reason in zip(memes, reasons, strict=True) if reason]
     if len(skipped) == len(memes):
-        raise NothingReadable(_nothing(settings.data, skipped))
+        raise NothingReadable(_none_usable(settings.data, skipped))
     index = _index(settings, memes, store, hashed, reasons)
     source = index.source | {"ocr": reading.engine if reading else ""}
     index = replace(index, source=source, parts=_parts(settings, index, memes, hashed, root))
@@ -181,7 +181,7 @@ def _embed_dataset(
 
 @dataclass(frozen=True)
 class _Wanted:
-    """items: {"image" | "text": {key: image, or text}}; prompts: keys of the zero-shot prompts, which are counted apart."""
+    """items: {"image" | "text": {key: image or text}}; prompts: keys of zero-shot prompts, counted separately."""
 
     items: dict[str, dict[str, str]]
     prompts: set[str]
@@ -195,7 +195,7 @@ class _Wanted:
         return cls({"image": images, "text": texts | prompts}, prompts.keys() - texts.keys(), retry_failed)
 
     def missing(self, store: VectorStore) -> dict[str, dict[str, str]]:
-        """What the store lacks of each kind."""
+        """{"image" | "text": items not in the store}."""
         return {kind: self._missing(store, kind) for kind in self.items}
 
     def _missing(self, store: VectorStore, kind: str) -> dict[str, str]:
@@ -208,12 +208,12 @@ class _Wanted:
 def _parts(
     settings: EmbedSettings, index: DatasetIndex, memes: list[Meme], hashed: Hashed, root: Path
 ) -> Sequence[int]:
-    """The memes' parts, where the data leave a split to be set aside."""
+    """The part of each meme, -1 where the data have a validation split."""
     if "validation" in index.splits:
         return [-1] * len(index)
-    last = _last(settings.index)
-    if last is not None and not last.has_parts and _rows(last) == _rows(index):
-        return ()  # bundles rest on the split that was carved before there were parts
+    previous = _previous_index(settings.index)
+    if previous is not None and not previous.has_parts and _rows(previous) == _rows(index):
+        return ()  # existing bundles depend on the split that was carved without parts
     return assign_parts(memes, hashed.keys, root, settings.layout.splits(settings.data))
 
 
@@ -221,7 +221,7 @@ def _rows(index: DatasetIndex) -> list[tuple[str, str, str, int]]:
     return list(zip(index.ids, index.image_keys, index.text_keys, index.labels))
 
 
-def _last(index: Path) -> DatasetIndex | None:
+def _previous_index(index: Path) -> DatasetIndex | None:
     try:
         return read_index(index)
     except UnusableIndex:
@@ -229,14 +229,16 @@ def _last(index: Path) -> DatasetIndex | None:
 
 
 def _hints(settings: EmbedSettings) -> dict[str, tuple[str, str]]:
-    """{image: (stamp, key)} of the last run on these data and pictures, if there was one."""
-    last = _last(settings.index)
-    return last.hints if last is not None and last.source.get("images", "") == settings.images else {}
+    """{image: (stamp, key)} of the previous run with the same data and picture folder."""
+    previous = _previous_index(settings.index)
+    return previous.hints if previous is not None and previous.source.get("images", "") == settings.images else {}
 
 
 def _open_store(settings: EmbedSettings, engine: Engine, wanted: _Wanted) -> VectorStore:
-    """The store of the encoder's spec. The spec that an earlier run has noted serves until something is missing; then an
-    encoder is loaded, and its spec counts."""
+    """The store of the encoder's spec.
+
+    The spec remembered from an earlier run is used while no vector is missing; else the encoder is loaded for its spec.
+    """
     layout = settings.layout
 
     def load() -> dict[str, Any]:
@@ -244,9 +246,9 @@ def _open_store(settings: EmbedSettings, engine: Engine, wanted: _Wanted) -> Vec
         remember_spec(layout.encoders, settings.encoder, spec, weights)
         return spec
 
-    noted = recall_spec(layout.encoders, settings.encoder)
-    store = VectorStore(layout.vectors, noted or load())
-    if noted and any(wanted.missing(store).values()) and (spec := load()) != noted:
+    recalled = recall_spec(layout.encoders, settings.encoder)
+    store = VectorStore(layout.vectors, recalled or load())
+    if recalled and any(wanted.missing(store).values()) and (spec := load()) != recalled:
         return VectorStore(layout.vectors, spec)
     return store
 
@@ -259,7 +261,7 @@ def _report_damage(store: VectorStore, say: Callable[[str], None]) -> None:
 
 
 def _fill(store: VectorStore, engine: Engine, root: Path, wanted: _Wanted) -> tuple[Embedded, dict[str, str]]:
-    """Embed what the store lacks, now that no other job adds to it; and {key: reason} of the transient failures."""
+    """Embed what is missing from the locked store; also {key: reason} of the transient failures."""
     work, transient_failures = Embedded(), dict[str, str]()
     missing = wanted.missing(store)
     for kind, items in wanted.items.items():
@@ -279,9 +281,9 @@ def _fill(store: VectorStore, engine: Engine, root: Path, wanted: _Wanted) -> tu
 
 
 def _embed(store: VectorStore, kind: str, todo: dict[str, str], engine: Engine, root: Path) -> "tuple[Filled, float]":
-    """Embed {key: image or text}; what that came to, and the seconds it took."""
+    """Embed {key: image or text}; counts and seconds."""
     if kind == "text":
-        # texts of like length together: a batch is as long as its longest
+        # sorted by length: a batch is padded to its longest text
         todo = dict(sorted(todo.items(), key=lambda item: len(item[1]), reverse=True))
     engine.load()  # before the clock starts
     started = time.monotonic()
@@ -289,7 +291,7 @@ def _embed(store: VectorStore, kind: str, todo: dict[str, str], engine: Engine, 
 
 
 def _reasons(memes: Sequence[Meme], hashed: Hashed, failures: dict[str, str]) -> list[str]:
-    """Why each meme has no vectors, or ""."""
+    """Why each meme has no vectors, "" if it has."""
 
     def reason(meme: Meme) -> str:
         if meme.problem or meme.image in hashed.problems:
@@ -299,11 +301,11 @@ def _reasons(memes: Sequence[Meme], hashed: Hashed, failures: dict[str, str]) ->
     return [reason(meme) for meme in memes]
 
 
-def _nothing(data: str, skipped: list[tuple[str, str, str]]) -> str:
-    # what is wrong with all of them is said once
+def _none_usable(data: str, skipped: list[tuple[str, str, str]]) -> str:
+    # a reason that all of them share is reported once
     shown = skipped[: 3 if len({reason for _, _, reason in skipped}) > 1 else 1]
     first = "; ".join(f"{name} ({where}): {reason}" for name, where, reason in shown)
-    same = "; and so the others" if len(skipped) > len(shown) == 1 else ""
+    same = "; the same for all others" if len(skipped) > len(shown) == 1 else ""
     return f"{data}: none of its {len(skipped)} memes can be used. {first}{same}"
 
 

@@ -1,1 +1,1 @@
-"""Vectors, labels and splits as .npz and Parquet files, out and in."""
+"""Export and import of vectors, labels and splits as .npz and Parquet files."""

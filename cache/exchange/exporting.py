@@ -2,22 +2,22 @@
 
     python -m cache export artifacts/datasets/<index>.h5 memes.parquet
 
-Rows that the embedding job skipped have no vectors and are left out; unlabelled ones are kept. It knows no format.
+Rows that the embedding job skipped have no vectors and are left out; unlabelled ones are kept.
 """
 
 from pathlib import Path
 from typing import Any
 
-from cache.exchange.formats import Origin, Prompt, Rows, require_suffix, write_rows
+from cache.exchange.formats import Prompt, Provenance, Rows, require_suffix, write_rows
 from cache.index.dataset_index import DatasetIndex, read_index
 from cache.store.keys import text_key
 from cache.store.vector_store import VectorStore
 
 
 def export_index(index_file: Path, vectors: Path, out: Path) -> int:
-    """Write `out`, atomically; return its number of rows.
+    """Write `out` atomically; return its number of rows.
 
-    Raises UnusableIndex, UnusableTable, MissingVectors, DamagedSegment, OSError; ValueError where no row has vectors.
+    Raises UnusableIndex, UnusableTable, MissingVectors, DamagedSegment, OSError; ValueError if no row has vectors.
     """
     require_suffix(out)
     index = read_index(index_file)
@@ -32,9 +32,9 @@ def export_index(index_file: Path, vectors: Path, out: Path) -> int:
     store = VectorStore(vectors, index.spec)
     columns = {name: kept(name) for name in ("image_keys", "text_keys", "text_tokens", "text_cut")}
     image, text = (store.read(kind, columns[f"{kind}_keys"]) for kind in ("image", "text"))
-    origin = Origin(**columns, spec=index.spec, source=index.source, prompts=_prompts(index, store))
+    provenance = Provenance(**columns, spec=index.spec, source=index.source, prompts=_prompts(index, store))
     write_rows(
-        out, Rows(kept("ids"), image, text, kept("labels"), kept("splits"), kept("groups"), origin, kept("parts"))
+        out, Rows(kept("ids"), image, text, kept("labels"), kept("splits"), kept("groups"), provenance, kept("parts"))
     )
     return len(rows)
 

@@ -1,10 +1,10 @@
-"""Vectors with ids, labels and splits as one file, .npz or .parquet: to other programs, and from them.
+"""Read and write vectors with ids, labels and splits as one .npz or .parquet file.
 
-    ids, image (N, Di), text (N, Dt), label, split                    what every such file has
-    group, part                                                       what it may have
-    image_key, text_key, text_tokens, text_cut; spec, source, prompts what a file of `export` has, too
+    ids, image (N, Di), text (N, Dt), label, split                    required columns
+    group, part                                                       optional columns
+    image_key, text_key, text_tokens, text_cut; spec, source, prompts also in files that `export` wrote
 
-It does not know stores or indexes. Nothing is unpickled.
+Nothing is unpickled.
 """
 
 import hashlib
@@ -29,15 +29,15 @@ SUFFIXES = (".npz", ".parquet")
 _VECTORS = ("image", "text")
 _REQUIRED = ("ids", *_VECTORS, "label", "split")
 _OPTIONAL = ("group", "part")
-_OURS = ("image_key", "text_key", "text_tokens", "text_cut")
-# What numpy and zipfile make of damaged bytes.
+_EXPORTED = ("image_key", "text_key", "text_tokens", "text_cut")
+# Exceptions of numpy and zipfile for damaged bytes.
 _DAMAGE = (ValueError, KeyError, EOFError, OSError, NotImplementedError, MemoryError, zipfile.BadZipFile, zlib.error)
 _TEXTS = ("spec", "source", "prompts", "content_sha256")
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A zero-shot prompt of an index; vector: Dt numbers, whose decimals lead back to their float32 bit for bit."""
+    """A zero-shot prompt of an index; vector: Dt numbers, whose JSON form round-trips to float32 bit for bit."""
 
     label: str
     text: str
@@ -46,8 +46,8 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class Origin:
-    """What only our own vectors have; sequences of N, as the columns of a dataset index."""
+class Provenance:
+    """Keys, token counts and spec of vectors that this project made; sequences of N, as in a dataset index."""
 
     image_keys: Sequence[str]
     text_keys: Sequence[str]
@@ -62,8 +62,7 @@ class Origin:
 class Rows:
     """Memes with vectors. ids, splits: N texts; image (N, Di), text (N, Dt) float32; labels: N of 1 | 0 | -1.
 
-    origin: None where the vectors were made elsewhere; groups: N texts, "" where none is known; parts: as in the index, ()
-    where none is known.
+    provenance: None for another program's vectors; groups: N texts, "" where unknown; parts: as in the index, () if unknown.
     """
 
     ids: Sequence[str]
@@ -72,50 +71,50 @@ class Rows:
     labels: Sequence[int]
     splits: Sequence[str]
     groups: Sequence[str]
-    origin: Origin | None
+    provenance: Provenance | None
     parts: Sequence[int] = ()
 
 
 def require_suffix(path: Path) -> None:
-    """Raise UnusableTable unless the file's name says one of the formats."""
+    """Raise UnusableTable unless the file name ends in one of SUFFIXES."""
     if path.suffix not in SUFFIXES:
         raise UnusableTable(f"{path}: expected a name that ends in {' or '.join(SUFFIXES)}")
 
 
 def write_rows(path: Path, rows: Rows) -> None:
-    """Write rows with an origin, atomically. Raises UnusableTable for another suffix, and OSError."""
+    """Write rows with a provenance, atomically. Raises UnusableTable for another suffix, and OSError."""
     require_suffix(path)
-    origin = rows.origin
-    assert origin is not None  # it is `export` that writes, and its rows come from our cache
+    provenance = rows.provenance
+    assert provenance is not None  # only `export` writes, and its rows come from the cache
     held = {
         "ids": list(rows.ids),
         "image": rows.image,
         "text": rows.text,
         "label": np.asarray(rows.labels, np.int8),
         "split": list(rows.splits),
-        "image_key": list(origin.image_keys),
-        "text_key": list(origin.text_keys),
-        "text_tokens": np.asarray(origin.text_tokens, np.int32),
-        "text_cut": np.asarray(origin.text_cut, np.int8),
+        "image_key": list(provenance.image_keys),
+        "text_key": list(provenance.text_keys),
+        "text_tokens": np.asarray(provenance.text_tokens, np.int32),
+        "text_cut": np.asarray(provenance.text_cut, np.int8),
     }
     if any(rows.groups):
         held["group"] = list(rows.groups)
     if any(part >= 0 for part in rows.parts):
         held["part"] = np.asarray(rows.parts, np.int8)
     texts = {
-        "spec": json.dumps(origin.spec),
-        "source": json.dumps(origin.source),
-        "content_sha256": _digest(rows, origin),
+        "spec": json.dumps(provenance.spec),
+        "source": json.dumps(provenance.source),
+        "content_sha256": _digest(rows, provenance),
     }
-    if origin.prompts:
-        texts["prompts"] = json.dumps([asdict(prompt) for prompt in origin.prompts])
+    if provenance.prompts:
+        texts["prompts"] = json.dumps([asdict(prompt) for prompt in provenance.prompts])
     write_bytes_atomically(path, parquet_bytes(held, texts) if path.suffix == ".parquet" else _npz(held | texts))
 
 
 def read_rows(path: Path) -> Rows:
     """Read and check a file. Raises UnusableTable, naming file, column and row, and OSError."""
     require_suffix(path)
-    names = ("id", *_REQUIRED, *_OPTIONAL, *_OURS)
+    names = ("id", *_REQUIRED, *_OPTIONAL, *_EXPORTED)
     held, texts = read_parquet(path, names, _VECTORS) if path.suffix == ".parquet" else _read_npz(path, names)
     if "id" in held:
         held.setdefault("ids", held["id"])
@@ -130,40 +129,40 @@ def read_rows(path: Path) -> Rows:
         columns.labels(path, "label", held["label"]),
         columns.splits(path, "split", held["split"]),
         columns.groups(held.get("group", [""] * len(held["ids"]))),
-        _origin(path, held, texts),
+        _provenance(path, held, texts),
         columns.parts(path, "part", held.get("part", ())),
     )
-    if rows.origin and _digest(rows, rows.origin) != texts.get("content_sha256"):
+    if rows.provenance and _digest(rows, rows.provenance) != texts.get("content_sha256"):
         raise _changed(path)
     return rows
 
 
-def _origin(path: Path, held: dict[str, Any], texts: dict[str, str]) -> Origin | None:
+def _provenance(path: Path, held: dict[str, Any], texts: dict[str, str]) -> Provenance | None:
     if "spec" not in texts:
         return None
     try:
-        columns.same_lengths(path, {name: held[name] for name in ("ids", *_OURS)})
-        image_keys, text_keys = ([str(key) for key in held[name]] for name in _OURS[:2])
-        tokens, cut = ([int(value) for value in held[name]] for name in _OURS[2:])
+        columns.same_lengths(path, {name: held[name] for name in ("ids", *_EXPORTED)})
+        image_keys, text_keys = ([str(key) for key in held[name]] for name in _EXPORTED[:2])
+        tokens, cut = ([int(value) for value in held[name]] for name in _EXPORTED[2:])
         prompts = [Prompt(**prompt) for prompt in json.loads(texts.get("prompts", "[]"))]
         spec, source = json.loads(texts["spec"]), json.loads(texts["source"])
-        return Origin(image_keys, text_keys, tokens, cut, spec, source, prompts)
+        return Provenance(image_keys, text_keys, tokens, cut, spec, source, prompts)
     except (KeyError, ValueError, TypeError) as error:
         raise _changed(path) from error
 
 
 def _changed(path: Path) -> UnusableTable:
     return UnusableTable(
-        f"{path}: its vectors, keys, prompts or spec are not the ones that `export` wrote, so they cannot go back "
-        "under that spec; remove `spec` from the file to import them as vectors made elsewhere"
+        f"{path}: its vectors, keys, prompts or spec are not the ones that `export` wrote, so they cannot be imported "
+        "under that spec; remove `spec` from the file to import them as another program's vectors"
     )
 
 
-def _digest(rows: Rows, origin: Origin) -> str:
-    """SHA-256 of all that the cache would trust: spec, keys, vectors, tokens, prompts; the other columns may change."""
-    names = (origin.spec, origin.source, list(origin.image_keys), list(origin.text_keys))
-    counts = (list(map(int, origin.text_tokens)), list(map(int, origin.text_cut)))
-    prompts = [asdict(prompt) for prompt in origin.prompts]
+def _digest(rows: Rows, provenance: Provenance) -> str:
+    """SHA-256 of spec, keys, vectors, token counts and prompts; the other columns may be edited."""
+    names = (provenance.spec, provenance.source, list(provenance.image_keys), list(provenance.text_keys))
+    counts = (list(map(int, provenance.text_tokens)), list(map(int, provenance.text_cut)))
+    prompts = [asdict(prompt) for prompt in provenance.prompts]
     digest = hashlib.sha256(json.dumps([*names, *counts, *prompts], sort_keys=True).encode())
     for side in (rows.image, rows.text):
         digest.update(f"{side.shape}".encode())
@@ -178,11 +177,11 @@ def _npz(arrays: dict[str, Any]) -> bytes:
 
 
 def _read_npz(path: Path, names: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Of the columns `names`, those that are there, as lists; the vectors as arrays; and the texts."""
+    """The columns among `names` that exist, as lists, vectors as arrays; and the JSON texts."""
     with path.open("rb") as file:
         try:
             if not zipfile.is_zipfile(file):
-                raise ValueError("no zip archive")
+                raise ValueError("not a zip archive")
             with np.load(file, allow_pickle=False) as held:
                 arrays = {name: np.asarray(held[name]) for name in held.files if name in (*names, *_TEXTS)}
         except _DAMAGE as error:

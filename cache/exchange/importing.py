@@ -1,9 +1,9 @@
-"""Take in vectors from a .npz or .parquet file: a dataset index, and a store that holds its vectors.
+"""Import vectors from a .npz or .parquet file into a store and a new dataset index.
 
     python -m cache import vectors.npz NAME     then: make tune DATA=artifacts/datasets/NAME.h5
 
-A file of `export` goes back under its own spec and keys. Vectors made elsewhere get a spec that names the file, so
-that they are never mixed with our encoder's, and each is keyed by its own bytes. It knows no file format.
+A file that `export` wrote keeps its spec and keys. Vectors of other programs get a spec with the file's hash, so they
+are never mixed with those of our encoders, and each is keyed by the hash of its own bytes.
 """
 
 import re
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from cache.contents import IMPORTED
-from cache.exchange.formats import Origin, Rows, read_rows
+from cache.exchange.formats import Provenance, Rows, read_rows
 from cache.index.dataset_index import DatasetIndex, UnusableIndex, read_index, write_index
 from cache.index.parts import part_of
 from cache.layout import Layout
@@ -26,11 +26,11 @@ _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
 
 class NameTaken(ValueError):
-    """A name for the new index that cannot be used."""
+    """The name of the new index is invalid or in use."""
 
 
 def import_rows(file: Path, name: str, artifacts: Path, say: Callable[[str], None]) -> Path:
-    """Write the index `name` and the vectors that the store lacks; return the index's path. `say` takes notes.
+    """Write the index `name` and the vectors missing from the store; return the index's path. `say` prints messages.
 
     Raises UnusableTable, NameTaken and OSError.
     """
@@ -38,22 +38,22 @@ def import_rows(file: Path, name: str, artifacts: Path, say: Callable[[str], Non
         raise NameTaken(f"{name!r}: expected a name of letters, digits, dots, - and _, without a folder")
     path = Layout(artifacts).named_index(name)
     rows = read_rows(file)
-    origin = rows.origin or _elsewhere(file, rows)
-    index = _index(rows, origin)
+    provenance = rows.provenance or _external_provenance(file, rows)
+    index = _index(rows, provenance)
     _require_free(path, index)
-    store = VectorStore(Layout(artifacts).vectors, origin.spec)
+    store = VectorStore(Layout(artifacts).vectors, provenance.spec)
     with store.locked(lambda: say("another job is filling this cache; waiting for it")):
-        if store.damaged and not rows.origin:
-            say(f"{store.folder}: {len(store.damaged)} damaged segments; their rows are made again from {file}")
+        if store.damaged and not rows.provenance:
+            say(f"{store.folder}: {len(store.damaged)} damaged segments; their rows are restored from {file}")
             store.forget_damaged()
-        _add(store, "image", origin.image_keys, rows.image, [0] * len(rows.ids))
-        _add(store, "text", origin.text_keys, rows.text, origin.text_tokens)
-        _add_prompts(store, origin)
+        _add(store, "image", provenance.image_keys, rows.image, [0] * len(rows.ids))
+        _add(store, "text", provenance.text_keys, rows.text, provenance.text_tokens)
+        _add_prompts(store, provenance)
     write_index(path, index)
     return path
 
 
-def _elsewhere(file: Path, rows: Rows) -> Origin:
+def _external_provenance(file: Path, rows: Rows) -> Provenance:
     spec = {
         "format": 1,
         "imported": file_digest(file),
@@ -62,15 +62,15 @@ def _elsewhere(file: Path, rows: Rows) -> Origin:
     }
     none = [0] * len(rows.ids)
     image_keys, text_keys = ([content_key(row.tobytes()) for row in side] for side in (rows.image, rows.text))
-    return Origin(
+    return Provenance(
         image_keys, text_keys, none, none, spec, {"data": str(file.resolve()), "model": IMPORTED, "pretrained": ""}
     )
 
 
-def _index(rows: Rows, origin: Origin) -> DatasetIndex:
+def _index(rows: Rows, provenance: Provenance) -> DatasetIndex:
     none = [""] * len(rows.ids)
     prompts: dict[str, list[str]] = {}
-    for prompt in origin.prompts:
+    for prompt in provenance.prompts:
         prompts.setdefault(prompt.label, []).append(prompt.text)
     return DatasetIndex(
         ids=rows.ids,
@@ -78,45 +78,45 @@ def _index(rows: Rows, origin: Origin) -> DatasetIndex:
         labels=rows.labels,
         images=none,
         texts=none,
-        image_keys=origin.image_keys,
-        text_keys=origin.text_keys,
+        image_keys=provenance.image_keys,
+        text_keys=provenance.text_keys,
         skipped=none,
-        text_tokens=origin.text_tokens,
-        text_cut=origin.text_cut,
+        text_tokens=provenance.text_tokens,
+        text_cut=provenance.text_cut,
         image_stamps=none,
-        spec=origin.spec,
-        source=origin.source,
+        spec=provenance.spec,
+        source=provenance.source,
         groups=rows.groups,
-        parts=rows.parts or ([] if rows.origin else _parts(rows)),
+        parts=rows.parts or ([] if rows.provenance else _parts(rows)),
         prompts=prompts,
     )
 
 
 def _parts(rows: Rows) -> list[int]:
-    """By their ids: there are no pictures, and vectors are an encoder's."""
+    """Parts by the hash of the id: there are no pictures, and vectors depend on the encoder."""
     return [-1 if "validation" in rows.splits else part_of(name) for name in rows.ids]
 
 
 def _require_free(path: Path, index: DatasetIndex) -> None:
-    """An index of the embedding job holds more than a file of vectors, and must not be lost to one."""
+    """Do not overwrite an index of the embedding job, which holds more than an exchange file. Raises NameTaken."""
     if not path.exists():
         return
     try:
-        there = read_index(path)
+        existing = read_index(path)
     except UnusableIndex:
-        return  # damaged: this import mends it
-    if there.source["model"] != IMPORTED and there != index:
-        raise NameTaken(f"{path}: stands there already and was not imported; give another NAME")
+        return  # damaged: this import replaces it
+    if existing.source["model"] != IMPORTED and existing != index:
+        raise NameTaken(f"{path}: already exists and was not imported; give another NAME")
 
 
-def _add_prompts(store: VectorStore, origin: Origin) -> None:
-    keys = [text_key(prompt.text) for prompt in origin.prompts]
-    vectors = np.array([prompt.vector for prompt in origin.prompts], np.float32)
-    _add(store, "text", keys, vectors, [prompt.tokens for prompt in origin.prompts])
+def _add_prompts(store: VectorStore, provenance: Provenance) -> None:
+    keys = [text_key(prompt.text) for prompt in provenance.prompts]
+    vectors = np.array([prompt.vector for prompt in provenance.prompts], np.float32)
+    _add(store, "text", keys, vectors, [prompt.tokens for prompt in provenance.prompts])
 
 
 def _add(store: VectorStore, kind: str, keys: Sequence[str], vectors: np.ndarray, tokens: Sequence[int]) -> None:
-    """Add the rows whose keys the store lacks, each key once."""
+    """Add the rows whose keys are not in the store, each key once."""
     first: dict[str, int] = {}
     for row, key in enumerate(keys):
         first.setdefault(key, row)

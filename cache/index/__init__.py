@@ -1,1 +1,1 @@
-"""The rows of a data set, in columns, and the parts that its splits follow from."""
+"""The dataset index, and the content-based parts that splits are derived from."""

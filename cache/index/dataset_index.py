@@ -1,7 +1,7 @@
-"""The dataset index: a data set's ids, keys, labels and splits, one row per row of its files, as HDF5.
+"""The dataset index: ids, keys, labels and splits of a data set as one HDF5 file, one row per meme.
 
-Vectors are not in it and labels are not in the store, so one picture in two data sets is embedded once.
-It knows no label's spelling: 1 is offensive, 0 is not, -1 is unlabelled.
+It holds no vectors, and the store holds no labels, so a picture in two data sets is embedded once.
+Labels are 1 (offensive), 0 (not offensive) and -1 (unlabelled).
 """
 
 import io
@@ -15,41 +15,43 @@ import h5py
 import numpy as np
 
 from cache.files import write_bytes_atomically
-from cache.hdf5 import hdf5_bytes, put, seal_is_whole
+from cache.hdf5 import checksum_matches, hdf5_bytes, write_dataset
 from cache.layout import DatasetRequest, Layout
 from cache.store.spec import Spec
 
 FORMAT = 3
 SPLITS = ("train", "validation", "test")
-# A group's name heads a row of a report; a cell that is longer is prose in the wrong column.
+# A group's name labels a row of the report; a longer cell is prose in the wrong column.
 _MAX_GROUP = 100
 _NO_PARTS = -2
 _HDF5 = b"\x89HDF"
-_CHUNK_BYTES = 1 << 20  # one dataset is read whole and at once, so few and large chunks
-# Texts are bytes and ends: HDF5's own strings carry no checksum and refuse a NUL. Surrogates stand for bytes of file
-# names that are no UTF-8.
+_CHUNK_BYTES = 1 << 20  # datasets are always read whole, so few and large chunks
+# Texts are stored as UTF-8 bytes and end offsets: HDF5's variable-length strings have no checksum and no NUL.
+# Surrogates represent file-name bytes that are not UTF-8.
 _ENCODING = ("utf-8", "surrogatepass")
 
 
 class UnusableIndex(ValueError):
-    """No dataset index where one was expected, or one of another format."""
+    """The dataset index is missing, damaged or of another format."""
 
 
 @dataclass(frozen=True)
 class DatasetIndex:
-    """One row per meme that the data set names, embedded or not; all sequences have N entries.
+    """One row per meme of the data set, embedded or not; all sequences have N entries.
 
     ids, splits ("train" | "validation" | "test"), images (path inside the data folder), texts: str;
     image_keys, text_keys: hex digests, "" where there is none; labels: 1 | 0 | -1;
-    skipped: "" or why the row has no vectors; text_tokens: the text's tokens before truncation, 0 where there are
-    none; text_cut: 1 where the encoder read only the text's beginning, else 0; image_stamps: an opaque hint of the
-    embedding job, by which it knows an unchanged picture file, "" where there is none.
+    skipped: "" or why the row has no vectors; text_tokens: token count before truncation, 0 for imported vectors;
+    text_cut: 1 if the encoder truncated the text, else 0; image_stamps: opaque file stamps by which the embedding job
+    recognises unchanged pictures, "" where there is none.
     source: {"data", "model", "pretrained", ...} as the user gave them to the job.
-    groups: whom a meme is about, as the data say it (see `group_name`), "" where they do not; () is "" for every row.
-    parts: from 0 to `cache.index.parts.PARTS` - 1, by content, so that a split can be set aside where the data name none; -1
-    where they name all, or a row has no picture; () is -2 for every row, of an index made before there were parts.
+    groups: target group of a meme as the data name it (see `group_name`), "" where unknown; () means "" for every row.
+    parts: 0 to `cache.index.parts.PARTS` - 1, derived from content, to carve out missing splits; -1 where the data have
+    all splits, or a row has no picture; () means -2 for every row, as in an index older than parts.
     prompts: {"offensive" | "non-offensive": texts} for zero-shot classification, whose vectors are in the store under
-    `text_key`, as any text's; {} where there are none, as for vectors made elsewhere.
+    their `text_key`; {} for imported vectors without prompts.
+
+    Raises ValueError where the columns differ in length.
     """
 
     ids: Sequence[str]
@@ -75,14 +77,14 @@ class DatasetIndex:
                 object.__setattr__(self, name, [usual] * len(self.ids))
         lengths = {name: len(getattr(self, name)) for name in _COLUMNS}
         if len(set(lengths.values())) != 1:
-            raise ValueError(f"the columns of an index have one length, got {lengths}")
+            raise ValueError(f"all columns of an index must have one length, got {lengths}")
 
     def __len__(self) -> int:
         return len(self.ids)
 
     @property
     def has_parts(self) -> bool:
-        """Whether the index was made when there were parts."""
+        """Whether the index has parts; older ones do not."""
         return _NO_PARTS not in self.parts
 
     @property
@@ -92,7 +94,7 @@ class DatasetIndex:
         return {image: (stamp, key) for image, stamp, key in hints if stamp}
 
 
-_DESCRIPTIONS = ("spec", "source", "prompts")  # of the whole index, as JSON
+_DESCRIPTIONS = ("spec", "source", "prompts")  # stored as JSON attributes of the file
 _COLUMNS = tuple(f.name for f in fields(DatasetIndex) if f.name not in _DESCRIPTIONS)
 _NUMBERS = {
     "labels": np.int8,
@@ -103,9 +105,9 @@ _NUMBERS = {
 
 
 def group_name(value: Any) -> str:
-    """A table's cell as the name of a meme's group, at most 100 characters; "" for None or an empty list.
+    """A table's cell as a group name of at most 100 characters; "" for None or an empty list.
 
-    A list, of a meme about several groups, becomes their names in alphabetical order, joined with "+".
+    A list of several groups becomes their sorted names joined with "+".
     """
     if value is None:
         return ""
@@ -114,32 +116,32 @@ def group_name(value: Any) -> str:
 
 
 def find_index(artifacts: Path, request: DatasetRequest) -> Path:
-    """The index that is requested: `data` itself when it is an index file (vectors made elsewhere), else by `Layout.index`.
+    """The path of the requested index: `data` itself if it is an index file, else `Layout.index`.
 
-    Raises UnusableIndex, naming the indexes that there are.
+    Raises UnusableIndex, naming the existing indexes.
     """
     layout = Layout(artifacts)
     path = Path(request.data) if Path(request.data).suffix == ".h5" else layout.index(request)
     if not path.is_file():
-        there = ", ".join(sorted(map(str, layout.datasets.glob("*.h5")))) or "none"
+        existing = ", ".join(sorted(map(str, layout.datasets.glob("*.h5")))) or "none"
         raise UnusableIndex(
             f"{path}: no such dataset index; `make embed` with the same DATA, MODEL, PRETRAINED, FEATURES and "
-            f"LONG_TEXT writes it, and DATA may be an index itself (there are: {there})"
+            f"LONG_TEXT writes it, or give an index file as DATA (existing: {existing})"
         )
     return path
 
 
 def write_index(path: Path, index: DatasetIndex) -> None:
-    """Write the index atomically, replacing the one of an earlier run."""
-    write_bytes_atomically(path, hdf5_bytes(lambda file: _fill(file, index), seal=True))
+    """Write the index atomically, replacing that of an earlier run. Raises OSError."""
+    write_bytes_atomically(path, hdf5_bytes(lambda file: _fill(file, index), checksum=True))
 
 
 def read_index(path: Path) -> DatasetIndex:
-    """Read an index. Raises UnusableIndex, naming the file and the command that makes it."""
+    """Read an index. Raises UnusableIndex, naming the file and the command that writes it."""
     try:
         data = path.read_bytes()
-        # An index of format 1 had no seal, and is to be told from a damaged one.
-        if not data.startswith(_HDF5) and not seal_is_whole(data):
+        # Format 1 had no checksum: it is reported as an old format below, not as damaged.
+        if not data.startswith(_HDF5) and not checksum_matches(data):
             raise UnusableIndex(f"{path}: damaged, or not a dataset index; run `make embed` again")
         with h5py.File(io.BytesIO(data), "r") as file:
             if file.attrs["format"] != FORMAT:
@@ -162,7 +164,7 @@ def _fill(file: h5py.File, index: DatasetIndex) -> None:
     for name in _COLUMNS:
         values = getattr(index, name)
         if name in _NUMBERS:
-            put(file, name, np.asarray(values, _NUMBERS[name]), _CHUNK_BYTES)
+            write_dataset(file, name, np.asarray(values, _NUMBERS[name]), _CHUNK_BYTES)
         else:
             _put_texts(file, name, values)
 
@@ -173,8 +175,8 @@ def _numbers(file: h5py.File, name: str) -> list[int]:
 
 def _put_texts(file: h5py.File, name: str, values: Sequence[str]) -> None:
     encoded = [value.encode(*_ENCODING) for value in values]
-    put(file, f"{name}/utf8", np.frombuffer(b"".join(encoded), np.uint8), _CHUNK_BYTES)
-    put(file, f"{name}/ends", np.cumsum([len(value) for value in encoded], dtype=np.int64), _CHUNK_BYTES // 8)
+    write_dataset(file, f"{name}/utf8", np.frombuffer(b"".join(encoded), np.uint8), _CHUNK_BYTES)
+    write_dataset(file, f"{name}/ends", np.cumsum([len(value) for value in encoded], dtype=np.int64), _CHUNK_BYTES // 8)
 
 
 def _texts(file: h5py.File, name: str) -> list[str]:

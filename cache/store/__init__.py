@@ -1,1 +1,1 @@
-"""Vectors of one feature spec on disk: keys, spec, segments, manifest, lock, compaction."""
+"""Vector stores on disk: keys, spec, segments, manifest, lock, compaction."""

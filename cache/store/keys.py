@@ -1,11 +1,11 @@
-"""Keys of the cache: what a vector was made from, named by its content alone."""
+"""Content keys: SHA-256 of pictures, texts and files."""
 
 import hashlib
 from pathlib import Path
 
 
 def content_key(data: bytes) -> str:
-    """SHA-256 of an image file's bytes, 64 hex digits. A changed picture is a new key; a copy is the same one."""
+    """SHA-256 of bytes, 64 hex digits: the key of a picture file, the same for every copy."""
     return hashlib.sha256(data).hexdigest()
 
 
@@ -15,6 +15,6 @@ def text_key(text: str) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes, 64 hex digits."""
+    """SHA-256 of a file's bytes, 64 hex digits. Raises OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,8 +1,8 @@
-"""The manifest of a store's folder: which segments were promised, and whether each is as it was written.
+"""The manifest of a store: which segments exist, with row counts and checksums.
 
     manifest.jsonl   one JSON object per line: segment (file name), kind, rows, sha256
 
-It does not know rows or vectors. A line that cannot be read is no loss: a segment's name holds its hash.
+An unreadable line loses nothing: a segment's file name contains its hash.
 """
 
 import json
@@ -17,34 +17,34 @@ from cache.store.keys import file_digest
 from cache.store.segments import KINDS, DamagedSegment
 
 Entry = dict[str, Any]
-# Files of other names are not ours, to read or to remove, whatever a manifest says.
+# Files with other names are neither read nor removed, whatever the manifest says.
 _SEGMENT_NAME = re.compile(rf"({'|'.join(KINDS)})-([0-9a-f]{{20}})\.h5")
 
 
 def manifest_path(folder: Path) -> Path:
-    """Where a store's manifest stands."""
+    """The path of a store's manifest."""
     return folder / "manifest.jsonl"
 
 
 def manifest_entry(path: Path, rows: int, digest: str) -> Entry:
-    """The line of a segment: its file, the number of its keys and its SHA-256."""
+    """The manifest line of a segment: file name, number of keys and SHA-256."""
     return {"segment": path.name, "kind": segment_kind(path.name), "rows": rows, "sha256": digest}
 
 
 def segment_kind(name: str) -> str:
-    """The kind of a segment file's rows."""
+    """ "image" or "text", from a segment's file name."""
     return name.split("-")[0]
 
 
 def read_manifest(folder: Path) -> tuple[list[Entry], list[int]]:
-    """The entries, and the numbers (from 1) of the lines that are none: cut by a kill, or damaged."""
+    """The entries, and the numbers (from 1) of unreadable lines: cut by a kill, or damaged."""
     entries: list[Entry] = []
     unreadable: list[int] = []
     for number, line in enumerate(_lines(manifest_path(folder)), start=1):
         try:
             entry = json.loads(line)
             if not _SEGMENT_NAME.fullmatch(entry["segment"]):
-                raise ValueError("not a segment's name")
+                raise ValueError("not a segment name")
             entries.append(entry)
         except (ValueError, TypeError, KeyError):
             unreadable.append(number)
@@ -52,16 +52,16 @@ def read_manifest(folder: Path) -> tuple[list[Entry], list[int]]:
 
 
 def write_manifest(folder: Path, entries: Iterable[Entry]) -> None:
-    """Replace the manifest, atomically. Raises OSError."""
+    """Replace the manifest atomically. Raises OSError."""
     write_text_atomically(manifest_path(folder), "".join(f"{json.dumps(entry)}\n" for entry in entries))
 
 
 def append_entry(folder: Path, entry: Entry) -> None:
-    """One O_APPEND write, so that two jobs on one store interleave whole lines. Raises OSError."""
+    """Append a line by one O_APPEND write, so that lines of two jobs do not mix. Raises OSError."""
     handle = os.open(manifest_path(folder), os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
     try:
         size = os.fstat(handle).st_size
-        torn = size > 0 and os.pread(handle, 1, size - 1) != b"\n"  # a killed job's last line
+        torn = size > 0 and os.pread(handle, 1, size - 1) != b"\n"  # last line of a killed job
         os.write(handle, (("\n" if torn else "") + json.dumps(entry) + "\n").encode())
         os.fsync(handle)
     finally:
@@ -70,12 +70,12 @@ def append_entry(folder: Path, entry: Entry) -> None:
 
 
 def segment_files(folder: Path) -> list[Path]:
-    """The files that are named like segments, in the order of their names, whether the manifest has them or not."""
+    """The files with segment names, sorted, whether in the manifest or not."""
     return sorted(p for p in folder.glob("*.h5") if _SEGMENT_NAME.fullmatch(p.name) and p.is_file())
 
 
 def check_segment(path: Path) -> str:
-    """A segment's SHA-256, once it is seen to be the one in its name. Raises DamagedSegment."""
+    """A segment's SHA-256, after checking it against the file name. Raises DamagedSegment."""
     if not path.is_file():
         raise DamagedSegment(f"{path}: missing")
     try:

@@ -1,7 +1,7 @@
-"""One segment: an immutable HDF5 file of rows (keys, vectors, failures), named by its own SHA-256.
+"""Segments: immutable HDF5 files of keys, vectors and failures, named by their SHA-256.
 
-A segment is written to a temporary name, forced to disk and renamed, so a kill loses the one in hand and no
-other. Appending to one HDF5 file did not survive `kill -9`; this does. Every dataset carries fletcher32.
+A segment is written to a temporary name, fsynced and renamed, so a kill loses only the one being written. Appending to
+one HDF5 file did not survive `kill -9`. Every dataset has fletcher32 checksums.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,25 +13,25 @@ import h5py
 import numpy as np
 
 from cache.files import write_bytes_atomically
-from cache.hdf5 import hdf5_bytes, put
+from cache.hdf5 import hdf5_bytes, write_dataset
 from cache.store.keys import content_key
 
 KINDS = ("image", "text")
-# Read back whole and in order: 512 full-width rows a chunk measured within 40 % of a contiguous read.
+# Segments are read whole: chunks of 512 full-width rows measured within 40 % of a contiguous read.
 _CHUNK_ROWS = 512
 _REASON_BYTES = 200
 
 
 class DamagedSegment(ValueError):
-    """A segment's bytes are not the ones that were written."""
+    """A segment is missing, unreadable or fails its checksum."""
 
 
 @dataclass(frozen=True)
 class Segment:
     """Rows of one kind.
 
-    keys: N hex digests; vectors: (N, D) float32; tokens: (N,) int32 token counts before truncation, texts only
-    (zeros for images); failures: {key: why it could not be embedded}.
+    keys: N hex digests; vectors: (N, D) float32; tokens: (N,) int32 token counts before truncation, zeros for images;
+    failures: {key: why it could not be embedded}. Raises ValueError for other shapes, NaN and infinity.
     """
 
     keys: Sequence[str]
@@ -43,7 +43,7 @@ class Segment:
         rows = len(self.keys)
         if self.vectors.ndim != 2 or len(self.vectors) != rows or self.tokens.shape != (rows,):
             raise ValueError(
-                f"a segment of {rows} keys wants ({rows}, D) vectors and ({rows},) token counts, "
+                f"a segment of {rows} keys needs ({rows}, D) vectors and ({rows},) token counts, "
                 f"got {self.vectors.shape} and {self.tokens.shape}"
             )
         if not np.isfinite(self.vectors).all():
@@ -91,7 +91,7 @@ def _fill(file: h5py.File, segment: Segment) -> None:
         "failed_reasons": reasons,
     }
     for name, rows in columns.items():
-        put(file, name, rows, _CHUNK_ROWS)
+        write_dataset(file, name, rows, _CHUNK_ROWS)
 
 
 def _raw(keys: Sequence[str]) -> np.ndarray:

@@ -1,6 +1,6 @@
-"""Feature specs: everything that could change a vector, as one JSON object whose hash names a folder.
+"""Feature specs: everything that can change a vector, as one JSON object whose hash names the store.
 
-This room does not know what the fields mean; `embed.clip.encoder` fills them in and `head` remembers them.
+`embed.clip.encoder` defines the fields; bundles of `head` store them.
 """
 
 import hashlib
@@ -11,11 +11,11 @@ Spec = dict[str, Any]
 
 
 class SpecMismatch(ValueError):
-    """Two sides that must have been made by the same encoder were not."""
+    """Vectors that must come from the same encoder do not."""
 
 
 def canonical_json(spec: Spec) -> str:
-    """One spelling per spec: sorted keys, no spaces, so that equal specs have equal hashes."""
+    """JSON with sorted keys and no spaces, so that equal specs have equal hashes."""
     return json.dumps(spec, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
@@ -25,7 +25,7 @@ def spec_id(spec: Spec) -> str:
 
 
 def differences(expected: Spec, actual: Spec, prefix: str = "") -> list[str]:
-    """Each field that differs, as `field: expected ... , got ...`; nested fields are joined by dots."""
+    """One line per differing field, `field: expected ..., got ...`; nested names are joined by dots."""
     lines: list[str] = []
     for name in sorted(expected.keys() | actual.keys()):
         left, right = expected.get(name), actual.get(name)
@@ -37,7 +37,7 @@ def differences(expected: Spec, actual: Spec, prefix: str = "") -> list[str]:
 
 
 def require_same_spec(expected: Spec, actual: Spec, what: str) -> None:
-    """Raise SpecMismatch, naming the fields that differ, unless the two specs are equal."""
+    """Raise SpecMismatch, naming the differing fields, unless the two specs are equal."""
     found = differences(expected, actual)
     if found:
         raise SpecMismatch(f"{what}: made by another encoder. " + "; ".join(found))

@@ -1,1 +1,1 @@
-"""What is odd about a data set: `python -m embed audit`."""
+"""The data audit, `python -m embed audit`."""

@@ -1,8 +1,10 @@
-"""What is odd about a folder of memes, before money is spent on it: `python -m embed audit DATA`.
+"""Find problems in a folder of memes: missing pictures, near-duplicates, conflicting labels.
 
-Decodes every picture once, counts every text's tokens, compares all with all; prints the findings and writes a page
-that shows them. It loads no model, only its tokenizer, and neither reads nor writes the cache.
-Exit 0: looked through, whatever was found; 2: a folder that cannot be read, said in a sentence; 130: interrupted.
+    python -m embed audit DATA
+
+Decodes every picture, counts every text's tokens and compares all pairs; prints the findings and writes an HTML page.
+It loads only the tokenizer, not the model, and does not use the cache.
+Exit 0: done, with or without findings; 2: unreadable data, reported in one sentence; 130: interrupted.
 """
 
 import argparse
@@ -23,9 +25,9 @@ from embed.audit.findings import (
     Group,
     PictureCheck,
     class_balance,
+    duplicate_findings,
     row_findings,
     text_lengths,
-    twin_findings,
 )
 from embed.audit.page import page_path, write_page
 from embed.base.errors import DatasetError, RowError
@@ -35,18 +37,18 @@ from embed.data.near_duplicates import picture_hash
 from embed.pictures.decoding import UnreadableImage, decode_picture
 from embed.pictures.hashing import UnusableFile, read_picture
 
-# A screenful of each finding; the page and --json have more.
+# Rows of a finding, and memes of a group, on the screen; the page and --json list more.
 _LINES = 20
 _MEMBERS = 4
-# Names and lines are cut to this on the screen: a name may be as long as it likes.
+# Characters of a name and of a line on the screen: names have no length limit.
 _NAME, _WIDTH = 60, 300
-# Pictures that are given to the threads ahead of the one that is waited for.
+# Pictures in the queue of the decoding threads.
 _AHEAD = 256
 
 
 @dataclass(frozen=True)
 class Audit:
-    """What was found. balance: {split: {label: rows}}; lengths: see `embed.audit.findings.text_lengths`."""
+    """Results of an audit. balance: {split: {label: rows}}; lengths: see `embed.audit.findings.text_lengths`."""
 
     data: str
     root: Path
@@ -68,11 +70,11 @@ def main(arguments: list[str]) -> int:
         print("interrupted; nothing was written", file=sys.stderr)
         return 130
     except (ValueError, OSError) as error:
-        return refuse(error, _shown)
+        return refuse(error, _printable)
     if options.json:
         print(json.dumps(_as_json(audit, page)))
     else:
-        print("\n".join([*_heading(audit), *_table(audit.findings), f"\npage  {_shown(str(page))}"]))
+        print("\n".join([*_heading(audit), *_table(audit.findings), f"\npage  {_printable(str(page))}"]))
     return 0
 
 
@@ -97,13 +99,13 @@ def _audit(data: str, images: str, model: str) -> Audit:
     row_errors = [row for row in rows if isinstance(row, RowError)]
     lengths = _text_lengths(memes, model)
     checks = check_pictures(root, [meme.image for meme in memes if not meme.problem])
-    findings = row_findings(memes, row_errors, checks) + twin_findings(memes, checks)
+    findings = row_findings(memes, row_errors, checks) + duplicate_findings(memes, checks)
     refused = len({row_error.where for row_error in row_errors})
     return Audit(data, root, len(memes) + refused, class_balance(memes), lengths, findings)
 
 
 def check_pictures(root: Path, images: Iterable[str]) -> dict[str, PictureCheck]:
-    """Decode each of the pictures under `root` once; what goes wrong with one is in its PictureCheck."""
+    """Decode each picture under `root` once: {image: check}; errors are in `PictureCheck.problem`."""
     names = list(dict.fromkeys(images))
     checks = run_ahead(lambda name: _check(root / name), names, _AHEAD)
     return dict(zip(names, tqdm(checks, "pictures", len(names), unit=" pictures", mininterval=0.5), strict=True))
@@ -119,7 +121,7 @@ def _check(path: Path) -> PictureCheck:
 
 
 def _is_clipped(picture: Image.Image) -> bool:
-    """Whether open_clip's conversion to RGB would cut values above 255 off, as Pillow does."""
+    """Whether open_clip's conversion to RGB, by Pillow, would clip values above 255."""
     if picture.mode[0] not in "IF":
         return False
     highest = picture.getextrema()[1]
@@ -128,9 +130,8 @@ def _is_clipped(picture: Image.Image) -> bool:
 
 
 def _text_lengths(memes: list[Meme], model: str) -> dict[str, Any]:
-    from embed.clip.tokenizer import (
-        load_tokenizer,  # torch, which takes seconds: a folder that is no data set is said at once
-    )
+    # imports torch, which takes seconds: an unusable folder is reported before that
+    from embed.clip.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(model)
     distinct = dict.fromkeys(meme.text for meme in memes)
@@ -139,12 +140,12 @@ def _text_lengths(memes: list[Meme], model: str) -> dict[str, Any]:
 
 
 def _heading(audit: Audit) -> list[str]:
-    """What there is, in lines for the screen and for the page."""
+    """Counts of the data set, as lines for the screen and the page."""
     lengths = audit.lengths
     cut = f"{lengths['cut']} longer than {lengths['context_length']} tokens, cut"
     tokens = f"median {lengths['median_tokens']:g} tokens, longest {lengths['max_tokens']}"
     return [
-        f"data        {_shown(audit.data)}: {audit.rows} rows",
+        f"data        {_printable(audit.data)}: {audit.rows} rows",
         *(f"{split:<11} {', '.join(_counts(labels))}" for split, labels in audit.balance.items()),
         f"texts       {lengths['texts']} distinct, {tokens}; {cut}",
     ]
@@ -156,8 +157,8 @@ def _counts(labels: dict[str, int]) -> list[str]:
 
 
 def _table(findings: list[Finding]) -> list[str]:
-    """The counts of all findings, then the rows of those that found something."""
-    lines = ["", *(f"{len(finding):>7}  {finding.title}{_weight(finding)}" for finding in findings)]
+    """The counts of all findings, then the rows of those that are not empty."""
+    lines = ["", *(f"{len(finding):>7}  {finding.title}{_group_counts(finding)}" for finding in findings)]
     for finding in findings:
         if len(finding):
             lines += ["", f"{finding.title}: {len(finding)} ({finding.advice})"]
@@ -165,7 +166,7 @@ def _table(findings: list[Finding]) -> list[str]:
     return lines
 
 
-def _weight(finding: Finding) -> str:
+def _group_counts(finding: Finding) -> str:
     if not finding.groups:
         return ""
     crossing = sum(len(group.splits) > 1 for group in finding.groups)
@@ -176,7 +177,7 @@ def _weight(finding: Finding) -> str:
 
 def _first(items: list[Any], line: Callable[[Any], str]) -> list[str]:
     more = [f"  and {len(items) - _LINES} more; see the page or --json"] if len(items) > _LINES else []
-    return [f"  {_shown(line(item))}" for item in items[:_LINES]] + more
+    return [f"  {_printable(line(item))}" for item in items[:_LINES]] + more
 
 
 def _row_line(row: Any) -> str:
@@ -186,12 +187,12 @@ def _row_line(row: Any) -> str:
 def _group_line(group: Group) -> str:
     members = [f"{m.id[:_NAME]} ({m.split}, {LABELS[m.label]})" for m in group.memes[:_MEMBERS]]
     more = len(group.memes) - len(members)
-    said = [" + ".join(members) + (f" and {more} more" if more else ""), group.note]
-    return ("CONFLICT " if group.conflict else "") + "; ".join(filter(None, said))
+    parts = [" + ".join(members) + (f" and {more} more" if more else ""), group.note]
+    return ("CONFLICT " if group.conflict else "") + "; ".join(filter(None, parts))
 
 
-def _shown(text: str) -> str:
-    """A text from the data as it may be printed: what a terminal would obey is spelled out, what is long is cut."""
+def _printable(text: str) -> str:
+    """A text from the data, safe to print: control characters are escaped, long texts cut."""
     text = text if text.isprintable() else ascii(text)
     return text if len(text) <= _WIDTH else f"{text[:_WIDTH]}..."
 

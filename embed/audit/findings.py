@@ -1,7 +1,6 @@
-"""What is odd about a data set, found among rows, decoded pictures and texts: no files, no printing.
+"""The audit's findings: problems of single rows, and groups of duplicate or near-duplicate rows.
 
-A finding is a list of rows, each with a sentence, or a list of groups of rows that are the same or nearly so.
-`embed.audit.command` fills and prints it.
+Computed from rows, decoded pictures and texts; `embed.audit.command` reads the files and prints the findings.
 """
 
 from collections import defaultdict
@@ -24,7 +23,7 @@ LABELS = {1: "offensive", 0: "non-offensive", UNLABELLED: "unlabelled"}
 class PictureCheck:
     """One decoded picture file. key: SHA-256 of its bytes; problem: "" or why it cannot be read.
 
-    hash: (4,) uint64, see `embed.data.near_duplicates`, None for a picture of one colour; clipped: 16-bit values that become white.
+    hash: perceptual hash, (4,) uint64, None for a picture of one colour; clipped: whether 16-bit values become white.
     """
 
     key: str = ""
@@ -35,7 +34,7 @@ class PictureCheck:
 
 @dataclass(frozen=True)
 class OddRow:
-    """One row and what is odd about it; image is "" where the row names none that is known."""
+    """One row and its problem; image: "" where the row names none."""
 
     where: str
     reason: str
@@ -45,25 +44,25 @@ class OddRow:
 
 @dataclass(frozen=True)
 class Group:
-    """Rows that are the same, or nearly so, in one respect; note: how alike they are."""
+    """Rows with duplicate or near-duplicate ids, pictures or texts; note: how similar they are."""
 
     memes: list[Meme]
     note: str = ""
 
     @property
     def splits(self) -> list[str]:
-        """The splits that it stands in, in the order of its rows."""
+        """The splits of its rows, in their order."""
         return list(dict.fromkeys(meme.split for meme in self.memes))
 
     @property
     def conflict(self) -> bool:
-        """Whether some of its memes are labelled offensive and others not."""
+        """Whether its memes have different labels."""
         return {0, 1} <= {meme.label for meme in self.memes}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """title: what was looked for; advice: what it does to embedding or training; rows, or groups of rows."""
+    """title: the kind of problem; advice: its effect on embedding or training; rows, or groups of rows."""
 
     name: str
     title: str
@@ -78,52 +77,52 @@ class Finding:
 def row_findings(
     memes: Sequence[Meme], row_errors: Sequence[RowError], checks: dict[str, PictureCheck]
 ) -> list[Finding]:
-    """What is odd about rows one by one; `checks` has an entry for each picture that was found."""
+    """Problems of single rows; checks: {image: check} of all existing pictures."""
     unreadable = [(meme, checks[meme.image].problem) for meme in memes if meme.image in checks]
     clipped = (meme for meme in memes if checks.get(meme.image, PictureCheck()).clipped)
     blank = (meme for meme in memes if (check := checks.get(meme.image)) and not check.problem and check.hash is None)
     return [
         Finding(
-            "refused_rows", "rows that cannot be read", "embedding stops at the first; mend or delete them",
+            "refused_rows", "rows that cannot be read", "embedding stops at the first; fix or delete them",
             [OddRow(row_error.where, row_error.reason) for row_error in row_errors],
         ),
         Finding(
             "missing_pictures", "pictures that are missing", "skipped",
-            _odd((meme, meme.problem) for meme in memes if meme.problem),
+            _rows_with((meme, meme.problem) for meme in memes if meme.problem),
         ),
         Finding(
             "unreadable_pictures", "pictures that cannot be decoded", "skipped",
-            _odd((meme, problem) for meme, problem in unreadable if problem),
+            _rows_with((meme, problem) for meme, problem in unreadable if problem),
         ),
         Finding(
             "clipped_pictures", "16-bit grey pictures", "embedded as nearly white; save them with 8 bits",
-            _odd((meme, "values above 255 become white") for meme in clipped),
+            _rows_with((meme, "values above 255 become white") for meme in clipped),
         ),
         Finding(
-            "blank_pictures", "pictures of one colour", "embedded, and tell nothing",
-            _odd((meme, "nothing to see") for meme in blank),
+            "blank_pictures", "pictures of one colour", "embedded, without information",
+            _rows_with((meme, "nothing to see") for meme in blank),
         ),
         Finding(
             "unlabelled", "rows without a label", "embedded, not trained on",
-            _odd((meme, "no label") for meme in memes if meme.label == UNLABELLED),
+            _rows_with((meme, "no label") for meme in memes if meme.label == UNLABELLED),
         ),
         Finding(
-            "empty_texts", "rows with an empty text", "embedded; the picture alone has to tell",
-            _odd((meme, "no text") for meme in memes if not meme.text),
+            "empty_texts", "rows with an empty text", "embedded; only the picture has information",
+            _rows_with((meme, "no text") for meme in memes if not meme.text),
         ),
     ]  # fmt: skip
 
 
-def twin_findings(memes: Sequence[Meme], checks: dict[str, PictureCheck]) -> list[Finding]:
-    """Ids, pictures and texts that several rows have, exactly or nearly."""
+def duplicate_findings(memes: Sequence[Meme], checks: dict[str, PictureCheck]) -> list[Finding]:
+    """Groups of rows with the same id, or the same or nearly the same picture or text."""
     keys = [checks[meme.image].key if meme.image in checks else "" for meme in memes]
-    by_picture, by_text = _by(memes, keys), _by(memes, [text_key(m.text) if m.text else "" for m in memes])
-    leak = "in two splits they leak from one to the other; of two labels one is wrong"
-    template = f"{leak}, unless the words differ and only a template is shared"
-    same_words = "on one picture the same holds; on different pictures both labels may be right"
+    by_picture, by_text = _group_by(memes, keys), _group_by(memes, [text_key(m.text) if m.text else "" for m in memes])
+    leak = "across splits they leak from one to the other; of conflicting labels one is wrong"
+    template = f"{leak}, unless the words differ and only the template is the same"
+    same_words = "on the same picture the same holds; on different pictures both labels may be right"
     return [
         Finding("repeated_ids", "ids of several rows", "same id and text: all but the first row are skipped",
-                groups=_sorted(Group(rows, _repeat(rows)) for rows in _by(memes, [m.id for m in memes]).values()
+                groups=_sorted(Group(rows, _repeat(rows)) for rows in _group_by(memes, [m.id for m in memes]).values()
                                if len(rows) > 1)),
         Finding("same_pictures", "pictures that are the same file", leak,
                 groups=_sorted(Group(rows) for rows in by_picture.values() if len(rows) > 1)),
@@ -135,7 +134,7 @@ def twin_findings(memes: Sequence[Meme], checks: dict[str, PictureCheck]) -> lis
 
 
 def class_balance(memes: Iterable[Meme]) -> dict[str, dict[str, int]]:
-    """{split: {label: rows}}, every label in every split."""
+    """{split: {label: rows}}, with all labels for every split."""
     counts: dict[str, dict[str, int]] = {}
     for meme in memes:
         split = counts.setdefault(meme.split, dict.fromkeys(LABELS.values(), 0))
@@ -144,7 +143,7 @@ def class_balance(memes: Iterable[Meme]) -> dict[str, dict[str, int]]:
 
 
 def text_lengths(texts: Iterable[str], count: Callable[[str], int], context_length: int) -> dict[str, Any]:
-    """Tokens of the distinct texts, start and end included, and how many of these texts the context cuts."""
+    """Token counts of the distinct texts, start and end tokens included, and how many texts exceed the context."""
     tokens = [count(text) for text in texts]
     return {
         "texts": len(tokens),
@@ -155,12 +154,12 @@ def text_lengths(texts: Iterable[str], count: Callable[[str], int], context_leng
     }
 
 
-def _odd(found: Iterable[tuple[Meme, str]]) -> list[OddRow]:
+def _rows_with(found: Iterable[tuple[Meme, str]]) -> list[OddRow]:
     return [OddRow(meme.where, reason, meme.id, meme.image) for meme, reason in found]
 
 
-def _by(memes: Sequence[Meme], keys: Sequence[str]) -> dict[str, list[Meme]]:
-    """The rows of each key; rows without one are left out."""
+def _group_by(memes: Sequence[Meme], keys: Sequence[str]) -> dict[str, list[Meme]]:
+    """{key: rows}; rows with an empty key are left out."""
     found: defaultdict[str, list[Meme]] = defaultdict(list)
     for meme, key in zip(memes, keys, strict=True):
         if key:
@@ -193,7 +192,7 @@ def _near_texts(by_text: dict[str, list[Meme]]) -> list[Group]:
 
 def _shared(bags: list[frozenset[str]]) -> str:
     shared = min(shared_words(bags[0], bag) for bag in bags[1:])
-    # rounded down: "100 %" is for the very same words
+    # rounded down, so that 100 % means identical words
     return "the same words" if shared == 1 else f"at least {int(100 * shared)} % of the words shared"
 
 
@@ -203,5 +202,5 @@ def _repeat(rows: list[Meme]) -> str:
 
 
 def _sorted(groups: Iterable[Group]) -> list[Group]:
-    """What matters most first: labels that conflict, then groups across splits."""
+    """Most important first: conflicting labels, then groups across splits."""
     return sorted(groups, key=lambda group: (not group.conflict, len(group.splits) == 1))

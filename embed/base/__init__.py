@@ -1,1 +1,1 @@
-"""What every sub-room uses: errors, text, threads, JSON lines."""
+"""Shared helpers: errors, text cleaning, threads, JSON-lines files."""

@@ -1,4 +1,4 @@
-"""What is wrong with a data set, with one row of it, or by the word of a library, in a sentence for the user."""
+"""Errors of a data set and of single rows, as one sentence for the user."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ class DatasetError(ValueError):
 
 @dataclass(frozen=True)
 class RowError:
-    """What is wrong with one row, as a sentence with the fix; where: file and row."""
+    """An error in one row; reason: one sentence with the fix; where: file and row."""
 
     where: str
     reason: str

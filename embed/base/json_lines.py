@@ -1,4 +1,4 @@
-"""A file of JSON lines that several threads and processes add to, and that a kill may leave with half a line."""
+"""Append-only JSON-lines files, safe for several writers and for kills in the middle of a line."""
 
 import json
 import os
@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import Any
 
 
-def add(path: Path, said: Any) -> None:
-    """Add a line, and the folder where there is none. Raises OSError when the disk is full."""
+def append_line(path: Path, value: Any) -> None:
+    """Append a value as one line, creating missing folders. Raises OSError when the disk is full."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     try:
-        # One write, which nobody else's comes into; its first line break ends what a kill may have left.
-        os.write(handle, f"\n{json.dumps(said)}\n".encode())
+        # One O_APPEND write, so lines of other writers do not mix in; the first newline ends a torn line.
+        os.write(handle, f"\n{json.dumps(value)}\n".encode())
     finally:
         os.close(handle)
 
 
-def entries(path: Path) -> Iterator[Any]:
-    """What the lines say; none where there is no file. Half a line, from a kill or a full disk, is left out."""
+def read_lines(path: Path) -> Iterator[Any]:
+    """The values of all lines; none if there is no file. Torn lines, from a kill or a full disk, are skipped."""
     for line in path.read_bytes().splitlines() if path.is_file() else []:
         try:
             yield json.loads(line)

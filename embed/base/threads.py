@@ -1,4 +1,4 @@
-"""Work done in threads ahead of whoever takes the results: in order, with a bounded number of them in memory."""
+"""Ordered parallel map in threads with a bounded number of results in memory."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -14,10 +14,10 @@ Result = TypeVar("Result")
 def run_ahead(
     work: Callable[[Item], Result], items: Iterable[Item], depth: int, start: Callable[[], None] | None = None
 ) -> Iterator[Result]:
-    """`work` of each item, in their order, by one thread a core; at most `depth` are under way or not yet taken.
+    """`work` of each item, in order, with one thread per core; at most `depth` items are running or not yet consumed.
 
-    start: called once in each thread. When the caller stops taking, what waits is cancelled and what runs is left
-    to itself: after Ctrl-C, a batch of a large model would keep the way out for many seconds.
+    start: called once in each thread. When the consumer stops, waiting items are cancelled and running ones are not
+    awaited: after Ctrl-C, a batch of a large model would delay the exit by many seconds.
     """
     pool = ThreadPoolExecutor(cores(), initializer=start)
     waiting: deque[Future[Result]] = deque()

@@ -1,1 +1,1 @@
-"""Tables to memes: columns, labels, splits, near-duplicates."""
+"""Read tables into memes: columns, labels, splits, near-duplicates."""

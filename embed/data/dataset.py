@@ -1,12 +1,12 @@
-"""Read a folder of memes in one of the layouts people have; make every published label spelling 1 or 0.
+"""Read a folder of memes in one of the published layouts; map every published label spelling to 1 or 0.
 
-It opens the tables, not the pictures, and knows nothing of CLIP or of vectors.
+It opens the tables, not the pictures.
 
     MultiOFF        Split Dataset/{Training,Validation,Testing}_*.csv and Labelled Images/
     Hateful Memes   train.jsonl, dev_seen.jsonl, test_seen.jsonl and img/
     one table       any .csv or .parquet in the folder (or the file itself), with named columns, perhaps a `split`
 
-Pictures stand in the folder of the tables, or where IMAGES says: another folder, or a URL.
+Pictures are in the folder of the tables, or in IMAGES: another folder or a URL.
 """
 
 import itertools
@@ -35,7 +35,7 @@ _SPLITS = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 UNLABELLED = -1
-# What the fine-grained Hateful Memes write where no group is attacked.
+# The fine-grained Hateful Memes' value for "no group is attacked".
 _NO_GROUP = "pc_empty"
 
 
@@ -45,7 +45,7 @@ class Meme:
 
     image: path inside the pictures' root, as POSIX; text: cleaned, may be empty; label: 1 offensive, 0 not,
     -1 unlabelled; split: "train" | "validation" | "test"; where: file and row; problem: "" or why it is skipped;
-    group: whom the meme is about, as the data say it, or "".
+    group: target group of the meme as the data name it, or "".
     """
 
     id: str
@@ -59,11 +59,11 @@ class Meme:
 
 
 def read_dataset(data: Path, images: str = "") -> tuple[Path, list[Meme]]:
-    """Read every row that the folder (or the one table) names: the pictures' root, and the rows, in file order.
+    """The pictures' root, and every row of the folder's tables (or of the one table), in file order.
 
-    images: the folder or URL that pictures are read from, "" for the folder of the tables. Raises DatasetError for no
-    such folder, no table, a missing column, an unknown label or split, and what `open_pictures` refuses. A row that
-    cannot be used on its own account (no such file, its id came before) is kept, with its `problem`.
+    images: the folder or URL of the pictures, "" for the folder of the tables. Raises DatasetError for a missing
+    folder, table or column, an unknown label or split, and as `open_pictures`. A row with a missing picture or a
+    repeated id is kept, with its `problem`.
     """
     root, rows = scan_dataset(data, images)
     memes = []
@@ -77,21 +77,20 @@ def read_dataset(data: Path, images: str = "") -> tuple[Path, list[Meme]]:
 
 
 def scan_dataset(data: Path, images: str = "") -> tuple[Path, Iterator[Meme | RowError]]:
-    """The pictures' root, and every row in file order with its id as written, or each thing that is wrong with it.
+    """The pictures' root, and an iterator over the rows in file order, with ids as written, and their errors.
 
-    Raises DatasetError, also while it is read, for no such folder, no table, a missing column, and what
-    `open_pictures` refuses.
+    Raises DatasetError, also during iteration, for a missing folder, table or column, and as `open_pictures`.
     """
-    # train, validation, test, whatever the alphabet says: of a meme that is listed twice, the first row stays
+    # in the order of SPLITS, not alphabetical: of repeated memes, the first row is kept
     tables = sorted(find_tables(data), key=lambda table: SPLITS.index(_split_in(table.stem) or "train"))
     root, finder = open_pictures({"data": str(data), "images": images})
     return root, (row for table in tables for row in _scan_table(table, finder, alone=len(tables) == 1))
 
 
 def parse_label(value: Any) -> int:
-    """1 for offensive, 0 for not, from any published spelling. Raises ValueError for anything else."""
+    """1 for offensive, 0 for not offensive, from any published spelling. Raises ValueError for anything else."""
     written = str(value).strip().lower()
-    # Only words are spelled with hyphens and the like: "-1" is not a spelling of 1.
+    # Hyphens and the like are dropped from words only: "-1" is not a spelling of 1.
     spelling = written if any(c.isdigit() for c in written) else re.sub(r"[^a-z]", "", written)
     if spelling not in _LABELS:
         raise ValueError(f"unknown label {value!r}; write offensive or non-offensive (or 1 or 0)")
@@ -99,13 +98,13 @@ def parse_label(value: Any) -> int:
 
 
 def _split_in(name: str) -> str | None:
-    """The split that a file's name or a cell speaks of: `Training_meme_dataset`, `dev_seen`, `memes-test`."""
+    """The split named in a file name or a cell: `Training_meme_dataset`, `dev_seen`, `memes-test`."""
     words = re.split(r"[^a-z]+", name.lower())
     return next((_SPLITS[word] for word in words if word in _SPLITS), None)
 
 
 def _scan_table(table: Path, finder: Finder, alone: bool) -> Iterator[Meme | RowError]:
-    # One table may be all there is to train on; among several, each has to say which it is.
+    # A single table is the train split by default; of several, each must name its split.
     default = _split_in(table.stem) or ("train" if alone else None)
     for row in read_table(table):
         if isinstance(row, RowError):
@@ -126,9 +125,9 @@ def _read_row(row: Row, default_split: str | None, finder: Finder) -> Iterator[M
         name = parts["name"]
         image, problem = finder.find(name)
         written = fields.get("id")
-        # one id, however a manifest spells the place that all its pictures are in
-        unwritten = image if name.startswith("/") or "://" in name else name
-        id = unwritten if written in (None, "") else hide_secrets(clean_text(str(written)))
+        # the default id does not depend on how a table spells the folder of its pictures
+        default_id = image if name.startswith("/") or "://" in name else name
+        id = default_id if written in (None, "") else hide_secrets(clean_text(str(written)))
         text = clean_text(str(fields["text"] or ""))
         yield Meme(id, image, text, parts["label"], parts["split"], where, problem, _group(fields))
 
@@ -162,10 +161,10 @@ def _group(fields: dict[str, Any]) -> str:
 
 
 def _mark_repeats(rows: list[Meme]) -> list[Meme]:
-    """A second row of one id is skipped if it is the same meme, and gets an id of its own if its text differs."""
+    """A repeated id: the row is skipped if its text is the same, else it gets a new id, `<id>#2` and so on."""
     first: dict[tuple[str, str], Meme] = {}
     ids: set[str] = set()
-    # where to look for the next free number of an id: from 2 each time would be quadratic
+    # next number to try for each id: starting from 2 every time would be quadratic
     numbers: defaultdict[str, Iterator[int]] = defaultdict(lambda: itertools.count(2))
     marked = []
     for meme in rows:

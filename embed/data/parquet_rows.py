@@ -1,7 +1,6 @@
-"""Rows of a Parquet table that lists memes; for `embed.data.tables`, which gives the columns their names.
+"""Read the rows of a Parquet table of memes, a few thousand at a time; used by `embed.data.tables`.
 
-It reads the wanted columns a few thousand rows at a time, so that a table may be larger than memory. What serves
-never imports it: pyarrow is not in that image.
+A table may be larger than memory. The server never imports this module: its image has no pyarrow.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-# Rows in memory at once: small beside the memory of any machine, also when every text is a page long.
+# Rows in memory at once: small even when every text is a page long.
 _ROWS = 4096
 _PLAIN = (
     pa.types.is_string,
@@ -28,10 +27,10 @@ _LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
 def parquet_rows(
     table: Path, columns_of: Callable[[tuple[str, ...]], dict[str, str]]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The number of each row, from 1, and {our name: value}; columns_of: {our name: the table's} of its header.
+    """Row number, from 1, and {field: value} of each row; columns_of: maps the header to {field: column name}.
 
-    Raises ValueError, saying why, for what is no Parquet, is damaged, or has a column of bytes or of structures; and
-    whatever `columns_of` raises.
+    Raises ValueError for a file that is not Parquet or is damaged, for columns of bytes or structs, and as
+    `columns_of`.
     """
     try:
         with pq.ParquetFile(table, page_checksum_verification=True) as file:
@@ -43,13 +42,13 @@ def parquet_rows(
                 for row in batch.to_pylist():
                     number += 1
                     yield number, {ours: row[theirs] for ours, theirs in columns.items()}
-    except (pa.ArrowException, OSError) as error:  # OSError is how Arrow names most damage
+    except (pa.ArrowException, OSError) as error:  # Arrow reports most damage as OSError
         raise ValueError(f"not a Parquet file that can be read ({error})") from error
 
 
 def _check_type(ours: str, theirs: str, kind: pa.DataType) -> None:
     plain = kind.value_type if pa.types.is_dictionary(kind) else kind
-    # of a meme about several groups
+    # a list of several groups
     if ours == "group" and any(is_list(plain) for is_list in _LISTS):
         plain = plain.value_type
     if not any(is_plain(plain) for is_plain in _PLAIN):

@@ -1,9 +1,9 @@
-"""In which fifth each meme of a data set without splits stands: by its content, on record, and never another.
+"""Assign memes of data sets without splits to five parts by content, with near-duplicates in one part.
 
-Memes are grouped by their pictures (the file, or a perceptual hash) and by their words, never by an encoder's vectors. A
-group's part follows from a hash of its content, so that neither the seed nor the encoder nor the number of memes moves it;
-what is on record keeps its part when others are added, and a new near-copy joins the part of the older meme. What the
-parts are for, `head.data.features` knows. The embedding job calls it.
+Near-duplicates share a picture file, a perceptual hash or nearly all words; no encoder's vectors are used. A group's
+part is a hash of its content, independent of seed, encoder and number of memes. Recorded memes keep their part when
+others are added, and a new near-duplicate joins the older meme's part. `head.data.features` carves splits from the
+parts.
 """
 
 import hashlib
@@ -24,33 +24,33 @@ from embed.pictures.decoding import UnreadableImage, decode_picture
 from embed.pictures.hashing import UnusableFile, read_picture
 
 _AHEAD = 32
-# What more than a tenth of the memes share, and more than two, is a template or a phrase and makes them no copies.
+# A near-duplicate cluster of more than a tenth of the memes, and more than two, is a template or phrase and is ignored.
 _LARGEST_SHARE = 10
 _NO_HASH = np.zeros(4, np.uint64)
 
 
 def assign_parts(memes: Sequence[Meme], keys: Mapping[str, str], root: Path, file: Path) -> list[int]:
-    """The part of each meme, 0 to PARTS - 1, -1 where its picture has no key; keys: {image: key}; root: the folder of the
-    pictures; file: the record, which is read and brought up to date.
+    """The part of each meme, 0 to PARTS - 1, or -1 if its picture has no key.
 
-    The first two parts hold both labels where there are any to give: a split of one label judges nothing. Raises OSError.
+    keys: {image: key}; root: folder of the pictures; file: the record, which is read and updated. The first two parts
+    get both labels where possible: a split needs both for evaluation. Raises OSError.
     """
     record = read_parts(file)
-    there = [row for row, meme in enumerate(memes) if meme.image in keys]
-    of = {keys[memes[row].image]: memes[row].image for row in there}
-    _hash_missing(record, of, root)
-    groups = _groups([keys[memes[row].image] for row in there], [memes[row].text for row in there], record.hashes)
+    usable = [row for row, meme in enumerate(memes) if meme.image in keys]
+    images = {keys[memes[row].image]: memes[row].image for row in usable}
+    _hash_missing(record, images, root)
+    groups = _groups([keys[memes[row].image] for row in usable], [memes[row].text for row in usable], record.hashes)
     members: defaultdict[int, list[int]] = defaultdict(list)
-    for row, group in zip(there, groups):
+    for row, group in zip(usable, groups):
         members[group].append(row)
     parts = _fill(memes, keys, list(members.values()), record)
-    record.parts |= {keys[memes[row].image]: parts[row] for row in there}
+    record.parts |= {keys[memes[row].image]: parts[row] for row in usable}
     write_parts(file, record)
     return parts
 
 
 def _fill(memes: Sequence[Meme], keys: Mapping[str, str], members: list[list[int]], record: PartRecord) -> list[int]:
-    """The parts on record, and of the others that of their group, by its oldest meme or by its content."""
+    """Recorded parts; for other memes the part of their group's oldest meme, or by the group's content."""
     parts, fresh = [-1] * len(memes), []
     for rows in members:
         known = [record.parts.get(keys[memes[row].image]) for row in rows]
@@ -71,9 +71,9 @@ def _fill(memes: Sequence[Meme], keys: Mapping[str, str], members: list[list[int
     return parts
 
 
-def _hash_missing(record: PartRecord, of: Mapping[str, str], root: Path) -> None:
-    missing = [key for key in of if key not in record.hashes]
-    hashes = run_ahead(lambda key: _hash(root / of[key]), missing, _AHEAD)
+def _hash_missing(record: PartRecord, images: Mapping[str, str], root: Path) -> None:
+    missing = [key for key in images if key not in record.hashes]
+    hashes = run_ahead(lambda key: _hash(root / images[key]), missing, _AHEAD)
     bar = tqdm(hashes, "near-copies", len(missing), unit=" pictures", mininterval=0.5, delay=1)
     record.hashes |= dict(zip(missing, bar))
 
@@ -81,7 +81,7 @@ def _hash_missing(record: PartRecord, of: Mapping[str, str], root: Path) -> None
 def _hash(path: Path) -> np.ndarray:
     try:
         found = picture_hash(decode_picture(read_picture(path)))
-    except (UnusableFile, UnreadableImage):  # the job says it, and leaves the meme out
+    except (UnusableFile, UnreadableImage):  # the job reports it and skips the meme
         return _NO_HASH
     return _NO_HASH if found is None else found
 
@@ -96,7 +96,7 @@ def _groups(keys: Sequence[str], texts: Sequence[str], hashes: Mapping[str, np.n
     clusters = near_pictures(np.array([hashes[key] for key in seen], np.uint64).reshape(-1, 4))
     near = [[place for at in cluster for place in by_key[seen[at]]] for cluster in clusters]
     near += near_texts([words(text) for text in texts])
-    # one file is one meme, however many rows have it
+    # rows with the same picture file always belong together
     together = [*by_key.values(), *(places for places in near if len(places) <= largest)]
     pairs = np.array([(places[0], other) for places in together for other in places[1:]], np.int64).reshape(-1, 2)
     graph = coo_array((np.ones(len(pairs)), pairs.T), (len(keys), len(keys)))

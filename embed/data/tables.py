@@ -1,6 +1,6 @@
-"""Rows of the tables that list memes: CSV, JSON lines or Parquet, whatever their columns are called.
+"""Read the rows of meme tables (CSV, JSON lines, Parquet) under any of the known column names.
 
-It knows files and columns; what a label or a split means is `embed.data.dataset`'s.
+`embed.data.dataset` interprets labels and splits.
 """
 
 import csv
@@ -12,26 +12,26 @@ from typing import Any
 
 from embed.base.errors import DatasetError, RowError
 
-# The header names in use for each field; the first is MultiOFF's.
+# Known column names of each field; the first is MultiOFF's.
 _COLUMNS = {
     "image": ("image_name", "image", "img", "image_path", "filename", "file_name", "file"),
     "text": ("sentence", "text", "caption"),
     "label": ("label", "class"),
     "split": ("split",),
     "id": ("id",),
-    # Not `target`: in tables for machine learning that is as a rule the label. Not `pc` of the fine-grained Hateful
-    # Memes: it holds what each annotator said, `gold_pc` what most of them did.
+    # Not `target`: in machine learning that is usually the label. Not `pc` of the fine-grained Hateful Memes: it has
+    # one value per annotator, `gold_pc` the majority's.
     "group": ("group", "subgroup", "target_group", "identity", "protected_category", "gold_pc"),
 }
-# What a table to learn from must have.
+# Columns that a labelled table must have.
 _LABELLED = ("image", "text", "label")
 
 Row = tuple[str, dict[str, Any]]
-"""File and row, and {image, text, label, split, id, group: value} of the columns that there are."""
+"""(file and row, {"image" | "text" | "label" | "split" | "id" | "group": value} of the existing columns)."""
 
 
 def find_tables(data: Path) -> list[Path]:
-    """The tables of a data folder, or the one that `data` is. Raises DatasetError where there is none."""
+    """The tables of a data folder, or `data` itself if it is a file. Raises DatasetError if there is none."""
     if not data.exists():
         remote = "; a table is read from this machine, its pictures from IMAGES=<URL>" if ":/" in str(data) else ""
         raise DatasetError(
@@ -41,7 +41,7 @@ def find_tables(data: Path) -> list[Path]:
         return [data]
     for folder, suffix in ((data / "Split Dataset", ".csv"), (data, ".jsonl"), (data, ".csv"), (data, ".parquet")):
         names = sorted(folder.iterdir()) if folder.is_dir() else []
-        # a named pipe would be waited for
+        # is_file: opening a named pipe would block
         found = [p for p in names if p.suffix.lower() == suffix and not p.name.startswith(".") and p.is_file()]
         if found:
             return found
@@ -51,9 +51,9 @@ def find_tables(data: Path) -> list[Path]:
 
 
 def read_table(table: Path, required: tuple[str, ...] = _LABELLED) -> Iterator[Row | RowError]:
-    """Every row of a table, or what is wrong with it; required: the columns, by our names, that it must have.
+    """Every row of a table, or its error; required: fields that need a column.
 
-    Raises DatasetError for what is no table or lacks a column.
+    Raises DatasetError for an unreadable table or a missing column.
     """
     reader = {".jsonl": _json_lines, ".parquet": _parquet_rows}.get(table.suffix.lower(), _csv_rows)
     try:
@@ -72,7 +72,7 @@ def _csv_rows(table: Path, required: tuple[str, ...]) -> Iterator[Row | RowError
             columns = {ours: header.index(theirs) for ours, theirs in _match_columns(tuple(header), required).items()}
         except ValueError as error:
             raise DatasetError(f"{table}: {error}") from error
-        # as a spreadsheet counts: the header is row 1, and an empty row is one too
+        # as in a spreadsheet: the header is row 1, and empty rows count
         for number, row in enumerate(reader, start=2):
             where = f"{table.name}, row {number}"
             if len(row) > len(header):
@@ -117,14 +117,14 @@ def _parquet_rows(table: Path, required: tuple[str, ...]) -> Iterator[Row | RowE
 
 
 def _but_label(required: tuple[str, ...]) -> tuple[str, ...]:
-    """Published test sets come without labels."""
+    """Published test sets have no labels."""
     return tuple(name for name in required if name != "label")
 
 
-# JSON lines have a header each, as a rule the same one
+# called for each JSON line, usually with the same header
 @lru_cache(maxsize=64)
 def _match_columns(header: tuple[str, ...], required: tuple[str, ...]) -> dict[str, str]:
-    """{our name: the header's}. Raises ValueError for a column that is missing or there twice."""
+    """{field: column name}. Raises ValueError for a missing or duplicate column."""
     lowered = [name.strip().lower() for name in header]
     columns: dict[str, str] = {}
     for ours, names in _COLUMNS.items():

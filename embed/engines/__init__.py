@@ -1,1 +1,1 @@
-"""Where vectors are computed: this machine or a Ray cluster."""
+"""Engines that compute vectors: this machine or a Ray cluster."""

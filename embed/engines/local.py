@@ -1,7 +1,7 @@
-"""Where the embedding job's work is done: what the job wants of an engine, and the one that is this machine.
+"""The engine interface of the embedding job, and the engine for this machine.
 
-`embed.engines.ray_engine` is the other one. An engine reads pictures, prepares and encodes; it adds to a store, and knows
-nothing of tables, labels or indexes.
+An engine reads pictures, prepares and encodes them, and adds vectors to a store. `embed.engines.ray_engine` has the
+other.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,25 +22,25 @@ Result = TypeVar("Result")
 
 
 class Engine(Protocol):
-    """What the job wants. device: where its encoders run, in words, "" while none has been loaded."""
+    """Computes vectors for the job. device: of its encoders, as text, "" while none is loaded."""
 
     device: str
 
     def map(self, work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-        """`work` of each item, in their order."""
+        """`work` of each item, in order."""
 
     def load(self) -> tuple[dict[str, Any], Path]:
-        """The spec of what its encoders make, and the file of their weights. Raises EncoderUnavailable."""
+        """The feature spec of its encoders, and their weights file. Raises EncoderUnavailable."""
 
     def fill(self, store: VectorStore, kind: str, todo: dict[str, str], root: Path) -> "Filled":
         """Embed {key: image under `root`, or text} into `store`. Raises EncoderUnavailable, TooLittleMemory, OSError."""
 
     def close(self) -> None:
-        """Let go of what it holds; after an error or Ctrl-C too."""
+        """Release resources; also called after an error or Ctrl-C."""
 
 
 class LocalEngine:
-    """This machine: its cores, and its GPU where it has one."""
+    """Computes on this machine's cores and its GPU, if any."""
 
     def __init__(self, request: EncoderRequest, device: str, say: Callable[[str], None]) -> None:
         self._request, self._wanted, self._say = request, device, say
@@ -55,7 +55,7 @@ class LocalEngine:
         return encoder.spec, encoder.weights
 
     def fill(self, store: VectorStore, kind: str, todo: dict[str, str], root: Path) -> "Filled":
-        from embed.engines.fill import fill  # torch, as below
+        from embed.engines.fill import fill  # imports torch, as below
         from embed.engines.prepare import preparer
 
         encoder = self._encoder()
@@ -64,11 +64,11 @@ class LocalEngine:
         return fill(store, kind, todo, prepare, encode, encoder.device, encoder.batch_size(kind))
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Nothing to release."""
 
     def _encoder(self) -> "ClipEncoder":
         if self._loaded is None:
-            # torch and open_clip take seconds to import, which a run with nothing to do must not spend
+            # torch and open_clip take seconds to import; a run with nothing to do must not
             from embed.clip.encoder import load_encoder
             from embed.clip.hardware import choose_device
 

@@ -1,7 +1,4 @@
-"""One picture's file or one text, made ready for the encoder: what any worker does, on this machine or another.
-
-It knows neither models' weights nor stores; what goes wrong with an item is in what it returns.
-"""
+"""Preprocess one picture file or one text for the encoder, in any worker; errors are returned, not raised."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,8 +17,8 @@ from embed.pictures.hashing import UnusableFile, read_picture
 class Prepared:
     """One item, ready for the encoder.
 
-    tensor: pixels (H, W, 3) or token rows (P, L), None when it failed; tokens: their number before truncation;
-    failure: why there is no tensor; lasting: whether trying again would end the same way.
+    tensor: pixels (H, W, 3) uint8 or token rows (P, L) int64, None when it failed; tokens: token count before
+    truncation; failure: why there is no tensor; lasting: whether a retry would fail the same way.
     """
 
     key: str
@@ -31,8 +28,8 @@ class Prepared:
     lasting: bool = True
 
 
-class Preparing(Protocol):
-    """What of an encoder it takes; see `embed.clip.preprocessor.Preprocessor`."""
+class InputEncoder(Protocol):
+    """Preprocessing of an encoder; see `embed.clip.preprocessor.Preprocessor`."""
 
     def pixels(self, data: bytes, /) -> Tensor: ...
 
@@ -41,12 +38,12 @@ class Preparing(Protocol):
     def token_count(self, text: str, /) -> int: ...
 
 
-def preparer(kind: str, inputs: Preparing, root: Path) -> Callable[[str, str], Prepared]:
-    """From a key and an image's path under `root`, or a key and a text, to the item made ready."""
+def preparer(kind: str, inputs: InputEncoder, root: Path) -> Callable[[str, str], Prepared]:
+    """A function (key, image path under `root`) or (key, text) -> Prepared, for kind "image" or "text"."""
     return partial(_picture, inputs, root) if kind == "image" else partial(_text, inputs)
 
 
-def _picture(inputs: Preparing, root: Path, key: str, image: str) -> Prepared:
+def _picture(inputs: InputEncoder, root: Path, key: str, image: str) -> Prepared:
     try:
         data = read_picture(root / image)
         if content_key(data) != key:
@@ -58,5 +55,5 @@ def _picture(inputs: Preparing, root: Path, key: str, image: str) -> Prepared:
         return Prepared(key, None, failure=str(error), lasting=False)
 
 
-def _text(inputs: Preparing, key: str, text: str) -> Prepared:
+def _text(inputs: InputEncoder, key: str, text: str) -> Prepared:
     return Prepared(key, inputs.tokens(text), inputs.token_count(text))

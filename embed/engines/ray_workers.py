@@ -1,6 +1,6 @@
-"""What runs on the workers of a Ray cluster: a task that prepares a batch, and an actor that holds the encoder.
+"""Ray worker code: a task that preprocesses a batch, and an actor that holds the encoder.
 
-They know pictures, texts and models; not the store, which the job's own process writes (`embed.engines.ray_engine`).
+Workers do not write to the store; the job's own process does (`embed.engines.ray_engine`).
 """
 
 import json
@@ -22,12 +22,12 @@ from embed.engines.fill import Batch, encode_what_fits
 from embed.engines.prepare import Prepared, preparer
 
 Items = list[tuple[str, str]]
-"""(key, image under the root, or text) of some items."""
+"""(key, image path under the root or text) of each item."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a loaded encoder says of itself; batch_sizes: items at a time, of "image" and of "text"."""
+    """Properties of a loaded encoder; batch_sizes: {"image" | "text": items per batch}."""
 
     spec: dict[str, Any]
     weights: Path
@@ -37,7 +37,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class PreparedBatch:
-    """Items without their tensors, the tensors of those that did not fail, as arrays, and the seconds that it took."""
+    """Items without tensors, the tensors of the successful ones as arrays, and the seconds of preprocessing."""
 
     items: list[Prepared]
     arrays: list[np.ndarray]
@@ -45,26 +45,26 @@ class PreparedBatch:
 
 
 def prepare(model: str, spec: str, root: Path, kind: str, items: Items) -> PreparedBatch:
-    """A task's work: read and decode pictures, or tokenise texts; spec: of the encoders, as JSON."""
+    """Read and decode pictures, or tokenise texts, in a task; spec: of the encoders, as JSON."""
     return _prepare(_inputs(model, spec), root, kind, items)
 
 
 @lru_cache(maxsize=1)
 def _inputs(model: str, spec: str) -> Preprocessor:
-    torch.set_num_threads(1)  # a task has one processor
+    torch.set_num_threads(1)  # a task has one CPU
     return load_preprocessor(model, json.loads(spec))
 
 
 def _prepare(inputs: Preprocessor, root: Path, kind: str, items: Items) -> PreparedBatch:
     started = time.monotonic()
     made = [preparer(kind, inputs, root)(key, item) for key, item in items]
-    # arrays go through shared memory as they are, tensors would be copied
+    # Ray passes arrays through shared memory; tensors would be copied
     arrays = [item.tensor.numpy() for item in made if item.tensor is not None]
     return PreparedBatch([replace(item, tensor=None) for item in made], arrays, time.monotonic() - started)
 
 
 class Encoder:
-    """The actor. Loading is a call of its own, so that what goes wrong with it comes back as it is."""
+    """The actor. Loading is a separate call, so that its exceptions reach the caller unchanged."""
 
     def __init__(self, request: EncoderRequest, device: str) -> None:
         self._request, self._device = request, device
@@ -74,16 +74,16 @@ class Encoder:
         device, wanted = choose_device(self._device), self._request
         self._encoder = load_encoder(wanted.model, wanted.pretrained, device, wanted.options, wanted.delta)
         if device.type == "cpu":
-            torch.set_num_threads(1)  # as the local engine: each processor works on a batch of its own
+            torch.set_num_threads(1)  # as in the local engine: each CPU works on its own batch
         sizes = {kind: self._encoder.batch_size(kind) for kind in ("image", "text")}
         return Facts(self._encoder.spec, self._encoder.weights, str(device), sizes)
 
     def encode(self, kind: str, *prepared: PreparedBatch) -> Batch:
-        """A shard's batches, made ready by tasks -> its vectors. Raises TooLittleMemory."""
+        """The vectors of a shard's batches, preprocessed by tasks. Raises TooLittleMemory."""
         return self._encode(kind, prepared)
 
     def prepare_and_encode(self, kind: str, root: Path, *batches: Items) -> Batch:
-        """A shard's batches -> its vectors, all on this processor. Raises TooLittleMemory."""
+        """The vectors of a shard's batches, preprocessed on this CPU as well. Raises TooLittleMemory."""
         return self._encode(kind, (_prepare(self._encoder, root, kind, items) for items in batches))
 
     def _encode(self, kind: str, batches: Iterable[PreparedBatch]) -> Batch:

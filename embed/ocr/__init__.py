@@ -1,1 +1,1 @@
-"""Words read off pictures."""
+"""Optical character recognition (OCR) of the text on pictures."""

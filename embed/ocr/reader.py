@@ -1,8 +1,7 @@
-"""The words on a picture, read by RapidOCR (PP-OCRv6 over onnxruntime): offline, its models are inside its wheel.
+"""Read the text on a picture with RapidOCR (PP-OCRv6 over onnxruntime), offline.
 
-The one way for the batch job (`python -m embed --ocr`) and for the server. It knows nothing of memes, HTTP or where
-readings are kept. RapidOCR takes about a second to import, so only making a `TextReader` imports it. `python -m
-bench.ocr` measured the settings.
+Used by the batch job (`python -m embed --ocr`) and the server. The models are in RapidOCR's wheel. RapidOCR takes about
+a second to import, so only creating a `TextReader` imports it. The settings were measured with `python -m bench.ocr`.
 """
 
 import importlib.metadata
@@ -18,37 +17,37 @@ from cache import cores
 from embed.base.text import clean_text
 from embed.pictures.decoding import decode_picture, on_white
 
-# Both in RapidOCR's wheel. The third model there turns lines that stand on their heads; memes have none, and it turned
-# more good lines than bad ones (error on MultiOFF 8.2 % with it, 6.9 % without).
+# RapidOCR's third model, which turns upside-down lines, is not used: memes have none, and it turned more good lines
+# than bad ones (error on MultiOFF 8.2 % with it, 6.9 % without).
 _MODELS = {"Det": "PP-OCRv6_det_small.onnx", "Rec": "PP-OCRv6_rec_small.onnx"}
-# The longest side is brought between these. Letters of smaller pictures are smaller than the models were trained on;
-# beyond the upper bound a photo of 24 megapixels gained nothing but time.
+# The longest side, in pixels, is scaled into this range. Letters of smaller pictures are smaller than in the models'
+# training data; above the upper bound a photo of 24 megapixels took longer and was read no better.
 _LEAST_SIDE, _MOST_SIDE = 320, 1600
-# Where lines are looked for, the longest side is at most this; they are read at the size above. Stock RapidOCR
-# enlarges every picture to a short side of 736, which takes 1.5 to 4 times as long and is no better.
+# Longest side, in pixels, for line detection; lines are recognised at the size above. Stock RapidOCR enlarges every
+# picture to a short side of 736, which takes 1.5 to 4 times as long and is no better.
 _SEARCH_SIDE = 960
-# RapidOCR's 0.5 lets patterns through that it takes for letters.
+# With RapidOCR's 0.5, patterns are read as letters.
 _LEAST_SCORE = 0.7
-# The recogniser joins the words of narrow capitals: between them a blank beats the space in every frame. Yet the space's
-# probability is 0.02 to 0.4 there, and below 0.001 inside words.
+# The recogniser joins words in narrow capitals, where blank beats space in every frame. The space's probability is 0.02
+# to 0.4 between words and below 0.001 inside them.
 _LEAST_SPACE = 0.02
-# A page full of small print would take a minute. Lines are read from the top until their widths, each in heights of its
-# line, come to this: some 2,000 characters, more than the longest text of MultiOFF.
+# Bound on the work per picture; a page of small print would take a minute. Lines are read from the top until their
+# widths, in line heights, sum up to this: about 2,000 characters, more than the longest text of MultiOFF.
 _MOST_WIDTH = 1000
-# A shorter line takes the recogniser as long as one of this width.
+# Shorter lines are padded to this width, in line heights.
 _LEAST_WIDTH = 320 / 48
 
 
 class OcrUnavailable(ValueError):
-    """The packages that read pictures are not installed, or not whole."""
+    """The OCR packages are missing or incomplete."""
 
 
 class OcrFailed(RuntimeError):
-    """The engine failed on a picture that decodes; the words on it are not known."""
+    """The OCR engine failed on a decodable picture."""
 
 
 def engine_name() -> str:
-    """RapidOCR's version and every setting of ours that changes what is read; imports nothing. Raises OcrUnavailable."""
+    """RapidOCR's version and all settings that change its results; imports nothing. Raises OcrUnavailable."""
     try:
         version = importlib.metadata.version("rapidocr")
     except importlib.metadata.PackageNotFoundError as error:
@@ -58,30 +57,29 @@ def engine_name() -> str:
 
 
 class TextReader:
-    """RapidOCR with our settings; any number of threads may use one.
+    """RapidOCR with our settings; thread-safe. engine: see `engine_name`. Raises OcrUnavailable.
 
-    threads: that work on one picture; they sleep rather than spin while they wait. As many pictures are read at a time
-    as there are cores for, and further callers wait: each takes up to some hundred MB. engine: what `engine_name` says.
-    Raises OcrUnavailable.
+    threads: per picture; they do not spin while waiting. At most cores / threads pictures are read at a time, and
+    further callers wait: each takes up to a few hundred MB.
     """
 
     def __init__(self, threads: int = 1) -> None:
         self.engine = engine_name()
         self._engine = _load(threads)
-        # RapidOCR changes nothing of itself while it reads, and onnxruntime's sessions may be shared.
-        self._seats = threading.Semaphore(max(1, cores() // threads))
+        # RapidOCR keeps no state between calls, and onnxruntime's sessions are thread-safe.
+        self._slots = threading.Semaphore(max(1, cores() // threads))
 
     def read(self, data: bytes) -> str:
-        """The words on a picture, lines from top to bottom, in one line of text; "" where there are none.
+        """The text on an encoded picture, lines from top to bottom joined by spaces; "" if there is none.
 
-        Raises UnreadableImage for bytes that are no picture, OcrFailed where the engine fails.
+        Raises UnreadableImage for bytes that do not decode, OcrFailed if the engine fails.
         """
-        with self._seats:
+        with self._slots:
             picture = _scaled(on_white(decode_picture(data)))
-            bgr = np.ascontiguousarray(np.asarray(picture)[:, :, ::-1])  # (H, W, 3), OpenCV's order of colours
+            bgr = np.ascontiguousarray(np.asarray(picture)[:, :, ::-1])  # (H, W, 3) uint8, BGR as in OpenCV
             try:
                 found = self._engine(bgr)
-            # OpenCV, shapely and onnxruntime raise whatever an odd picture leads them into
+            # OpenCV, shapely and onnxruntime raise all kinds of exceptions on unusual pictures
             except Exception as error:
                 reason = f"{type(error).__name__}: {error}"
                 raise OcrFailed(f"the words on the picture could not be read ({reason})") from error
@@ -89,7 +87,7 @@ class TextReader:
 
 
 def _load(threads: int) -> Any:
-    """RapidOCR over sessions of our making, so that it looks for no model anywhere else."""
+    """RapidOCR with our own onnxruntime sessions, so that it downloads no models."""
     try:
         from omegaconf import flag_override
         from onnxruntime import InferenceSession
@@ -98,15 +96,15 @@ def _load(threads: int) -> Any:
         raise _not_installed(error.name or "rapidocr") from error
     engine = RapidOCR(
         params={
-            # "nothing was found" is a warning of its
+            # it warns about pictures without text
             "Global.log_level": "error",
             "Global.use_cls": False,
-            # by `_scaled`
+            # `_scaled` does it
             "Global.use_preprocess_img": False,
             "Global.text_score": _LEAST_SCORE,
             "Det.limit_type": "max",
             "Det.limit_side_len": _SEARCH_SIDE,
-            # A batch is padded to its longest line; padding costs time, and joined words.
+            # A batch is padded to its longest line; padding takes time and joins words.
             "Rec.rec_batch_num": 1,
         }
     )
@@ -114,7 +112,7 @@ def _load(threads: int) -> Any:
         for part, name in _MODELS.items():
             engine.cfg[part].session = InferenceSession(_model(name), _options(threads), ["CPUExecutionProvider"])
     _reveal_spaces(engine.cfg.Rec.session)
-    # makes the detector
+    # the first call creates the detector
     engine(np.zeros((64, 64, 3), np.uint8))
     _bound_work(engine)
     return engine
@@ -125,11 +123,11 @@ def _options(threads: int) -> Any:
 
     options = SessionOptions()
     options.intra_op_num_threads = threads
-    # Threads that spin while they wait would take the cores from the server's model.
+    # Spinning threads would take CPU time from the server's model.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # An arena keeps what the largest picture took.
+    # The arena would keep the memory of the largest picture.
     options.enable_cpu_mem_arena = False
-    # onnxruntime's fatal errors only; the others are raised
+    # log fatal errors only; others are raised
     options.log_severity_level = 4
     return options
 
@@ -145,7 +143,7 @@ def _model(name: str) -> str:
 
 
 def _bound_work(engine: Any) -> None:
-    """Have the detector hand on no more lines than the recogniser has time for."""
+    """Limit the detector's lines to those within `_MOST_WIDTH`."""
     detect = engine.text_det
 
     def detect_some(pixels: np.ndarray) -> Any:
@@ -159,15 +157,15 @@ def _bound_work(engine: Any) -> None:
 
 
 def _affordable(boxes: np.ndarray) -> int:
-    """How many of the (N, 4, 2) boxes, corners clockwise from the upper left, are within `_MOST_WIDTH`; 1 or more."""
+    """How many of the (N, 4, 2) boxes, corners clockwise from the upper left, are within `_MOST_WIDTH`; at least 1."""
     across, down = (np.linalg.norm(boxes[:, 0] - boxes[:, corner], axis=1) for corner in (1, 3))
-    # those that stand upright are turned before they are read
+    # vertical lines are rotated before recognition
     widths = np.maximum(across, down) / np.minimum(across, down)
     return max(1, int((np.maximum(widths, _LEAST_WIDTH).cumsum() <= _MOST_WIDTH).sum()))
 
 
 def _reveal_spaces(session: Any) -> None:
-    """Have the recogniser's session see to spaces in what it returns."""
+    """Wrap the recogniser's session so that its output goes through `_with_spaces`."""
     run = session.run
 
     def run_with_spaces(*arguments: Any) -> list[np.ndarray]:
@@ -178,8 +176,10 @@ def _reveal_spaces(session: Any) -> None:
 
 
 def _with_spaces(scores: np.ndarray) -> np.ndarray:
-    """(N, T, C) probabilities of a connectionist temporal classification (Graves et al., 2006), blank first and space
-    last: a frame that would be blank becomes a space where that is likely enough. Changed in place."""
+    """Turn blank frames with a probable space into spaces, in place.
+
+    scores: (N, T, C) float32 probabilities of a CTC decoder (Graves et al., 2006), blank first and space last.
+    """
     line, frame = np.nonzero(scores[:, :, -1] > _LEAST_SPACE)
     blank = scores[line, frame].argmax(axis=1) == 0
     scores[line[blank], frame[blank], -1] = 1.0
@@ -192,7 +192,7 @@ def _scaled(picture: Image.Image) -> Image.Image:
     if factor == 1:
         return picture
     width, height = (max(1, round(side * factor)) for side in picture.size)
-    # reducing_gap: whole pixels are averaged first, which a photo of 24 megapixels does not show
+    # reducing_gap: fast box reduction first, without visible loss on a photo of 24 megapixels
     return picture.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
 
 

@@ -1,9 +1,9 @@
-"""What was read on pictures, and the empty texts of a data set filled with it.
+"""Fill empty texts of a data set by OCR, and cache the results.
 
-    <artifacts>/readings/<engine>.jsonl    a line per picture: its key, and the words on it or why it cannot be read
+    <artifacts>/readings/<engine>.jsonl    one line per picture: its key, and its text or why it cannot be read
 
-A line is written as soon as its picture is read, so a kill loses the pictures in hand. Another engine, or another
-setting of it, has a file of its own. It does not know how words are read. `python -m embed --ocr` uses it.
+A line is written as soon as its picture is read, so a kill loses only the pictures in progress. Each engine, and each
+setting of it, has its own file. `python -m embed --ocr` uses it.
 """
 
 import re
@@ -15,7 +15,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from cache import content_key, cores
-from embed.base import json_lines as journal
+from embed.base import json_lines
 from embed.base.threads import run_ahead
 from embed.data.dataset import Meme
 from embed.ocr.reader import OcrFailed, TextReader, engine_name
@@ -25,9 +25,12 @@ from embed.pictures.hashing import UnusableFile, read_picture
 
 @dataclass(frozen=True)
 class Reading:
-    """engine: see `embed.ocr.reader.engine_name`; empty, filled: memes without a text, and those that got one; pictures: of
-    these memes, distinct; known, read, failed: of these, read by an earlier run, by this one, and not to be read;
-    seconds: spent on reading."""
+    """Counts of an OCR run.
+
+    engine: see `embed.ocr.reader.engine_name`; empty, filled: memes without a text, and those that got one; pictures:
+    distinct pictures of the empty ones, of which known were read by an earlier run, read by this one, and failed could
+    not be read; seconds: of OCR.
+    """
 
     engine: str
     empty: int
@@ -42,29 +45,28 @@ class Reading:
 def fill_texts(
     root: Path, memes: Sequence[Meme], keys: Mapping[str, str], folder: Path, retry_failed: bool = False
 ) -> tuple[list[Meme], Reading]:
-    """The memes, those with an empty text given what is read on their pictures; and what that came to.
+    """The memes with empty texts filled by OCR, and counts.
 
-    keys: {image: content key} of the pictures under `root` whose files can be read; folder: of the texts that were read
-    before. A picture that cannot be decoded
-    leaves its text empty. Raises OcrUnavailable, and OSError when the disk is full.
+    keys: {image: content key} of the readable pictures under `root`; folder: of earlier results; retry_failed: retry
+    pictures that could not be read. Their texts stay empty. Raises OcrUnavailable, and OSError when the disk is full.
     """
     engine = engine_name()
-    notes = _Notes(folder, engine)
+    results = _Results(folder, engine)
     empty = [meme for meme in memes if not meme.text and not meme.problem and meme.image in keys]
     pictures = {keys[meme.image]: root / meme.image for meme in empty}
-    todo = {key: path for key, path in pictures.items() if key not in notes.texts}
+    todo = {key: path for key, path in pictures.items() if key not in results.texts}
     if retry_failed:
-        todo |= {key: path for key, path in pictures.items() if key in notes.problems}
+        todo |= {key: path for key, path in pictures.items() if key in results.problems}
     started = time.monotonic()
     if todo:
-        _read(todo, notes)
+        _read(todo, results)
     filled = [
-        replace(meme, text=notes.texts.get(keys.get(meme.image, ""), ""))
+        replace(meme, text=results.texts.get(keys.get(meme.image, ""), ""))
         if not meme.text and not meme.problem
         else meme
         for meme in memes
     ]
-    failed = pictures.keys() - (notes.texts.keys() - notes.problems)
+    failed = pictures.keys() - (results.texts.keys() - results.problems)
     return filled, Reading(
         engine=engine,
         empty=len(empty),
@@ -77,8 +79,8 @@ def fill_texts(
     )
 
 
-def _read(todo: Mapping[str, Path], notes: "_Notes") -> None:
-    """Read the pictures, one in each core's thread, and note each at once."""
+def _read(todo: Mapping[str, Path], results: "_Results") -> None:
+    """Read the pictures, one per core at a time, and save each result at once."""
     reader = TextReader()
 
     def work(item: tuple[str, Path]) -> None:
@@ -86,34 +88,34 @@ def _read(todo: Mapping[str, Path], notes: "_Notes") -> None:
         try:
             data = read_picture(path)
             if content_key(data) == key:
-                notes.add(key, reader.read(data))
+                results.add(key, reader.read(data))
         except (UnreadableImage, OcrFailed) as error:
-            notes.add(key, problem=str(error))
+            results.add(key, problem=str(error))
         except UnusableFile:
-            pass  # gone or changed since it was hashed: embedding says so, and another run may do better
+            pass  # removed or changed since it was hashed: embedding reports it, and another run may succeed
 
-    # never more than are in hand, so that a job that is stopped leaves nothing waiting
+    # a short queue, so that a stopped job leaves no pictures waiting
     with tqdm(total=len(todo), desc="reading words", unit=" pictures", smoothing=0.1) as bar:
         for _ in run_ahead(work, todo.items(), cores() + 1):
             bar.update()
 
 
-class _Notes:
-    """texts: {picture key: words, "" also where it cannot be read}; problems: the keys of those that cannot."""
+class _Results:
+    """texts: {picture key: text, "" also if unreadable}; problems: keys of unreadable pictures."""
 
     def __init__(self, folder: Path, engine: str) -> None:
         self._path = folder / (re.sub(r"[^a-z0-9.]+", "-", engine.lower()) + ".jsonl")
         self.texts: dict[str, str] = {}
         self.problems: set[str] = set()
-        for noted in journal.entries(self._path):
+        for entry in json_lines.read_lines(self._path):
             try:
-                self._take(noted["picture"], noted["text"], noted.get("problem", ""))
+                self._take(entry["picture"], entry["text"], entry.get("problem", ""))
             except (ValueError, TypeError, KeyError):
-                continue  # not a line of ours
+                continue  # not one of our lines
 
     def add(self, key: str, text: str = "", problem: str = "") -> None:
-        """Note one picture; several threads and processes may."""
-        journal.add(self._path, {"picture": key, "text": text} | ({"problem": problem} if problem else {}))
+        """Save the result of one picture; safe for several threads and processes. Raises OSError."""
+        json_lines.append_line(self._path, {"picture": key, "text": text} | ({"problem": problem} if problem else {}))
         self._take(key, text, problem)
 
     def _take(self, key: str, text: str, problem: str) -> None:

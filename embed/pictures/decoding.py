@@ -1,7 +1,7 @@
-"""Image bytes to a decoded picture: the one way in for the batch job and for the server. The bytes are hostile.
+"""Decode untrusted image bytes with limits; used by the batch job and the server.
 
-It knows nothing of files, CLIP or HTTP. Pixels are as open_clip would see them: Pillow, the first frame, no EXIF
-rotation, no mode conversion (open_clip resizes first and converts to RGB after, which differs for palettes).
+Pixels are as in open_clip: Pillow, the first frame, no EXIF rotation, no mode conversion (open_clip resizes first and
+converts to RGB after, which differs for palettes).
 """
 
 import io
@@ -10,37 +10,37 @@ import warnings
 
 from PIL import Image, ImageFile
 
-# Formats memes come in, none of which starts another program (EPS does) or reads other files.
+# Formats of memes; none starts another program (as EPS does) or reads other files.
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF")
 # Real memes reach 24 megapixels; 64 of them decode in under 300 MB.
 MAX_PIXELS = 64_000_000
-# Between 89 and 178 megapixels Pillow would only warn, on stderr; beyond, its own check comes before `_check_size`.
+# Between 89 and 178 megapixels Pillow only warns; above, its own check comes before `_check_size`.
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
-# CLIP scales the short side up to its input, so a 1 x 60,000 picture would grow to gigabytes.
+# CLIP scales the short side to its input size, so a 1 x 60,000 picture would grow to gigabytes.
 MAX_ASPECT = 100
-# Encoders write about ten scans. Each of a progressive JPEG goes over the whole picture again, and a megabyte holds
-# thousands: minutes of work. libtiff stops at a hundred as well.
+# Encoders write about ten scans. Decoding a progressive JPEG passes over the whole picture for each scan, and a
+# megabyte may hold thousands: minutes of work. libtiff also stops at a hundred.
 _MAX_SCANS = 100
 _SCAN = re.compile(rb"\xff\xda\x00[\x08\x0a\x0c\x0e]")
-# A file of 100 MB made of two-byte blocks has Pillow collect gigabytes of them; real pictures take some thousand.
+# For 100 MB of two-byte blocks Pillow collects gigabytes of objects; real pictures need some thousand reads.
 _MAX_READS = 1_000_000
 _TILE_WIDTH, _TILE_HEIGHT = 322, 323
 
 
 class UnreadableImage(ValueError):
-    """Bytes that are not a picture we can use; the message says why."""
+    """The bytes are not a usable picture; the message says why."""
 
 
 class NotAnImage(UnreadableImage):
-    """The bytes are in no image format that we read."""
+    """The bytes are in none of FORMATS."""
 
 
 class TooManyPixels(UnreadableImage):
-    """The picture would decode, or be scaled, to more pixels than we hold."""
+    """The picture would decode, or be scaled, to too many pixels."""
 
 
 def decode_picture(data: bytes) -> Image.Image:
-    """Decode the first frame fully. Raises UnreadableImage: empty, not an image, cut off, too many pixels."""
+    """Decode the first frame, in its own mode. Raises UnreadableImage: empty, not an image, damaged, too large."""
     if not data:
         raise UnreadableImage("the file is empty")
     if ImageFile.LOAD_TRUNCATED_IMAGES:
@@ -50,14 +50,14 @@ def decode_picture(data: bytes) -> Image.Image:
     _check_tiles(picture)
     try:
         picture.load()
-    # Pillow's decoders raise whatever a broken file leads them into, from SyntaxError to struct.error.
+    # Pillow's decoders raise all kinds of exceptions, from SyntaxError to struct.error.
     except Exception as error:
         raise UnreadableImage(f"the picture is cut off or damaged ({error})") from error
     return picture
 
 
 class _Source(io.BytesIO):
-    """Bytes that can be read from so many times and no more."""
+    """Bytes with a limit on the number of reads. Raises UnreadableImage beyond it."""
 
     reads = 0
 
@@ -89,7 +89,7 @@ def _check_size(width: int, height: int) -> None:
 
 
 def _check_tiles(picture: Image.Image) -> None:
-    """A TIFF may be stored in tiles, and a whole one is decoded, however small the picture that is cut out of it."""
+    """A tiled TIFF decodes whole tiles, however small the picture. Raises UnreadableImage."""
     tags = getattr(picture, "tag_v2", {})
     width, height = tags.get(_TILE_WIDTH, 0), tags.get(_TILE_HEIGHT, 0)
     if not isinstance(width, int) or not isinstance(height, int):
@@ -99,10 +99,10 @@ def _check_tiles(picture: Image.Image) -> None:
 
 
 def on_white(picture: Image.Image) -> Image.Image:
-    """In RGB, what is transparent filled white, as a page shows it. Raises UnreadableImage for an odd mode."""
+    """The picture in RGB, on a white background. Raises UnreadableImage for a mode that cannot be converted."""
     wanted = "RGBA" if picture.has_transparency_data else "RGB"
     try:
-        # of 64 megapixels, a copy that is not needed takes 256 MB
+        # an unnecessary copy of 64 megapixels takes 256 MB
         layer = picture if picture.mode == wanted else picture.convert(wanted)
     except (ValueError, OSError) as error:
         raise UnreadableImage(f"a picture of mode {picture.mode} that cannot be converted ({error})") from error

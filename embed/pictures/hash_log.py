@@ -1,38 +1,38 @@
-"""What a run has hashed so far, beside the index that it will write: after a kill, no picture is read twice.
+"""Log of the pictures hashed so far, so that a run after a kill does not read them again.
 
-    <index>.hashed.jsonl    a line per part of the work: where the pictures are from, and (image, stamp, key) of each
+    <index>.hashed.jsonl    one line per batch: the picture folder, and (image, stamp, key) of each picture
 
-The index takes its place once it is written. It does not know what a stamp is made of.
+It is removed once the index, which has the same facts, is written.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from embed.base import json_lines as journal
+from embed.base import json_lines
 
 
 class HashLog:
-    """The file beside one index, of the pictures from one place: `images` as the user gave it, "" for the data."""
+    """The log beside one index. images: folder or URL of the pictures as the user gave it, "" for the data folder."""
 
     def __init__(self, index: Path, images: str) -> None:
         self._path = index.with_name(f"{index.stem}.hashed.jsonl")
         self._images = images
 
     def read(self) -> dict[str, tuple[str, str]]:
-        """{image: (stamp, key)}; empty where no run was cut short."""
-        noted: dict[str, tuple[str, str]] = {}
-        for said in journal.entries(self._path):
+        """{image: (stamp, key)}; empty unless a run was interrupted."""
+        hashed: dict[str, tuple[str, str]] = {}
+        for entry in json_lines.read_lines(self._path):
             try:
-                if said["images"] == self._images:
-                    noted |= {image: (stamp, key) for image, stamp, key in said["hashed"]}
+                if entry["images"] == self._images:
+                    hashed |= {image: (stamp, key) for image, stamp, key in entry["hashed"]}
             except (ValueError, TypeError, KeyError):
-                continue  # not a line of ours
-        return noted
+                continue  # not one of our lines
+        return hashed
 
     def add(self, hashed: Sequence[tuple[str, str, str]]) -> None:
-        """Note (image, stamp, key) of some pictures; several processes may. Raises OSError when the disk is full."""
-        journal.add(self._path, {"images": self._images, "hashed": hashed})
+        """Append (image, stamp, key) tuples; safe for several processes. Raises OSError when the disk is full."""
+        json_lines.append_line(self._path, {"images": self._images, "hashed": hashed})
 
     def forget(self) -> None:
-        """The index has it all now."""
+        """Remove the log, once the index is written."""
         self._path.unlink(missing_ok=True)

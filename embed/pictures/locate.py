@@ -1,8 +1,8 @@
-"""Where a row's picture stands, or why it cannot be used. Names and links are hostile.
+"""Resolve untrusted picture names of tables to paths inside the allowed folder or URL.
 
-The user says where pictures may be read from, never the table: the folder of the data, or IMAGES, a folder or a URL.
-It asks the file system for the kind of each file and opens none. Links are followed once per folder, not per file:
-100,000 rows cost one or two `lstat` each. A store behind a URL is not asked at all.
+The user, never the table, decides where pictures are read from: the data folder, or IMAGES, a folder or a URL. Files
+are not opened. Symbolic links are resolved once per folder, so each row costs one or two `lstat`. URLs are not
+requested.
 """
 
 import os
@@ -13,30 +13,30 @@ from typing import Protocol, cast
 
 from embed.base.errors import DatasetError
 
-# Where the layouts keep their pictures.
+# Picture folders of the known layouts.
 _FOLDERS = ("Labelled Images", "", "images", "img")
 _DATA, _IMAGES = ("the data folder", "DATA"), ("IMAGES", "IMAGES")
 
 
 class Finder(Protocol):
-    """Takes the names that rows have for paths."""
+    """Resolves picture names."""
 
     def find(self, name: str) -> tuple[str, str]:
-        """The picture's path under the root, as POSIX, and "" or why it cannot be used."""
+        """The picture's POSIX path under the root, and "" or why it cannot be used."""
 
 
 def pictures_root(source: Mapping[str, str]) -> Path:
-    """Where the pictures of a data set are, from the `source` of its index: {"data": folder or table, "images"}.
+    """The root of a data set's pictures, from the `source` of its index: {"data": folder or table, "images"}.
 
-    Behind a URL it is a `upath.UPath`, which has what is used of a Path here. Raises DatasetError, as `open_pictures`.
+    For a URL it is a `upath.UPath`, which has the methods of a Path used here. Raises DatasetError, as `open_pictures`.
     """
     return open_pictures(source)[0]
 
 
 def open_pictures(source: Mapping[str, str]) -> tuple[Path, Finder]:
-    """`pictures_root`, and the finder of the pictures in it.
+    """`pictures_root`, and the finder of its pictures.
 
-    Raises DatasetError where IMAGES is no folder, or a URL that cannot be read from, saying what to install.
+    Raises DatasetError if IMAGES is not a folder, or a URL that cannot be read; the message names missing packages.
     """
     data, images = Path(source["data"]), source.get("images", "")
     if not images:
@@ -53,7 +53,7 @@ def open_pictures(source: Mapping[str, str]) -> tuple[Path, Finder]:
 
 
 class PictureFinder:
-    """Finds the pictures that the rows of one data folder name; folders: where in it, the first that has one wins.
+    """Finds pictures in one folder. folders: subfolders to search, in this order.
 
     given: the folder is IMAGES, so a row may also name a picture by its full path.
     """
@@ -62,7 +62,7 @@ class PictureFinder:
         self._root = str(root)
         self._place, variable = _IMAGES if given else _DATA
         self._missing = f"no such file in {self._place}"
-        # A link is refused rather than followed: a data set from elsewhere must not read what is not in it.
+        # Links out of the folder are rejected: a downloaded data set must not read the user's other files.
         self._move = f"put the files themselves there, or give {variable} the folder that holds both"
         self._given = (os.path.join(os.path.abspath(root), ""), os.path.join(os.path.realpath(root), ""))[: 2 * given]
         self._real_root = os.path.join(os.path.realpath(root), "")
@@ -70,7 +70,7 @@ class PictureFinder:
         self._inside: dict[str, bool] = {}
 
     def find(self, name: str) -> tuple[str, str]:
-        """The picture's path inside the folder, as POSIX, and "" or why it cannot be used."""
+        """The picture's POSIX path inside the folder, and "" or why it cannot be used."""
         inside = next((name[len(full) :].lstrip("/") for full in self._given if name.startswith(full)), name)
         parts = [part for part in inside.split("/") if part not in ("", ".")]
         if inside.startswith("/") or "://" in inside or ".." in parts:
@@ -86,10 +86,10 @@ class PictureFinder:
         return name, problem
 
     def _outside(self, inside: str) -> str:
-        leads = f"its path leads out of {self._place}; give the file's name inside it"
+        problem = f"its path leads out of {self._place}; give the file's name inside it"
         if self._given or not (inside.startswith("/") or "://" in inside):
-            return leads
-        return f"{leads}, or where pictures may be read from as IMAGES=<folder or URL>"
+            return problem
+        return f"{problem}, or where pictures may be read from as IMAGES=<folder or URL>"
 
     def _problem(self, path: str) -> str:
         try:
@@ -102,7 +102,7 @@ class PictureFinder:
                 mode = os.stat(path).st_mode
         except (FileNotFoundError, NotADirectoryError):
             return self._missing
-        except OSError as error:  # a name that is too long, a folder that may not be entered, a link to itself
+        except OSError as error:  # name too long, permission denied, link loop
             return f"it cannot be looked up ({error.strerror})"
         return "" if stat.S_ISREG(mode) else _kind(mode)
 

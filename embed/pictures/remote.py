@@ -1,8 +1,8 @@
-"""Pictures that stand behind a URL (`s3://bucket/memes`, `https://host/memes`): names, stamps, and what goes wrong.
+"""Pictures in object stores and on web servers, via fsspec: names, stamps, error messages.
 
-fsspec asks the store, with its own retries; credentials come from the environment (AWS_*, FSSPEC_*) and are refused
-in a URL. It lists no bucket and reads nothing outside the URL that the user gave. `embed.pictures.locate` and `embed.pictures.hashing`
-use it, where IMAGES is a URL.
+Used where IMAGES is a URL (`s3://bucket/memes`, `https://host/memes`). fsspec retries requests; credentials come from
+the environment (AWS_*, FSSPEC_*) and are rejected in a URL. No bucket is listed, and nothing outside the user's URL is
+read.
 """
 
 import re
@@ -15,24 +15,24 @@ from embed.base.errors import DatasetError
 from embed.base.text import hide_secrets
 
 RemotePath: TypeAlias = UPath
-"""What is behind a URL; not a `pathlib.Path`, but with the methods of one."""
+"""A path under a URL; not a `pathlib.Path`, but with its methods."""
 
-# What fsspec's stores call what changes with the content: S3, HTTP, Google, Azure, Hugging Face.
+# Names of content versions in fsspec's file info: S3, HTTP, Google, Azure, Hugging Face.
 _MARKS = ("etag", "versionid", "generation", "md5hash", "content-md5", "blob_id")
 _TIMES = ("lastmodified", "last-modified", "last_modified", "updated", "mtime")
 _HTTP = ("http", "https")
-# S3 takes 1024 bytes, servers a few thousand; longer ones would take long to look through.
+# Characters of a name: S3 allows 1024 bytes, servers a few thousand; checking longer ones would be slow.
 _LONGEST = 4096
 MISSING = "no such file in IMAGES"
-# How the reasons begin that speak of the store rather than of one picture.
+# Beginning of reasons that concern the whole store rather than one picture.
 UNREACHED = "the store does not give it"
 
 
 def open_root(images: str) -> UPath:
-    """The root of the pictures behind a URL. Nothing is asked of the store yet, and nothing is connected.
+    """The root of the pictures under a URL. It opens no connection.
 
-    It pickles without a connection, and what is made of it in a forked process connects anew. Raises DatasetError for
-    a chain of URLs, for credentials in it, for a scheme that is unknown or whose package is missing.
+    It pickles without a connection, and a forked process opens its own. Raises DatasetError for a chain of URLs, for
+    credentials in the URL, and for a scheme that is unknown or whose package is missing.
     """
     if "::" in images:
         raise DatasetError("IMAGES is a chain of URLs (::), which is not read; give one URL or a folder")
@@ -47,22 +47,22 @@ def open_root(images: str) -> UPath:
         )
     if url.scheme in ("", "file", "local") or not (url.netloc + url.path).strip("/"):
         raise DatasetError(f"IMAGES={images}: expected a folder, or a URL such as s3://bucket/memes")
-    # A redirect would lead out of what the user named.
+    # A redirect could lead out of the user's URL.
     options: dict[str, Any] = {"max_redirects": 1} if url.scheme in _HTTP else {}
     try:
-        # one that is thrown away: a path keeps its connection, which no other process may use
+        # a temporary path: it keeps its connection, which other processes cannot share
         _ = UPath(images.rstrip("/"), **options).fs
     except ImportError as error:
         raise DatasetError(
             f"IMAGES={images}: {error}; `.venv/bin/pip install -r requirements-ray.txt` brings what s3:// needs"
         ) from error
-    except Exception as error:  # each file system refuses in its own way
+    except Exception as error:  # file systems raise different exceptions
         raise DatasetError(f"IMAGES={images}: not a place that fsspec can read ({error})") from error
     return UPath(images.rstrip("/"), **options)
 
 
 class RemoteFinder:
-    """Takes the names of the rows for paths under one URL. The names are hostile; the store is not asked."""
+    """Resolves untrusted picture names to paths under one URL, without requests."""
 
     def __init__(self, root: UPath, images: str) -> None:
         self._root = root
@@ -70,7 +70,7 @@ class RemoteFinder:
         self._path = f"{root.path.rstrip('/')}/"
 
     def find(self, name: str) -> tuple[str, str]:
-        """The picture's path under the root, and "" or why it cannot be used; whether it is there, reading shows."""
+        """The picture's path under the root, and "" or why it cannot be used; existence is not checked."""
         inside = name.removeprefix(self._url)
         # a//b is another object than a/b
         path = "/".join(part for part in inside.split("/") if part != ".")
@@ -82,7 +82,7 @@ class RemoteFinder:
             return f"its name has {len(inside):,} characters, the limit is {_LONGEST:,}"
         if inside.startswith("/") or "://" in inside or "::" in inside:
             return "it does not begin with IMAGES; give its name inside that, or a URL that begins so"
-        # a server takes %2e for a dot, and some a backslash for a slash
+        # servers decode %2e to a dot, and some treat a backslash as a slash
         if ".." in re.split(r"[/\\]", _decoded(inside)):
             return "its path leads out of IMAGES; give its name inside that"
         if self._root.protocol in _HTTP and re.search("[?#]", inside):
@@ -90,7 +90,7 @@ class RemoteFinder:
         if any(ord(sign) < 32 or ord(sign) == 127 for sign in inside):
             return "a control character in its name"
         try:
-            # whatever else a name might mean to the library
+            # reject any other name that the library would change
             same = bool(path) and (self._root / path).path == self._path + path
         except ValueError:
             same = False
@@ -98,15 +98,15 @@ class RemoteFinder:
 
 
 def stamp(path: UPath) -> str:
-    """What tells an unchanged object, or "" where the store says neither a version, nor a hash, nor a time."""
+    """Size and version, hash or time of an object, to detect changes; "" if the store reports none of the latter."""
     info = {key.lower(): value for key, value in path.fs.info(path.path).items()}
-    said = [f"{name} {info[name]}" for name in (*_MARKS, *_TIMES) if info.get(name)]
-    return " ".join([f"{info.get('size')}", *said]) if said else ""
+    marks = [f"{name} {info[name]}" for name in (*_MARKS, *_TIMES) if info.get(name)]
+    return " ".join([f"{info.get('size')}", *marks]) if marks else ""
 
 
 def why(error: Exception) -> str:
-    """Why a picture cannot be read, without its URL: of all pictures that fail in one way, the same words."""
-    # HTTP's stand behind a plain FileNotFoundError
+    """Why a picture cannot be read, without its URL, so that equal failures give equal messages."""
+    # fsspec wraps HTTP errors in a plain FileNotFoundError
     cause = error.__cause__ or error
     status = getattr(cause, "status", None)
     if status in (404, 410) or (isinstance(error, FileNotFoundError) and cause is error):
@@ -120,7 +120,7 @@ def why(error: Exception) -> str:
 
 
 def _decoded(name: str) -> str:
-    """Without its percent signs, also those that were written of others."""
+    """Percent-decoded, repeatedly, until nothing changes."""
     while (once := unquote(name)) != name:
         name = once
     return name

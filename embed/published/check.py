@@ -1,8 +1,8 @@
-"""A folder, or the published file, beside what is known of a published data set: counts and hashes.
+"""Compare a data folder, or the published zip file, with the known counts and hashes of a data set.
 
-It reads tables and hashes pictures; it decodes none, loads no model and fetches nothing. `python -m embed data` shows
-what it finds. Three hashes, all SHA-256: of a table's bytes; of its rows as this project reads them, which a changed
-line end, quote or byte-order mark leaves alone; of the pictures that a table names, as sorted lines of name and hash.
+It reads tables and hashes pictures without decoding them. `python -m embed data` prints the result. Three SHA-256: of a
+table's bytes; of its rows as this project reads them, independent of line ends, quotes and byte-order mark; of the
+pictures that a table names, as sorted lines of name and hash.
 """
 
 import hashlib
@@ -26,17 +26,17 @@ from embed.published.registry import Published, PublishedSplit
 
 SAME, SAME_ROWS, DIFFERS, ABSENT = "as published", "same rows, other bytes", "differs", "absent"
 UNKNOWN, NOT_NEEDED = "not known here", "not needed"
-# Names of missing pictures that a line has room for.
+# Names of missing pictures in a line.
 _NAMES = 3
-# Hexadecimal digits that tell two hashes apart where both are shown; elsewhere all are.
+# Hex digits shown where two hashes are compared; elsewhere all are.
 _DIGITS = 16
-# Bytes read between two steps of the bar: large enough that hashing is all the work there is.
+# Bytes per step of the progress bar.
 _BLOCK = 1 << 22
 
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the comparison. verdict: one of the words above; here: what was found, and what was expected."""
+    """One line of the comparison. verdict: one of the constants above; here: what was found, and what was expected."""
 
     split: str
     what: str
@@ -45,13 +45,13 @@ class Check:
 
     @property
     def agrees(self) -> bool:
-        """Whether nothing that is known speaks against it."""
+        """Whether it does not contradict the known facts."""
         return self.verdict not in (DIFFERS, ABSENT)
 
 
 @dataclass(frozen=True)
 class _Table:
-    """A table that was read. rows: (name, text, label) of what can be used; row_errors: what is wrong with others."""
+    """A table. rows: (picture name, text, label); row_errors: messages of unreadable rows."""
 
     rows: list[tuple[str, str, int | str]]
     row_errors: list[str]
@@ -59,22 +59,22 @@ class _Table:
 
 
 def recognise(path: Path, known: Sequence[Published]) -> Published:
-    """The data set whose tables stand in the folder, or that is published as such a file.
+    """The data set whose tables are in the folder, or that is published as a zip file.
 
-    Raises DatasetError where there is no such path, or it is none of them.
+    Raises DatasetError for a missing path and for any other folder or file.
     """
     if not path.exists():
-        raise DatasetError(f"{path}: no such folder; `python -m embed data` alone says where the data are published")
+        raise DatasetError(f"{path}: no such folder; `python -m embed data` without a folder lists the sources")
     for published in known:
         is_archive = bool(published.archives) and path.is_file() and zipfile.is_zipfile(path)
         if is_archive or any((path / split.table).is_file() for split in published.splits):
             return published
     wanted = "; ".join(f"{published.name}: {', '.join(published.layout)}" for published in known)
-    raise DatasetError(f"{path}: none of the published data sets, nor one's zip file. Looked for {wanted}")
+    raise DatasetError(f"{path}: not a published data set or its zip file. Looked for {wanted}")
 
 
 def check(path: Path, published: Published) -> list[Check]:
-    """Compare what `recognise` recognised. Raises DatasetError for a table that cannot be read, and OSError."""
+    """Compare `path` with `published`, see `recognise`. Raises DatasetError for an unreadable table, and OSError."""
     return [_check_archive(path, published)] if path.is_file() else _check_folder(path, published)
 
 
@@ -88,7 +88,7 @@ def _check_archive(path: Path, published: Published) -> Check:
     found = digest.hexdigest()
     if found in published.archives:
         return Check("all", "zip file", SAME, f"sha256 {found}")
-    advice = f"none of the {len(published.archives)} published; a copy packed anew? Unpack it and check the folder"
+    advice = f"none of the {len(published.archives)} published; if it was repacked, unpack it and check the folder"
     return Check("all", "zip file", DIFFERS, f"sha256 {found}: {advice}")
 
 
@@ -122,12 +122,12 @@ def _read_table(path: Path) -> _Table:
 
 
 def _text(written: Any) -> str:
-    # a text over several lines has its line ends changed with those of the file
+    # line ends inside a text change with those of the file
     return clean_text(str(written or "")).replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _label(written: Any) -> int | str:
-    """The label as the project reads it; one that it refuses, as it is written."""
+    """The parsed label; an unknown one as written."""
     try:
         return UNLABELLED if written is None else parse_label(written)
     except ValueError:

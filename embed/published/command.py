@@ -1,8 +1,10 @@
-"""`python -m embed data`: the published data sets, where they are and on what terms; `... data FOLDER`: is this one?
+"""List sources and terms of the published data sets, or compare a folder with them.
 
-Compares the folder, or Hateful Memes' zip file, by counts and hashes with what `embed.published.registry` knows. It loads no
-model and fetches nothing: getting the data, and agreeing to their terms, is yours.
-Exit 0: all that is known agrees; 1: something differs; 2: bad input, said in a sentence; 130: interrupted.
+    python -m embed data [FOLDER]
+
+A folder, or Hateful Memes' zip file, is compared by counts and hashes with `embed.published.registry`. Nothing is
+downloaded: getting the data and agreeing to their terms is up to the user.
+Exit 0: everything known agrees; 1: something differs; 2: bad input, reported in one sentence; 130: interrupted.
 """
 
 import argparse
@@ -14,15 +16,15 @@ from cache import refuse
 from embed.published.check import UNKNOWN, Check, check, recognise
 from embed.published.registry import PUBLISHED, Published, PublishedSplit
 
-_AGREES = "All that is known agrees."
+_AGREES = "Everything known agrees."
 
 
 def main(arguments: list[str], known: Sequence[Published] = PUBLISHED) -> int:
-    """Describe the data sets, or check the folder that the arguments name; return the exit code."""
+    """Describe the data sets, or check the folder in the arguments; return the exit code."""
     folder = _parser().parse_args(arguments).folder
     if folder is None:
-        print("\n\n".join(map(_described, known)))
-        print("\nNothing in this project fetches these links, and none of them was visited from here.")
+        print("\n\n".join(map(_describe, known)))
+        print("\nThis project downloads none of these links, and they have not been tested.")
         return 0
     try:
         published = recognise(folder, known)
@@ -32,33 +34,33 @@ def main(arguments: list[str], known: Sequence[Published] = PUBLISHED) -> int:
         return 130
     except (ValueError, OSError) as error:
         return refuse(error)
-    print(_checked(folder, published, checks))
+    print(_report(folder, published, checks))
     return int(not all(found.agrees for found in checks))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m embed data", description="Say where the data are published, or check a folder of them."
+        prog="python -m embed data", description="List the published data sets, or check a folder against them."
     )
-    parser.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="what you got: the folder, or the zip")
+    parser.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="the downloaded folder or zip file")
     return parser
 
 
-def _described(published: Published) -> str:
+def _describe(published: Published) -> str:
     lines = [
         ("what", published.what),
         ("where", published.where[0]),
         *(("", more) for more in published.where[1:]),
         ("terms", published.terms),
         ("layout", f"a folder with {' and '.join(published.layout)}"),
-        *(("counts" if number == 0 else "", _counted(split)) for number, split in enumerate(published.splits)),
-        ("mind", published.remark),
+        *(("counts" if number == 0 else "", _counts(split)) for number, split in enumerate(published.splits)),
+        ("note", published.remark),
         ("next", "make data DATA=<that folder>" + (" or DATA=<the zip file>" if published.archives else "")),
     ]
     return "\n".join([published.name, *(f"  {name:<8}{text}" for name, text in lines)])
 
 
-def _counted(split: PublishedSplit) -> str:
+def _counts(split: PublishedSplit) -> str:
     offensive = f", {split.offensive} offensive" if split.offensive is not None else ""
     facts = {"offensive": split.offensive, "hashes": split.table_hash}
     unknown = [name for name, fact in facts.items() if fact is None]
@@ -69,18 +71,18 @@ def _counted(split: PublishedSplit) -> str:
     )
 
 
-def _checked(folder: Path, published: Published, checks: list[Check]) -> str:
+def _report(folder: Path, published: Published, checks: list[Check]) -> str:
     wrong = sum(not found.agrees for found in checks)
     unknown = sum(found.verdict == UNKNOWN for found in checks)
-    verdict = f"{wrong} of {len(checks)} checks fail: not, or not all of, what was published." if wrong else _AGREES
+    verdict = f"{wrong} of {len(checks)} checks fail: differs from what was published." if wrong else _AGREES
     return "\n".join(
         [
             f"{folder}: {published.name}",
             "",
             *(f"{found.split:<13}{found.what:<13}{found.verdict:<24}{found.here}" for found in checks),
             "",
-            verdict + (f" {unknown} of {len(checks)} could not be made: not known here." if unknown else ""),
-            f"Mind: {published.remark}.",
+            verdict + (f" {unknown} of {len(checks)} could not be checked: not known here." if unknown else ""),
+            f"Note: {published.remark}.",
             f'Next: make audit DATA="{folder}"' if folder.is_dir() else "Next: unpack it, make data DATA=<its folder>",
         ]
     )

@@ -1,7 +1,7 @@
-"""What is known of the published data sets: where they are, on what terms, how many rows, which hashes.
+"""Known facts about the published data sets: sources, terms, row counts, hashes.
 
-Facts only, for `python -m embed data`; `embed.published.check` compares a folder with them. None: not known here, and
-said so rather than guessed. Nothing in this project fetches any of the links, and none was visited from here.
+`embed.published.check` compares a folder with them. None means unknown. This project downloads none of the links, and
+they have not been tested.
 """
 
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PublishedSplit:
-    """One table and its pictures. table: path in the folder, as POSIX; missing: pictures it names and nobody got.
+    """One table and its pictures. table: POSIX path in the folder; missing: pictures named but never published.
 
-    The hashes are SHA-256: of the table's bytes, of its rows and of its pictures as `embed.published.check` says.
+    The hashes are SHA-256 of the table's bytes, its rows and its pictures, see `embed.published.check`.
     """
 
     name: str
@@ -27,7 +27,7 @@ class PublishedSplit:
 
 @dataclass(frozen=True)
 class Published:
-    """A data set. archives: SHA-256 of the published file that holds it; remark: what to mind once it is there."""
+    """A data set. archives: SHA-256 of the published zip files; remark: note for the user of the data."""
 
     name: str
     what: str
@@ -39,7 +39,7 @@ class Published:
     archives: tuple[str, ...] = ()
 
 
-# Train and validation were measured on the published files; of test, the paper's counts are all that was at hand.
+# Train and validation were measured on the published files; for test, only the paper's counts are known.
 MULTIOFF = Published(
     name="MultiOFF",
     what="743 memes of the 2016 US presidential election, offensive or not (Suryawanshi et al., TRAC 2020)",
@@ -75,7 +75,7 @@ MULTIOFF = Published(
     remark="KbTk7Rq.png is named by the validation table and was published without a picture: `make embed` skips it",
 )
 
-# The release of the NeurIPS 2020 competition; every row has a picture, of which copies on hubs lack hundreds.
+# The release of the NeurIPS 2020 competition, where every row has a picture; copies on hubs lack hundreds.
 HATEFUL_MEMES = Published(
     name="Facebook Hateful Memes",
     what="made-up memes, hateful or not, with benign twins (Kiela et al., NeurIPS 2020, arXiv 2005.04790)",
@@ -84,7 +84,7 @@ HATEFUL_MEMES = Published(
         "2022, the former in 2024 (facebookresearch/mmf, issues 1221 and 1332). Passed on as hateful_memes.zip",
     ),
     terms="its own licence, which you have to agree to first",
-    layout=("img/", "train.jsonl", "dev_seen.jsonl", "test_seen.jsonl"),  # `data/` of the zip, says mmf's converter
+    layout=("img/", "train.jsonl", "dev_seen.jsonl", "test_seen.jsonl"),  # `data/` of the zip, by mmf's converter
     splits=(
         PublishedSplit("train", "train.jsonl", rows=8500, missing=()),
         PublishedSplit("dev_seen", "dev_seen.jsonl", rows=500, missing=()),

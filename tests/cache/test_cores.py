@@ -1,4 +1,4 @@
-"""How many processors there are: made-up control groups against what they grant, this process, and its libraries."""
+"""Usable CPUs: quotas of made-up control groups, this process, and its libraries."""
 
 import os
 import subprocess
@@ -91,11 +91,11 @@ def test_what_control_groups_grant(groups: str, files: dict[str, str], expected:
         path = tmp_path / name if name == "groups" else tmp_path / "mounts" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(os.fsencode(text))
-    assert list(MODULE._granted(tmp_path / "groups", tmp_path / "mounts")) == expected
+    assert list(MODULE._quotas(tmp_path / "groups", tmp_path / "mounts")) == expected
 
 
 def test_without_control_groups_nothing_is_limited(tmp_path: Path) -> None:
-    assert list(MODULE._granted(tmp_path / "none", tmp_path / "nowhere")) == []
+    assert list(MODULE._quotas(tmp_path / "none", tmp_path / "nowhere")) == []
 
 
 def test_between_one_and_what_the_process_may_run_on() -> None:

@@ -1,4 +1,4 @@
-"""Verification: one flipped byte anywhere is found, named, and comes with the command that mends it."""
+"""Verification: one flipped byte anywhere is found and reported with the command that repairs it."""
 
 import json
 from dataclasses import replace
@@ -65,22 +65,22 @@ def test_a_flipped_byte_anywhere_in_a_segment_is_found(tmp_path: Path, store: Ve
     path = next(store.folder.glob("text-*.h5"))
     flip(path, path.stat().st_size * part // 12)
     segment, index = verify(tmp_path).findings
-    assert str(path) in segment.what and AGAIN in segment.todo
-    assert "memes.h5: 2 text vectors are not in the store" in index.what and AGAIN in index.todo
+    assert str(path) in segment.damage and AGAIN in segment.remedy
+    assert "memes.h5: 2 text vectors are not in the store" in index.damage and AGAIN in index.remedy
 
 
 def test_a_missing_segment_and_rows_that_were_never_made_are_found(tmp_path: Path, store: VectorStore) -> None:
     next(store.folder.glob("image-*.h5")).unlink()
     segment, index = verify(tmp_path).findings
-    assert "missing" in segment.what and AGAIN in segment.todo and "2 image vectors" in index.what
+    assert "missing" in segment.damage and AGAIN in segment.remedy and "2 image vectors" in index.damage
     write_index(tmp_path / "datasets" / "memes.h5", replace(INDEX, spec={"model": "another"}))
     segment, index = verify(tmp_path).findings
-    assert "`make embed` with the DATA" in segment.todo and "2 image and 2 text vectors" in index.what
+    assert "`make embed` with the DATA" in segment.remedy and "2 image and 2 text vectors" in index.damage
 
 
 def test_prompts_whose_vectors_are_gone_are_found(tmp_path: Path, store: VectorStore) -> None:
     write_index(tmp_path / "datasets" / "memes.h5", replace(INDEX, prompts={"offensive": ["b", "a hateful meme"]}))
-    assert "1 text vectors are not in the store" in only(tmp_path).what
+    assert "1 text vectors are not in the store" in only(tmp_path).damage
 
 
 @pytest.mark.parametrize("where", ["spec.json", "manifest.jsonl"])
@@ -92,13 +92,13 @@ def test_a_flipped_byte_in_a_store_s_own_files_is_found(
     flip(path, path.stat().st_size * part // 9)
     finding = verify(tmp_path).findings[0]
     # a damaged name in the manifest is a segment that is missing
-    assert where in finding.what or "missing" in finding.what
-    assert AGAIN in finding.todo or "compact" in finding.todo
+    assert where in finding.damage or "missing" in finding.damage
+    assert AGAIN in finding.remedy or "compact" in finding.remedy
 
 
 def test_a_flipped_line_end_in_the_manifest_is_found(tmp_path: Path, store: VectorStore) -> None:
     flip(store.folder / "manifest.jsonl", -1)
-    assert "manifest.jsonl, line 2" in only(tmp_path).what and "compact" in only(tmp_path).todo
+    assert "manifest.jsonl, line 2" in only(tmp_path).damage and "compact" in only(tmp_path).remedy
 
 
 def test_a_segment_that_the_manifest_lost_is_no_damage(tmp_path: Path, store: VectorStore) -> None:
@@ -108,7 +108,7 @@ def test_a_segment_that_the_manifest_lost_is_no_damage(tmp_path: Path, store: Ve
 
 def test_a_damaged_index_is_found(tmp_path: Path, store: VectorStore) -> None:
     flip(tmp_path / "datasets" / "memes.h5", 5000)
-    assert "memes.h5: damaged" in only(tmp_path).what and "make embed" in only(tmp_path).what
+    assert "memes.h5: damaged" in only(tmp_path).damage and "make embed" in only(tmp_path).damage
 
 
 def test_what_is_no_store_is_left_out_and_no_cache_at_all_is_said(tmp_path: Path) -> None:

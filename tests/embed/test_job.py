@@ -367,9 +367,9 @@ def test_a_full_disk_is_a_sentence_and_the_cache_still_opens(tmp_path: Path, run
     command = [sys.executable, "-c", _FULL_DISK, str(data), str(tmp_path / "artifacts"), str(tmp_path / "weights")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([".", "tests"])}
     done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, timeout=PATIENCE)
-    assert (
-        done.returncode == 2 and "what was finished there is kept" in done.stderr and "Traceback" not in done.stderr
-    ), done.stderr
+    assert done.returncode == 2 and "finished work there is kept" in done.stderr and "Traceback" not in done.stderr, (
+        done.stderr
+    )
     assert not list(tmp_path.glob("artifacts/**/*.tmp"))
     assert not run().store.damaged and run().work.embedded == {"image": 0, "text": 0}
 

@@ -251,7 +251,7 @@ def test_other_spellings_that_are_plain_enough(tmp_path: Path, suffix: str, colu
     [
         ({"text": None}, "column text: missing"),
         ({"ids": None}, "column ids: missing"),
-        ({"ids": ["a", "b", "c", "a", "e", "f"]}, "column ids, row 3 .*'a' stands in row 0 too"),
+        ({"ids": ["a", "b", "c", "a", "e", "f"]}, "column ids, row 3 .*'a' is also in row 0"),
         ({"ids": [0.5, 1, 2, 3, 4, 5]}, "column ids, row 0 .*whole number, got 0.5"),
         ({"ids": ["a", "", "c", "d", "e", "f"]}, "column ids, row 1 "),
         ({"label": ["1", "0", "maybe", "0", "1", "1"]}, "column label, row 2 .*got 'maybe'"),
@@ -378,7 +378,7 @@ def test_importing_again_mends_a_damaged_store(tmp_path: Path) -> None:
     import_rows(file, "a", tmp_path, quiet)
     for path in list((tmp_path / "vectors").glob("*/*.h5")):
         path.rename(path.with_name(f"{path.name.split('-')[0]}-{'0' * 20}.h5"))
-    assert any(f"import {file} NAME" in finding.todo for finding in verify(tmp_path).findings)
+    assert any(f"import {file} NAME" in finding.remedy for finding in verify(tmp_path).findings)
     notes: list[str] = []
     import_rows(file, "a", tmp_path, notes.append)
     assert "4 damaged segments" in notes[0] and not verify(tmp_path).findings

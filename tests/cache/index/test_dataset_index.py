@@ -66,7 +66,7 @@ def test_one_flipped_byte_anywhere_is_said(tmp_path: Path) -> None:
 def test_an_index_of_an_older_format_is_said(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "old.h5", "w") as file:
         file.attrs["format"] = 1
-    sealed = hdf5_bytes(lambda file: file.attrs.update({"format": 2, "spec": "{}", "source": "{}"}), seal=True)
+    sealed = hdf5_bytes(lambda file: file.attrs.update({"format": 2, "spec": "{}", "source": "{}"}), checksum=True)
     (tmp_path / "newer.h5").write_bytes(sealed)
     for name, number in (("old.h5", 1), ("newer.h5", 2)):
         with pytest.raises(UnusableIndex, match=f"{name}: format {number}, expected 3; run `make embed` again"):

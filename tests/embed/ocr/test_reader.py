@@ -126,7 +126,7 @@ def test_a_failing_engine_is_told_from_a_bad_picture(reader: TextReader, monkeyp
 
 
 def test_threads_may_share_a_reader(reader: TextReader, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader, "_seats", threading.Semaphore(3))
+    monkeypatch.setattr(reader, "_slots", threading.Semaphore(3))
     pages = [written(f"{n} of many", "black", "white", size=(200, 60)) for n in range(4)]
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(reader.read, pages)) == [reader.read(page) for page in pages]
@@ -147,20 +147,20 @@ def test_no_more_pictures_at_a_time_than_cores(reader: TextReader, monkeypatch: 
         return type("Found", (), {"txts": ()})
 
     monkeypatch.setattr(reader, "_engine", slow)
-    monkeypatch.setattr(reader, "_seats", threading.Semaphore(2))
+    monkeypatch.setattr(reader, "_slots", threading.Semaphore(2))
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(reader.read, [picture()] * 8))
     assert most == 2
 
 
 @pytest.mark.parametrize(("cores", "threads", "most"), [(1, 1, 1), (1, 2, 1), (2, 2, 1), (8, 1, 8), (8, 2, 4)])
-def test_there_are_seats_for_as_many_pictures_as_cores_have_threads_for(
+def test_there_are_slots_for_as_many_pictures_as_cores_have_threads_for(
     cores: int, threads: int, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(embed.ocr.reader, "cores", lambda: cores)
     monkeypatch.setattr(embed.ocr.reader, "_load", lambda _threads: None)
-    seats = TextReader(threads)._seats
-    assert [seats.acquire(blocking=False) for _ in range(most + 1)] == [True] * most + [False]
+    slots = TextReader(threads)._slots
+    assert [slots.acquire(blocking=False) for _ in range(most + 1)] == [True] * most + [False]
 
 
 def test_a_space_shows_only_where_the_frame_would_be_blank() -> None:

@@ -240,7 +240,7 @@ def test_without_a_folder_every_data_set_is_described(capsys: pytest.CaptureFixt
     for published in PUBLISHED:
         assert published.name in said and published.terms in said
         assert all(f"{split.name} {split.rows} rows" in said for split in published.splits)
-    assert "Nothing in this project fetches these links" in said
+    assert "This project downloads none of these links" in said
 
 
 def test_the_hashes_that_are_known_are_hashes() -> None:
