@@ -18,7 +18,7 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from cache import content_key, limit_threads, refuse
+from cache import Layout, content_key, limit_threads, refuse
 from embed.audit.findings import (
     LABELS,
     Finding,
@@ -29,7 +29,7 @@ from embed.audit.findings import (
     row_findings,
     text_lengths,
 )
-from embed.audit.page import page_path, write_page
+from embed.audit.page import write_page
 from embed.base.errors import DatasetError, RowError
 from embed.base.threads import run_ahead
 from embed.data.dataset import Meme, scan_dataset
@@ -61,7 +61,7 @@ class Audit:
 def main(arguments: list[str]) -> int:
     """Check the data set that the arguments name; return the exit code."""
     options = _parser().parse_args(arguments)
-    page = page_path(options.artifacts, options.data)
+    page = Layout(options.artifacts).audit_page(options.data)
     limit_threads()
     try:
         audit = _audit(options.data, options.images, options.model)

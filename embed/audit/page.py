@@ -1,4 +1,4 @@
-"""The audit's page: one HTML file that needs nothing beside it, with small copies of the pictures it speaks of.
+"""The audit's page: one HTML file, with thumbnails in it.
 
 Everything in it that comes from the data is escaped, by Jinja2. `python -m embed audit DATA` writes it.
 """
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from cache import data_name, write_bytes_atomically
+from cache import write_bytes_atomically
 from embed.audit.findings import LABELS, Finding, Group
 from embed.base.threads import run_ahead
 from embed.data.dataset import Meme
@@ -21,15 +21,9 @@ _MEMES = 4
 _ROWS = 200
 # Of a thumbnail's longer side, in pixels.
 _SIDE = 240
-# Characters, of a text and of a file's name.
+# Characters of a text.
 _TEXT = 400
-_NAME = 90
 _TEMPLATES = FileSystemLoader(Path(__file__).parent / "templates")
-
-
-def page_path(artifacts: Path, data: str) -> Path:
-    """Where the page of a data folder goes; of a name that is too long for a file, its end."""
-    return artifacts / "audit" / f"{data_name(data)[-_NAME:]}.html"
 
 
 def write_page(path: Path, name: str, root: Path, heading: list[str], findings: list[Finding]) -> None:

@@ -15,7 +15,7 @@ import pytest
 from machine import PATIENCE
 
 from cache import Segment, VectorStore, text_key
-from cache.layout import store_folders
+from cache.contents import store_folders
 from cache.stats import stats
 from cache.store.compaction import compact
 from cache.store.lock import LOCK_FILE
