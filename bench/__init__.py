@@ -1,1 +1,1 @@
-"""One command per benchmark: each measures the job against a named peer or a stated goal in one run. Nothing imports it."""
+"""Benchmarks, one command each, against a named peer or a stated goal; no other room imports them."""

@@ -1,11 +1,10 @@
-"""The same memes for every contender: three folders made from one data set, each a plain CSV with copied pictures.
+"""Write the benchmark cases, three folders with a CSV and copied pictures, from one data set.
 
     memes    picture and text of every meme
     images   every picture, with an empty text
     texts    every text, with one tiny picture
 
-A picture or text that came before is left out, and so is what cannot be decoded: nobody wins by embedding a repeat
-once, or loses by stumbling. It does not know who reads the folders.
+Repeated pictures and texts and undecodable pictures are left out, so deduplication and error handling do not count.
 """
 
 import csv
@@ -27,7 +26,7 @@ _TINY = (8, 8)
 
 @dataclass(frozen=True)
 class Row:
-    """One meme of a case; the picture is a path that can be opened."""
+    """One meme of a case; picture: path of the file."""
 
     id: str
     picture: Path
@@ -36,7 +35,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Case:
-    """A folder of `count` memes, and which of their two sides are to be encoded."""
+    """A folder of `count` memes; images, texts: whether these are encoded."""
 
     name: str
     folder: Path
@@ -46,7 +45,10 @@ class Case:
 
 
 def make_cases(data: Path, work: Path, most: int = 0) -> list[Case]:
-    """Write the three folders under `work`, of at most `most` memes each (0: all), spread over the data set."""
+    """Write the three folders under `work`, with at most `most` memes each (0: all), evenly spaced over the data set.
+
+    Raises DatasetError, OSError.
+    """
     root, memes = read_dataset(data)
     usable = [(root / meme.image, meme) for meme in memes if not meme.problem]
     keys = {path: _key(path) for path in dict.fromkeys(path for path, _ in usable)}
@@ -70,7 +72,7 @@ def read_rows(folder: Path) -> list[Row]:
 
 
 def _key(path: Path) -> str:
-    """The picture's key, or "" where it cannot be decoded."""
+    """The picture's key, "" if it cannot be decoded."""
     try:
         data = path.read_bytes()
         decode_picture(data)

@@ -1,8 +1,7 @@
-"""A closed-loop load generator: so many clients on 127.0.0.1, each sends a meme, waits for the answer, sends the next.
+"""Closed-loop HTTP load generator: each client waits for its response before the next request.
 
-One process, keep-alive connections, messages made beforehand: it shares the cores with the server that it measures, so it
-does as little as it can (`client_cores` says how much that was). A client that is told to come back later (503) waits
-as long as `Retry-After` says and asks again. It knows the form of a request, and no server.
+One process on 127.0.0.1, keep-alive connections, prebuilt messages: it shares the cores with the measured server, so it
+does as little as possible (`client_cores` is its share). After a 503 a client waits `Retry-After` seconds and retries.
 """
 
 import asyncio
@@ -23,11 +22,11 @@ _HOST = "127.0.0.1"
 _BOUNDARY = "a-boundary-that-stands-in-no-picture"
 _PERCENTILES = (50, 95, 99)
 _BUSY = 503
-# The status of a request whose connection ended without an answer.
+# Status of a request whose connection ended without a response.
 LOST = 0
-# A server that says nothing for so long after the end has forgotten us.
+# Timeout in seconds for responses after the end of the load.
 _PATIENCE_S = 60.0
-# Three of ten; spread evenly, so that every stretch of the stream has its share.
+# Positions of the repeats among ten messages, spread evenly over the stream.
 _REPEATS = (3, 6, 9)
 _OF = 10
 
@@ -42,7 +41,7 @@ class Meme(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """number: of the request in its stream; started: perf_counter; status: of HTTP, or LOST; retry_after: seconds."""
+    """A response. number: of the request; started: perf_counter; status: of HTTP, or LOST; retry_after: seconds."""
 
     number: int
     started: float
@@ -54,7 +53,7 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True)
 class Measured:
-    """What came back. began: perf_counter; seconds: until the last answer; cpu: seconds that this process used."""
+    """All responses. began: perf_counter; seconds: until the last response; cpu: CPU seconds of this process."""
 
     began: float
     seconds: float
@@ -62,11 +61,11 @@ class Measured:
     answers: list[Answer]
 
     def ok(self) -> list[Answer]:
-        """The answered requests, in the order of the stream."""
+        """The responses with status 200, in the order of the requests."""
         return sorted(answer for answer in self.answers if answer.status == 200)
 
     def figures(self) -> dict[str, Any]:
-        """Requests a second until the last was answered, and their latency in ms."""
+        """Throughput in requests/s until the last response, and latency in ms."""
         good = [answer.seconds for answer in self.answers if answer.status == 200]
         return {
             "requests_per_s": round(len(good) / self.seconds, 2),
@@ -77,7 +76,7 @@ class Measured:
 
 
 def percentiles(seconds: Sequence[float]) -> dict[str, float | None]:
-    """p50, p95, p99 and the largest, in ms; None where nothing was answered."""
+    """p50, p95, p99 and maximum, in ms; None without responses."""
     names = [*(f"p{percent}_ms" for percent in _PERCENTILES), "max_ms"]
     if not seconds:
         return dict.fromkeys(names)
@@ -86,7 +85,7 @@ def percentiles(seconds: Sequence[float]) -> dict[str, float | None]:
 
 
 def read_memes(data: Path, seed: int = 0) -> list[Meme]:
-    """Every usable meme of a data set, shuffled: sizes differ, and no stretch of a stream should have the large ones."""
+    """Every usable meme of a data set, shuffled, so that large pictures are spread over the stream."""
     root, memes = read_dataset(data)
     found = [Meme((root / meme.image).read_bytes(), meme.text) for meme in memes if not meme.problem]
     random.Random(seed).shuffle(found)
@@ -94,9 +93,9 @@ def read_memes(data: Path, seed: int = 0) -> list[Meme]:
 
 
 def message(meme: Meme, variant: str = "") -> Message:
-    """A multipart POST /predict, as a browser sends a form, in parts that need not be copied together.
+    """A multipart POST /predict, as a browser sends a form, as a list of buffers.
 
-    variant: a suffix to text and file (decoders stop before it) that makes another meme of the same cost.
+    variant: suffix of text and file (decoders ignore it), which makes a distinct meme of the same cost.
     """
     text = f"{meme.text} {variant}" if variant else meme.text
     before = (
@@ -113,12 +112,12 @@ def message(meme: Meme, variant: str = "") -> Message:
 
 
 def in_turn(memes: Sequence[Meme]) -> Iterator[Message]:
-    """The memes again and again: for servers that keep nothing."""
+    """The memes in an endless cycle, for servers without a cache."""
     return itertools.cycle([message(meme) for meme in memes])
 
 
 def with_repeats(memes: Sequence[Meme], seed: int = 0) -> Iterator[Message]:
-    """Without end: three of ten repeat an earlier one, any of them alike; the others were never seen."""
+    """Endless; three of ten messages repeat a uniformly chosen earlier one, the others are new."""
     choose = random.Random(seed)
     seen: list[tuple[Meme, str]] = []
     for number in itertools.count():
@@ -130,9 +129,9 @@ def with_repeats(memes: Sequence[Meme], seed: int = 0) -> Iterator[Message]:
 
 
 def ask(port: int, messages: Iterable[Message], clients: int, seconds: float = 0.0) -> Measured:
-    """Send `messages` by so many clients until they run out or, if given, `seconds` are over; wait for the last answers.
+    """Send `messages` by `clients` concurrent clients until they run out or `seconds` (0: no limit) are over.
 
-    Raises TimeoutError for a server that does not answer at all.
+    Waits for the last responses. Raises TimeoutError for a server that does not respond.
     """
     return asyncio.run(_ask(port, enumerate(messages), clients, seconds))
 
@@ -147,7 +146,7 @@ async def _ask(port: int, numbered: Iterator[tuple[int, Message]], clients: int,
 
 
 async def _client(port: int, numbered: Iterator[tuple[int, Message]], until: float, answers: list[Answer]) -> None:
-    """One client; ends with the stream, with the time, or when nobody listens any more."""
+    """One client; ends with the stream, at the time limit, or when the server stops listening."""
     connection = _Connection(port)
     try:
         while time.perf_counter() < until and (item := next(numbered, None)):
@@ -162,14 +161,14 @@ async def _client(port: int, numbered: Iterator[tuple[int, Message]], until: flo
 
 
 class _Connection:
-    """Kept alive, and opened again when the server closed it."""
+    """A keep-alive connection, reopened after the server closed it."""
 
     def __init__(self, port: int) -> None:
         self._port = port
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def exchange(self, number: int, message: Message) -> Answer:
-        """Send and wait for the answer. Raises ConnectionRefusedError."""
+        """Send a request and wait for its response. Raises ConnectionRefusedError."""
         started = time.perf_counter()
         try:
             self._streams = self._streams or await asyncio.open_connection(_HOST, self._port)
@@ -186,16 +185,16 @@ class _Connection:
         return Answer(number, started, time.perf_counter() - started, status, retry_after, body)
 
     def close(self) -> None:
-        """Hang up, if there is somebody."""
+        """Close the connection, if open."""
         if self._streams:
             self._streams[1].close()
             self._streams = None
 
 
 def parse_head(head: bytes) -> tuple[int, int, float | None, bool]:
-    """Status, length of the body, seconds of Retry-After, and whether the connection ends.
+    """Status, length of the body in bytes, seconds of Retry-After, and whether the connection closes.
 
-    Raises ValueError for an answer without a Content-Length, which none of the servers here sends.
+    Raises ValueError for a response without a Content-Length, which none of the measured servers sends.
     """
     first, *lines = head.decode("latin-1").split("\r\n")
     fields = dict(line.lower().split(":", 1) for line in lines if line)

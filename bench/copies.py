@@ -1,4 +1,4 @@
-"""As many distinct memes as a benchmark needs, from a few: other bytes and texts, the same pixels."""
+"""Make any number of distinct memes from a few, with other bytes and texts but the same pixels."""
 
 import csv
 import itertools
@@ -7,12 +7,12 @@ from pathlib import Path
 
 from embed.data.dataset import read_dataset
 
-# After a PNG's signature and its first chunk, which says the size; after a JPEG's mark of beginning.
+# Offsets of the comment: after a PNG's signature and IHDR chunk; after a JPEG's start-of-image marker.
 _PNG_HEAD, _JPEG_HEAD = 33, 2
 
 
 def write_copies(data: Path, folder: Path, count: int) -> None:
-    """`count` memes of distinct bytes and texts, made from those of `data`."""
+    """Write `count` memes with distinct bytes and texts to `folder`. Raises DatasetError, OSError."""
     root, memes = read_dataset(data)
     (folder / "images").mkdir(parents=True)
     with (folder / "memes.csv").open("w", encoding="utf-8", newline="") as file:
@@ -27,7 +27,7 @@ def write_copies(data: Path, folder: Path, count: int) -> None:
 
 
 def with_comment(picture: bytes, comment: bytes) -> bytes:
-    """The same picture with a comment: where PNG and JPEG have theirs, else after the end, where decoders stop."""
+    """The picture with a comment, in its PNG or JPEG field, else after the end of the image data."""
     if picture.startswith(b"\x89PNG"):
         body = b"Comment\0" + comment
         chunk = len(body).to_bytes(4) + b"tEXt" + body + zlib.crc32(b"tEXt" + body).to_bytes(4)

@@ -1,10 +1,11 @@
-"""Kill the job 25 times: is anything lost, made twice, or different from what an undisturbed run makes?
+"""Kill the embedding job repeatedly and compare the cache with that of an undisturbed run.
 
-`python -m bench.crash` (`make bench-crash`): distinct copies of a folder's memes, enough for a run of many segments. A
-series starts on an empty cache and starts `python -m embed`, the demo's encoder, again and again, each time with `kill -9`
-at a random moment of a normal run's duration, until everything is there; then one run to its end, and the next series.
-After every kill the rows on disk are counted. Progress on stderr, a table and one JSON line on stdout; exit 1 if any check
-fails.
+    python -m bench.crash    (`make bench-crash`)
+
+Input: distinct copies of a folder's memes, enough for many segments. A series begins with an empty cache and runs
+`python -m embed` with the demo encoder repeatedly, each run ended by `kill -9` at a random time, until all vectors are
+on disk; then one run completes. After every kill the rows on disk are checked for lost, duplicate and recomputed ones.
+Progress on stderr, a table and one JSON line on stdout; exit 1 if a check fails.
 """
 
 import argparse
@@ -30,16 +31,16 @@ from bench.machine import ROOT, describe, print_json, python, run, say
 from cache import KINDS, DatasetIndex, VectorStore, read_index
 
 MODEL = "local-dir:demo/encoder"
-# Of a normal run's duration; in its last moments there is nothing left to kill.
+# Latest kill, as a fraction of a normal run's duration: at the very end all vectors are written.
 _LATEST = 0.95
-# A run that ends before its moment is no kill; its moment is tried again, a little earlier.
+# If a run ends before its kill, it is repeated with a kill earlier by this factor, at most so often.
 _EARLIER = 0.9
 _MOST_STARTS = 5
 
 
 @dataclass(frozen=True)
 class Disk:
-    """What the segments hold. keys: {segment: its rows'}; stamps: {segment: what changes if it is written again}."""
+    """Contents of the segments. keys: {segment: keys of its rows}; stamps: {segment: (inode, size, mtime)}."""
 
     keys: dict[str, list[bytes]]
     stamps: dict[str, tuple[int, ...]]
@@ -49,14 +50,14 @@ class Disk:
         return sum(map(len, self.keys.values()))
 
     def of(self, kind: str, names: Iterable[str] | None = None) -> Counter[bytes]:
-        """How often each key of a kind is there, in all segments or in those named."""
+        """Number of rows per key of a kind, in all segments or in `names`."""
         chosen = self.keys if names is None else names
         return Counter(key for name in chosen if name.startswith(kind) for key in self.keys[name])
 
 
 @dataclass
 class _Tally:
-    """What went wrong, in words, and what happened."""
+    """Failed checks, as text, and counts."""
 
     wrong: list[str] = field(default_factory=list)
     kills: list[dict[str, Any]] = field(default_factory=list)
@@ -67,17 +68,17 @@ class _Tally:
         if not good:
             self.wrong.append(f"series {self.series}, kill {len(self.kills)}: {what}")
 
-    def note(self, wrong: list[str], artifacts: Path, index: DatasetIndex) -> None:
-        """Take over what was found, and open the store itself."""
+    def record(self, wrong: list[str], artifacts: Path, index: DatasetIndex) -> None:
+        """Record failures, and open the store to find damaged segments."""
         damaged = VectorStore(artifacts / "vectors", index.spec).damaged
         for what in [*wrong, *(f"{name} is damaged" for name in damaged)]:
             self.check(False, what)
 
 
 def crash(data: Path, work: Path, kills: int, seed: int = 0) -> dict[str, Any]:
-    """Run the whole thing under `work`: the figures, and under "wrong" every check that failed.
+    """Run the benchmark under `work`; the result's "wrong" lists the failed checks.
 
-    Raises CommandFailed where the job does not even run undisturbed.
+    Raises CommandFailed if the undisturbed run fails.
     """
     whole = work / "whole"
     undisturbed = run(_command(data, whole))
@@ -89,10 +90,10 @@ def crash(data: Path, work: Path, kills: int, seed: int = 0) -> dict[str, Any]:
         for _ in range(_MOST_STARTS):
             if not killed.exists():
                 tally.series += 1
-            before = _look(killed)
+            before = _read_disk(killed)
             ended = _start_and_kill(_command(data, killed), moment)
-            after = _look(killed)
-            tally.note(compare(before, after), killed, index)
+            after = _read_disk(killed)
+            tally.record(compare(before, after), killed, index)
             if ended:
                 tally.finished_first += 1
                 moment *= _EARLIER
@@ -121,11 +122,11 @@ def crash(data: Path, work: Path, kills: int, seed: int = 0) -> dict[str, Any]:
 
 def main() -> int:
     """Run it, print the table and the JSON line."""
-    asked = _parser().parse_args()
+    args = _parser().parse_args()
     machine = describe()
     with tempfile.TemporaryDirectory(prefix="bench-crash-") as work:
-        write_copies(asked.data, Path(work) / "memes", asked.memes)
-        figures = crash(Path(work) / "memes", Path(work), asked.kills, asked.seed)
+        write_copies(args.data, Path(work) / "memes", args.memes)
+        figures = crash(Path(work) / "memes", Path(work), args.kills, args.seed)
     print(f"kills that struck a running job     {figures['kills']} in {figures['series']} series")
     print(f"  with part of the rows on disk     {figures['kills_with_part_on_disk']}")
     print(f"vectors of a whole run              {figures['vectors']} in {figures['normal_s']} s")
@@ -133,7 +134,7 @@ def main() -> int:
     for line in figures["wrong"]:
         print(f"  {line}")
     print_json(
-        {"benchmark": "crash", "data": asked.data.resolve().name, "seed": asked.seed, "machine": machine, **figures}
+        {"benchmark": "crash", "data": args.data.resolve().name, "seed": args.seed, "machine": machine, **figures}
     )
     return 1 if figures["wrong"] else 0
 
@@ -144,14 +145,14 @@ def _command(data: Path, artifacts: Path) -> list[str]:
 
 
 def _moments(kills: int, normal: float, seed: int) -> Iterator[float]:
-    """Moments all over a run, late ones likelier (loading comes first, rows after), in random order."""
+    """Kill times in seconds over a run, in random order, with more late ones (rows come after loading the model)."""
     rng = random.Random(seed)
     parts = rng.sample(range(kills), kills)
     return (math.sqrt((part + rng.random()) / kills) * _LATEST * normal for part in parts)
 
 
 def _start_and_kill(command: list[str], moment: float) -> bool:
-    """Start, wait, `kill -9`; whether the run had ended by then."""
+    """Start the command and kill it after `moment` seconds; whether it had ended before."""
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         process.wait(moment)
@@ -160,8 +161,8 @@ def _start_and_kill(command: list[str], moment: float) -> bool:
     return process.wait() != -signal.SIGKILL
 
 
-def _look(artifacts: Path) -> Disk:
-    """Read every segment as it lies there, past the store and its manifest."""
+def _read_disk(artifacts: Path) -> Disk:
+    """Read every segment file directly, without the store and its manifest."""
     keys: dict[str, list[bytes]] = {}
     stamps: dict[str, tuple[int, ...]] = {}
     for path in sorted(artifacts.glob("vectors/*/*.h5")):
@@ -173,7 +174,7 @@ def _look(artifacts: Path) -> Disk:
 
 
 def compare(before: Disk, after: Disk) -> list[str]:
-    """What is wrong with what a run, killed or not, left on a disk."""
+    """Lost, duplicate, recomputed and rewritten rows after a run, killed or not."""
     wrong = []
     for kind in KINDS:
         there, now = before.of(kind), after.of(kind)
@@ -188,10 +189,10 @@ def compare(before: Disk, after: Disk) -> list[str]:
 
 
 def _finish(data: Path, whole: Path, killed: Path, index: DatasetIndex, tally: _Tally) -> None:
-    """Run to the end, compare with the undisturbed run, and clear the way for the next series."""
-    before = _look(killed)
+    """Complete the run, compare with the undisturbed one, and delete the cache."""
+    before = _read_disk(killed)
     run(_command(data, killed))
-    tally.note(compare(before, _look(killed)), killed, index)
+    tally.record(compare(before, _read_disk(killed)), killed, index)
     for kind, keys in _wanted(index).items():
         stores = [VectorStore(artifacts / "vectors", index.spec) for artifacts in (whole, killed)]
         here, there = (store.known(kind) for store in stores)
@@ -205,7 +206,7 @@ def _finish(data: Path, whole: Path, killed: Path, index: DatasetIndex, tally: _
 
 
 def _wanted(index: DatasetIndex) -> dict[str, list[str]]:
-    """{kind: the distinct keys of the memes that were embedded}."""
+    """{kind: distinct keys of the embedded memes}."""
     images = (key for key, reason in zip(index.image_keys, index.skipped, strict=True) if not reason)
     return {"image": list(dict.fromkeys(images)), "text": list(dict.fromkeys(index.text_keys))}
 

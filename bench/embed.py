@@ -1,8 +1,10 @@
-"""How many memes a second: our job against open_clip in a plain loop, clip-retrieval, and what the cores allow.
+"""Embedding throughput: our job against a plain open_clip loop, clip-retrieval and a lower time bound.
 
-`python -m bench.embed --data FOLDER` (`make bench-embed DATA=FOLDER`): the same memes, the same random ViT-B-32 weights, one
-run, in turn, round after round; the fastest round of each counts. Progress goes to stderr, a table to stdout, and the
-last line is one JSON object. Exit 0 even where a goal is missed: the table says so; exit 1: vectors differ.
+    python -m bench.embed --data FOLDER    (`make bench-embed DATA=FOLDER`)
+
+All contenders run on the same memes and random ViT-B-32 weights, in alternating order; the fastest round of each
+counts. Progress goes to stderr, a table to stdout; the last line is one JSON object. Exit 0, also for missed goals; 1:
+vectors differ.
 """
 
 import argparse
@@ -17,7 +19,7 @@ import numpy as np
 
 from bench import ours, retrieval
 from bench.cases import Case, make_cases
-from bench.environment import NoPeer
+from bench.environment import PeerUnavailable
 from bench.figures import DEFAULT, FP32, FP32_LIMIT, LIMIT, PEER, PLAIN, Measured, result, table
 from bench.machine import describe, print_json, python, run, say
 from bench.weights import MODEL, weights_file
@@ -25,26 +27,26 @@ from cache import cores
 
 
 def main() -> int:
-    """Measure, print, and say by the exit code whether the vectors agree."""
-    asked = _parser().parse_args()
+    """Measure and print; exit code 1 if the vectors differ."""
+    args = _parser().parse_args()
     machine = describe()
     weights = weights_file()
-    interpreter, why_not = _peer(asked.without_clip_retrieval)
+    interpreter, why_not = _peer(args.without_clip_retrieval)
     with tempfile.TemporaryDirectory(prefix="bench-embed-") as folder:
         work = Path(folder)
-        cases = make_cases(Path(asked.data), work, asked.memes)
-        say(f"{asked.data}: " + ", ".join(f"{case.count} {case.name}" for case in cases))
-        measured = _measure(cases, work, weights, interpreter, asked.rounds)
+        cases = make_cases(Path(args.data), work, args.memes)
+        say(f"{args.data}: " + ", ".join(f"{case.count} {case.name}" for case in cases))
+        measured = _measure(cases, work, weights, interpreter, args.rounds)
     results = {case.name: result(case, measured[case.name]) for case in cases}
     print(table(results, why_not))
     agree = all(result["agrees"] for result in results.values())
     print_json(
         {
             "benchmark": "embed",
-            "data": Path(asked.data).resolve().name,
+            "data": Path(args.data).resolve().name,
             "model": f"{MODEL}, random weights",
             "machine": machine,
-            "rounds": asked.rounds,
+            "rounds": args.rounds,
             "statistic": "fastest round",
             "clip_retrieval": {"version": retrieval.VERSION, "missing": why_not},
             "cases": results,
@@ -59,24 +61,24 @@ def _peer(without: bool) -> tuple[Path | None, str | None]:
         return None, "left out by --without-clip-retrieval"
     try:
         return retrieval.install(), None
-    except NoPeer as error:
+    except PeerUnavailable as error:
         say(str(error))
         return None, str(error)
 
 
 def _measure(cases: list[Case], work: Path, weights: Path, peer: Path | None, rounds: int) -> dict[str, Measured]:
-    """Every contender on every case, `rounds` times, in turn."""
+    """Run every contender on every case, `rounds` times."""
     measured: dict[str, Measured] = {case.name: {} for case in cases}
     shards = {case.name: retrieval.write_shards(case) for case in cases} if peer else {}
     for number in range(rounds):
         for case in cases:
             contenders = _contenders(case, work, weights, peer, shards)
-            # there and back, so that a machine that slows down slows nobody more
+            # alternating order, so that a slowdown of the machine affects all alike
             for name in list(contenders)[:: -1 if number % 2 else 1]:
                 entry = measured[case.name].setdefault(name, {"seconds": [], "wall": []})
-                _note(entry, contenders[name]())
+                _record(entry, contenders[name]())
                 say(f"round {number + 1}, {case.name}, {name}: {case.count / entry['seconds'][-1]:.1f} memes/s")
-        _note_limits(cases, measured, work)
+        _measure_limits(cases, measured, work)
     return measured
 
 
@@ -84,7 +86,7 @@ def _contenders(
     case: Case, work: Path, weights: Path, peer: Path | None, shards: dict[str, str]
 ) -> dict[str, Callable[[], dict[str, Any]]]:
     contenders: dict[str, Callable[[], dict[str, Any]]] = {
-        # with workers it decodes beside the model, without it leaves the model every core: the quicker counts
+        # workers decode in parallel; without them the model has all cores; the faster counts
         f"{PLAIN}, {workers} workers": partial(_plain, case, work, weights, workers)
         for workers in (0, cores())
     }
@@ -105,30 +107,34 @@ def _plain(case: Case, work: Path, weights: Path, workers: int) -> dict[str, Any
         return {"seconds": done.last_json()["seconds"], "wall": done.seconds, "vectors": dict(vectors)}
 
 
-def _note(entry: dict[str, Any], told: dict[str, Any]) -> None:
-    entry["seconds"].append(told.pop("seconds"))
-    entry["wall"].append(told.pop("wall"))
-    entry.update(told)
+def _record(entry: dict[str, Any], outcome: dict[str, Any]) -> None:
+    entry["seconds"].append(outcome.pop("seconds"))
+    entry["wall"].append(outcome.pop("wall"))
+    entry.update(outcome)
 
 
-def _note_limits(cases: list[Case], measured: dict[str, Measured], work: Path) -> None:
-    """The limit of (c) in float32, and that of (d) in the precision that it chose."""
+def _measure_limits(cases: list[Case], measured: dict[str, Measured], work: Path) -> None:
+    """The lower bounds of (c), in float32, and of (d), in the precision that it chose."""
     chosen = measured[cases[0].name][DEFAULT]["spec"]["dtype"]
     for name, dtype in ((FP32_LIMIT, "float32"), (LIMIT, "bfloat16" if chosen == "bfloat16" else "float32")):
         say(f"the limit in {dtype}")
-        told = run(python("bench.limit", work, "--dtype", dtype)).last_json()
+        limits = run(python("bench.limit", work, "--dtype", dtype)).last_json()
         for case in cases:
             entry = measured[case.name].setdefault(name, {"decode_s": [], "products_s": [], "dtype": dtype})
             for part in ("decode_s", "products_s"):
-                entry[part].append(told[case.name][part])
+                entry[part].append(limits[case.name][part])
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench.embed", description="Memes a second, against two peers.")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.embed", description="Embedding throughput against two peers."
+    )
     parser.add_argument("--data", default="demo/memes", help="folder of memes, or one CSV (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, help="times that everyone runs (default: %(default)s)")
-    parser.add_argument("--memes", type=int, default=0, help="at most so many of each case (default: all)")
-    parser.add_argument("--without-clip-retrieval", action="store_true", help="where no package registry is reachable")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each contender (default: %(default)s)")
+    parser.add_argument("--memes", type=int, default=0, help="maximum per case (default: all)")
+    parser.add_argument(
+        "--without-clip-retrieval", action="store_true", help="skip this peer, e.g. without a package registry"
+    )
     return parser
 
 

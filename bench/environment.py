@@ -1,6 +1,6 @@
-"""A peer's virtual environment: made once, and made again when what belongs in it changes.
+"""Create a peer's virtual environment once, and again when its pinned packages change.
 
-It does not know what the peer is for; `bench.servers` and `bench.retrieval` say what belongs in and how to try it.
+`bench.servers` and `bench.retrieval` define the packages.
 """
 
 import shutil
@@ -11,7 +11,7 @@ from pathlib import Path
 from bench.machine import CommandFailed, run, say
 
 
-class NoPeer(RuntimeError):
+class PeerUnavailable(RuntimeError):
     """A peer cannot be installed here; the message says why."""
 
 
@@ -23,10 +23,10 @@ def install(
     env: Mapping[str, str],
     behind: Path | None = None,
 ) -> Path:
-    """The interpreter of `folder`, an environment with `pins`; made if it is not there as wanted. Raises NoPeer.
+    """The interpreter of the environment `folder` with `pins`, created if needed. Raises PeerUnavailable.
 
-    peer: what is told of it; trial: arguments of an interpreter that can run it, under `env`. behind: packages that it
-    sees behind its own, by a .pth file written after the installation, so that pip changes nothing of theirs.
+    peer: name for messages; trial: interpreter arguments that must succeed, under `env`; behind: a site-packages folder
+    to search after its own, added by a .pth file after the installation, so that pip does not change it.
     """
     interpreter, marker = folder / "bin" / "python", folder / "installed"
     wanted = "\n".join([*pins, *([str(behind)] if behind else [])])
@@ -42,6 +42,6 @@ def install(
             (Path(own) / "project.pth").write_text(f"{behind}\n", "utf-8")
         run([interpreter, *trial], env)
     except (CommandFailed, OSError) as error:
-        raise NoPeer(f"{peer} could not be installed: {error}") from error
-    marker.write_text(wanted, "utf-8")  # the last, so that what was interrupted is done again
+        raise PeerUnavailable(f"{peer} could not be installed: {error}") from error
+    marker.write_text(wanted, "utf-8")  # last, so that an interrupted installation is repeated
     return interpreter

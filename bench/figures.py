@@ -1,6 +1,6 @@
-"""From what was measured to figures: rates, ratios, goals, differences between vectors, and a table of them.
+"""Compute rates, ratios, goals and vector differences of `bench.embed`, and format its table.
 
-Pure: it runs nothing and reads no file. The contenders are named here.
+It runs nothing and reads no file.
 """
 
 from typing import Any
@@ -26,14 +26,14 @@ _LABELS = {
     FP32_LIMIT: "    limit for (c)",
     LIMIT: "    limit for (d)",
 }
-# name: rate of the first over that of the second, and the least or the most that is wanted
+# name: (numerator, denominator, minimum, maximum) of a ratio of rates
 _GOALS = {
     "d/a": (DEFAULT, PLAIN, 4.0, None),
     "d/b": (DEFAULT, PEER, 4.0, None),
     "c/a": (FP32, PLAIN, 1.5, None),
     "limit/d": (LIMIT, DEFAULT, None, 1.25),
 }
-# float32 sums in another order; 1 - cosine of bfloat16, and of float16 as clip-retrieval stores it.
+# Maximum difference for float32; maximum 1 - cosine for bfloat16, and for clip-retrieval's float16.
 _TOLERANCES = {FP32: 1e-4, DEFAULT: 1e-3, PEER: 1e-3}
 
 Measured = dict[str, dict[str, Any]]
@@ -41,7 +41,7 @@ Measured = dict[str, dict[str, Any]]
 
 
 def result(case: Case, measured: Measured) -> dict[str, Any]:
-    """Figures of one case, the plain loop's better number of workers standing for it."""
+    """Figures of one case, with the plain loop's faster number of workers."""
     plain = {name: entry for name, entry in measured.items() if name.startswith(PLAIN)}
     better = min(plain, key=lambda name: min(plain[name]["seconds"]))
     entries = {PLAIN: measured[better]} | {name: e for name, e in measured.items() if name not in plain}
@@ -69,7 +69,7 @@ def result(case: Case, measured: Measured) -> dict[str, Any]:
 
 
 def _differences(entries: Measured) -> dict[str, dict[str, Any]]:
-    """Against the plain loop's vectors: the largest difference for ours in fp32, the largest 1 - cosine for the others."""
+    """Against the plain loop's vectors: maximum difference for ours in fp32, maximum 1 - cosine for the others."""
     right = entries[PLAIN]["vectors"]
     found = {}
     for name in (FP32, DEFAULT, PEER):
@@ -107,6 +107,7 @@ def _rounded(figures: dict[Any, float]) -> Any:
 
 
 def table(results: dict[str, dict[str, Any]], why_not: str | None) -> str:
+    """The table of {case: figures}; why_not: why clip-retrieval was not measured, or None."""
     lines = [f"{'memes/s, loading left out (whole command)':42}" + "".join(f"{case:>20}" for case in results)]
     for name, label in _LABELS.items():
         cells = [_cell(r["memes_per_s"].get(name), r["memes_per_s_whole_command"].get(name)) for r in results.values()]

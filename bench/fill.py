@@ -1,7 +1,8 @@
-"""Fill a cache by the real job without a model: the tests' encoder, which does not think, in the place of CLIP.
+"""Fill a cache by the real job with the tests' fake encoder in place of CLIP, for `bench.plan`.
 
-`python -m bench.fill --data FOLDER --model NAME --pretrained FILE --artifacts FOLDER`, for `bench.plan`. Vectors have 512
-numbers, as ViT-B/32's do, so that the cache is as large as a real one.
+    python -m bench.fill --data FOLDER --model NAME --pretrained FILE --artifacts FOLDER
+
+Vectors have 512 dimensions, as ViT-B/32's, so that the cache has a realistic size.
 """
 
 import argparse

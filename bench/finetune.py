@@ -1,11 +1,12 @@
-"""Memes a second that fine-tuning trains on: a plain loop over the whole model, and ours without and with kept inputs.
+"""Fine-tuning throughput: a plain loop over the whole model, and ours without and with cached inputs.
 
-`python -m bench.finetune --model ViT-B-32 --memes 32` on random weights, in float32 on a CPU, with the same blocks
-unfrozen, the same linear head, optimizer and batches for all:
+    python -m bench.finetune --model ViT-B-32 --memes 32
 
-    (a) plain    open_clip's own encode_image and encode_text of every meme in every epoch, pictures decoded each time
-    (b) ours     frozen blocks left out of the gradient, nothing kept
-    (c) ours     what the frozen blocks make is computed once and kept; its first epoch pays for that
+Random weights, float32 on a CPU; the same unfrozen blocks, linear head, optimizer and batches for all:
+
+    (a) plain    open_clip's encode_image and encode_text of every meme in every epoch, pictures decoded each time
+    (b) ours     no gradient through frozen blocks, nothing cached
+    (c) ours     outputs of the frozen blocks are computed once, in the first epoch, and cached
 """
 
 import argparse
@@ -35,7 +36,7 @@ from finetune.kept import Memes
 _BATCH = 16
 _SEED = 0
 _PLAIN, _OURS, _KEPT = "(a) plain loop", "(b) ours, nothing kept", "(c) ours, kept"
-# A vector of random weights is large: the head is trained at a rate that leaves the losses comparable.
+# Random weights give large vectors; at this learning rate the losses stay comparable.
 _RATE = 1e-5
 
 Vectors = Callable[[np.ndarray], tuple[Tensor, Tensor]]
@@ -43,18 +44,18 @@ Vectors = Callable[[np.ndarray], tuple[Tensor, Tensor]]
 
 def main() -> int:
     """Measure, print a table and the JSON line."""
-    asked = _parser().parse_args()
+    args = _parser().parse_args()
     machine = describe()
     with tempfile.TemporaryDirectory() as folder:
-        weights = weights_file(Path(folder), asked.model)
-        index, root = _memes(Path(asked.data), asked.memes)
+        weights = weights_file(Path(folder), args.model)
+        index, root = _memes(Path(args.data), args.memes)
         measured: dict[str, dict[str, Any]] = {}
         for name, make in (
-            (_PLAIN, lambda: _plain(asked.model, weights, asked.blocks, index, root)),
-            (_OURS, lambda: _ours(asked.model, weights, asked.blocks, index, root, 0)),
-            (_KEPT, lambda: _ours(asked.model, weights, asked.blocks, index, root, 8 << 30)),
+            (_PLAIN, lambda: _plain(args.model, weights, args.blocks, index, root)),
+            (_OURS, lambda: _ours(args.model, weights, args.blocks, index, root, 0)),
+            (_KEPT, lambda: _ours(args.model, weights, args.blocks, index, root, 8 << 30)),
         ):
-            measured[name] = _measure(*make(), index, asked.epochs)
+            measured[name] = _measure(*make(), index, args.epochs)
             say(f"{name}: {measured[name]}")
     rates = {name: max(one["memes_per_s"]) for name, one in measured.items()}
     print(f"{'':<26}{'memes/s of each epoch':<34}{'ratio':<8}last loss")
@@ -63,15 +64,15 @@ def main() -> int:
         print(f"{name:<26}{cells:<34}{rates[name] / rates[_PLAIN]:<8.2f}{one['losses'][-1]:.5f}")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(
-        f"{asked.model}, last {asked.blocks} blocks of both towers, batches of {_BATCH}; peak {peak:,.0f} MB of all three"
+        f"{args.model}, last {args.blocks} blocks of both towers, batches of {_BATCH}; peak {peak:,.0f} MB of all three"
     )
-    result = {"benchmark": "finetune", "machine": machine, **vars(asked), "measured": measured, "peak_mb": peak}
+    result = {"benchmark": "finetune", "machine": machine, **vars(args), "measured": measured, "peak_mb": peak}
     print_json(result)
     return 0
 
 
 def _memes(data: Path, count: int) -> tuple[DatasetIndex, Path]:
-    """Distinct pictures of a data set, each with a text of its own."""
+    """`count` distinct pictures of a data set, each with a distinct text, and their folder."""
     root, memes = read_dataset(data)
     some = {content_key((root / meme.image).read_bytes()): meme for meme in memes if not meme.problem}
     keys, chosen = [*some][:count], [*some.values()][:count]
@@ -121,7 +122,7 @@ def _ours(
 
 
 def _measure(vectors: Vectors, weights: list[nn.Parameter], index: DatasetIndex, epochs: int) -> dict[str, Any]:
-    """Memes a second of each epoch, and its mean loss."""
+    """Memes/s and mean loss of each epoch."""
     torch.manual_seed(_SEED)
     rows, label = np.arange(len(index)), torch.tensor(index.labels, dtype=torch.float32)
     head = nn.Linear(sum(part.shape[1] for part in vectors(rows[:1])), 1)

@@ -1,7 +1,9 @@
-"""Weights in bfloat16 on a processor: products in bfloat16, in float32, and weights in float32.
+"""CPU throughput of bfloat16 weights with products in bfloat16 or float32, and of float32 weights.
 
-`python -m bench.halves` on random weights and pixels, without decoding; `ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2`
-before it makes the processor one with AVX2 alone. `load_encoder` takes one of the first two, by `embed.clip.hardware`:
+    python -m bench.halves
+
+Random weights and pixels, without decoding. `ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2` limits the CPU to AVX2.
+`load_encoder` takes (a) or (b), by `embed.clip.hardware`:
 
     (a) bf16, products in bfloat16    the peer
     (b) bf16, products in float32
@@ -32,7 +34,7 @@ _SEED = 0
 
 def main() -> int:
     """Measure, print a table and the JSON line."""
-    asked = _parser().parse_args()
+    args = _parser().parse_args()
     machine = describe()
     weights = str(weights_file())
     encoders = {}
@@ -41,9 +43,9 @@ def main() -> int:
             encoders[name] = load_encoder(MODEL, weights, _CPU, EncoderOptions(precision=precision))
     inputs = _inputs(encoders[_FLOAT32])
     rates: dict[str, list[dict[str, float]]] = {name: [] for name in encoders}
-    for turn in range(asked.rounds):
+    for turn in range(args.rounds):
         for name in list(encoders)[:: -1 if turn % 2 else 1]:
-            rates[name].append(_rates(encoders[name], inputs, asked.seconds))
+            rates[name].append(_rates(encoders[name], inputs, args.seconds))
             say(f"{name}: {rates[name][-1]}")
     expected = {kind: _vectors(encoders[_FLOAT32], kind, items) for kind, items in inputs.items()}
     measured = {
@@ -59,12 +61,12 @@ def main() -> int:
         cells = [f"{found[kind]:.1f}  {found[kind] / measured[_PEER][kind]:.2f}" for kind in ("pictures", "texts")]
         print(f"{name:<32}{cells[0]:<21}{cells[1]:<20}{found['from_float32']:<20.1e}{found['from_batch']:.1e}")
     print(f"{MODEL}; for PRECISION=bf16 this processor takes {chosen}")
-    print_json({"benchmark": "halves", "machine": machine, **vars(asked), "chosen": chosen, "measured": measured})
+    print_json({"benchmark": "halves", "machine": machine, **vars(args), "chosen": chosen, "measured": measured})
     return 0
 
 
 def _inputs(encoder: ClipEncoder) -> dict[str, list[Tensor]]:
-    """Random pictures and texts of 10 to 72 tokens, for all encoders of one model."""
+    """Random pictures, (H, W, 3) uint8, and token rows of 10 to 72 tokens."""
     generator = torch.Generator().manual_seed(_SEED)
     size = encoder.spec["preprocess"]["size"]
     pictures = torch.randint(256, (_PICTURES, *size, 3), generator=generator, dtype=torch.uint8)
@@ -77,7 +79,7 @@ def _vectors(encoder: ClipEncoder, kind: str, items: Sequence[Tensor]) -> Tensor
 
 
 def _rates(encoder: ClipEncoder, inputs: dict[str, list[Tensor]], seconds: float) -> dict[str, float]:
-    """Pictures and texts a second, each measured for so many seconds."""
+    """Pictures/s and texts/s, each measured for `seconds`."""
     found = {}
     for kind, items in inputs.items():
         _vectors(encoder, kind, items)
@@ -90,7 +92,7 @@ def _rates(encoder: ClipEncoder, inputs: dict[str, list[Tensor]], seconds: float
 
 
 def _distances(encoder: ClipEncoder, inputs: dict[str, list[Tensor]], expected: dict[str, Tensor]) -> dict[str, float]:
-    """The largest 1 - cosine to float32's vectors, and the largest difference to what a vector is alone."""
+    """Maximum 1 - cosine to float32's vectors, and maximum difference between a vector alone and in a batch."""
     angles, apart = [], []
     for kind, items in inputs.items():
         together = _vectors(encoder, kind, items)

@@ -1,10 +1,12 @@
-"""What tuning finds, and what each of its parts is worth: AUROC on memes that it has not seen.
+"""Quality of tuned heads and ablations of the tuning: AUROC on unseen memes.
 
-`python -m bench.heads agreement both --memes 600` plants memes with the geometry of CLIP's space (`bench.planted.clip_like`) and
-judges on 4,000 new ones; a file of `ids, image, text, label, split`, as `python -m cache import` takes it, is judged on its
-own test split, or on validation by the official protocol where it has none, which is optimistic.
+    python -m bench.heads agreement both --memes 600
 
-    --without NAME   leaves a part of the tuning out, and may be repeated; `all` leaves out each in turn
+Synthetic memes with the geometry of CLIP's space (`bench.planted.clip_like`) are evaluated on 4,000 new ones. A file of
+`ids, image, text, label, split`, as for `python -m cache import`, is evaluated on its test split, or, if it has none,
+on validation by the official protocol, which is optimistic.
+
+    --without NAME   leave out a part of the tuning, may be repeated; `all` leaves out each in turn
 """
 
 import argparse
@@ -42,16 +44,16 @@ _PRODUCTS = ("logistic regression, product", "logistic regression, all inputs", 
 
 def main() -> int:
     """Measure, print a line for each run and the JSON line."""
-    asked = _parser().parse_args()
+    args = _parser().parse_args()
     machine, runs = describe(), []
-    without = list(_PARTS) if asked.without == ["all"] else asked.without
+    without = list(_PARTS) if args.without == ["all"] else args.without
     print(
         f"{'memes':28}{'seed':>5}{'without':>13}{'seconds':>9}{'knows':>7}{'ships':>7}{'ensemble':>10}{'single':>8}  best candidate"
     )
-    for name in asked.sets:
-        for seed in range(asked.seeds):
+    for name in args.sets:
+        for seed in range(args.seeds):
             for part in ["", *without]:
-                run = _run(name, asked.memes, seed, asked.trials, part)
+                run = _run(name, args.memes, seed, args.trials, part)
                 runs.append(run)
                 knows = "" if run["optimum"] is None else f"{run['optimum']:.3f}"
                 print(
@@ -60,7 +62,7 @@ def main() -> int:
                     f"ships {run['shipped']}",
                     flush=True,
                 )
-    print_json({"benchmark": "heads", "machine": machine, "trials": asked.trials, "runs": runs})
+    print_json({"benchmark": "heads", "machine": machine, "trials": args.trials, "runs": runs})
     return 0
 
 
@@ -121,7 +123,7 @@ def _read(path: Path) -> tuple[Features, Features, float | None]:
 
 @contextmanager
 def _always(of: type, field: str, value: object) -> Iterator[None]:
-    """Whatever is asked for, the configs have this value."""
+    """Force `field` to `value` in all instances of the config class `of`."""
     checked = of.__post_init__  # type: ignore[attr-defined]
 
     def forced(self: object) -> None:
@@ -140,7 +142,7 @@ def _centring() -> Iterator[None]:
 
 @contextmanager
 def _products() -> Iterator[None]:
-    """The cosine alone is left of how the sides agree."""
+    """Without element-wise products of the sides; their cosine remains."""
     kinds = {name: fit for name, fit in CANDIDATES.items() if name not in _PRODUCTS}
     spaceless = lambda self, dims, memes: first(self, {**dims, "joint": 0}, memes)
     first: Callable[..., None] = space.Space.__init__
@@ -168,9 +170,11 @@ def _of_trials_alone(label, folds, names, heads, logits, seed, _whole=fitting._e
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench.heads", description="What tuning finds.")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.heads", description="Quality of tuned heads and ablations of the tuning."
+    )
     parser.add_argument("sets", nargs="+", metavar="SET", help=f"{', '.join(RULES)}, or a file of vectors")
-    parser.add_argument("--memes", type=int, default=600, help="that are planted (default: %(default)s)")
+    parser.add_argument("--memes", type=int, default=600, help="number of synthetic memes (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=3, help="(default: %(default)s)")
     parser.add_argument("--trials", type=int, default=200, help="(default: %(default)s)")
     parser.add_argument("--without", action="append", choices=[*_PARTS, "all"], default=[], help="a part to leave out")

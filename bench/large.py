@@ -1,7 +1,9 @@
-"""How long, and in how much memory, 100,000 memes x 1,792 numbers are tuned. Goals: an hour, 16 GB.
+"""Time and memory of tuning on 100,000 memes x 1,792 dimensions. Goals: an hour, 16 GB.
 
-`python -m bench.large --memes 100000 --trials 200`: planted vectors, taken in by `python -m cache import` as anyone's would
-be, then the whole `python -m head tune`. The memory is that of all its processes together, looked at twice a second.
+    python -m bench.large --memes 100000 --trials 200
+
+Synthetic vectors are imported by `python -m cache import`, then `python -m head tune` runs. Memory is the sum over all
+its processes, sampled twice a second.
 """
 
 import argparse
@@ -23,33 +25,33 @@ _LOOKS_S = 0.5
 
 def main() -> int:
     """Plant the memes, tune, print a table and the JSON line."""
-    asked = _parser().parse_args()
+    args = _parser().parse_args()
     machine = describe()
     with tempfile.TemporaryDirectory(prefix="bench-large-") as folder:
         work = Path(folder)
-        say(f"planting {asked.memes:,} memes")
-        optimum = _plant(work / "memes.npz", asked.memes)
+        say(f"planting {args.memes:,} memes")
+        optimum = _plant(work / "memes.npz", args.memes)
         run(python("cache", "import", work / "memes.npz", "large", "--artifacts", work))
         (work / "memes.npz").unlink()
         say("tuning")
         index = work / "datasets" / "large.h5"
-        command = python("head", "tune", "--data", index, "--artifacts", work, "--trials", str(asked.trials))
+        command = python("head", "tune", "--data", index, "--artifacts", work, "--trials", str(args.trials))
         seconds, peak_mb = _tune([str(word) for word in command])
         figures = read_config(work / "bundles" / "large")["tuning_metrics"]["methods"]
     aurocs = {name: round(method["figures"]["auroc"]["point"], 4) for name, method in figures.items()}
     met = {"seconds": seconds < _GOAL_S, "peak_mb": peak_mb < _GOAL_MB}
-    print(f"{asked.memes:,} memes, {asked.trials} trials of 5 folds, start to end")
+    print(f"{args.memes:,} memes, {args.trials} trials of 5 folds, start to end")
     print(f"  {seconds:.0f} s, goal {_GOAL_S:.0f}: {verdict(met['seconds'])}")
     print(f"  {peak_mb:.0f} MB in all processes, goal {_GOAL_MB:.0f}: {verdict(met['peak_mb'])}")
     for name, value in aurocs.items():
         print(f"  AUROC out of fold, {name:36}{value:.3f}")
-    print(f"  who knows the rule {'':36}{optimum:.3f}")
+    print(f"  {'label rule (upper bound)':53}{optimum:.3f}")
     print_json(
         {
             "benchmark": "large",
             "machine": machine,
-            "memes": asked.memes,
-            "trials": asked.trials,
+            "memes": args.memes,
+            "trials": args.trials,
             "seconds": round(seconds, 1),
             "peak_mb": round(peak_mb),
             "auroc": aurocs,
@@ -74,7 +76,7 @@ def _plant(path: Path, count: int) -> float:
 
 
 def _tune(command: list[str]) -> tuple[float, float]:
-    """Seconds, and the largest memory in MB of the command and its workers together."""
+    """Seconds, and peak memory in MB of the command and its workers."""
     began, peak = time.perf_counter(), 0.0
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
         while process.poll() is None:
@@ -86,12 +88,12 @@ def _tune(command: list[str]) -> tuple[float, float]:
 
 
 def _tree_mb(parent: int) -> float:
-    """Resident memory of a process and its children, in MB; pages that they share count for each."""
+    """Resident memory of a process and its children, in MB; shared pages count several times."""
     total = 0.0
     for status in Path("/proc").glob("[0-9]*/status"):
         try:
             fields = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
-        except OSError:  # it has ended meanwhile
+        except OSError:  # the process has ended
             continue
         if parent in (int(fields["Pid"]), int(fields["PPid"])):
             total += int(fields.get("VmRSS", "0 kB").split()[0]) / 1024

@@ -1,11 +1,13 @@
-"""What the cores themselves need: decoding alone, and the model's matrix products alone.
+"""Lower time bound of embedding on this CPU: decoding alone plus the model's matrix products alone.
 
-`python -m bench.limit WORK --dtype bfloat16` prints {case: {"decode_s", "products_s"}} for the three folders that
-`bench.cases` wrote under WORK: every picture decoded, resized and cropped as the job does it, a process on each core; then
-the bare products of activations and weights that ViT-B/32 needs for every picture and for each text's own tokens, no
-padding, the last block but for its keys and values on the pooled token alone, by the quicker of torch's two ways and at
-the best of a few batch sizes. Both want the same cores, so the limit is their sum. It leaves out all else: attention's own
-small products (1 to 3 %), softmax, norms, GELU, copies, reading, writing. It is a floor, not what a program could reach.
+    python -m bench.limit WORK --dtype bfloat16
+
+Prints {case: {"decode_s", "products_s"}} for the three folders that `bench.cases` wrote under WORK. Decoding: every
+picture decoded, resized and cropped as in the job, one process per core. Products: activations times weights of
+ViT-B/32 for every picture and for each text's own tokens without padding, the last block's except keys and values on
+the pooled token alone, by the faster of torch's two kernels at the best of a few batch sizes. Both need the same cores,
+so the bound is their sum. Not included: attention products (1 to 3 %), softmax, norms, GELU, copies, reading, writing.
+No program reaches it.
 """
 
 import argparse
@@ -30,10 +32,10 @@ from bench.weights import MODEL
 from cache import cores
 from embed.pictures.decoding import decode_picture
 
-# Rows of activations side by side: 8, 16, 32 and 64 pictures; without padding, a batch of texts is a batch of tokens.
+# Batch sizes in pictures and in tokens (texts are not padded).
 _IMAGE_BATCHES = (8, 16, 32, 64)
 _TOKEN_BATCHES = (256, 512, 1024, 2048)
-# A size is tried at least twice and for a second, and its fastest counts: a neighbour's work is not the limit.
+# Each size runs at least twice and for a second, and the fastest counts, to exclude interference.
 _FEWEST_TRIES = 2
 _TRY_SECONDS = 1.0
 _MLP = 4
@@ -41,7 +43,7 @@ _MLP = 4
 
 @dataclass(frozen=True)
 class _Tower:
-    """A transformer's sizes; first: the numbers that go into its first product, 0 if there is none."""
+    """A transformer's sizes; first: input dimension of the patch embedding, 0 for text."""
 
     width: int
     layers: int
@@ -51,14 +53,14 @@ class _Tower:
 
 def main() -> None:
     """Measure and print."""
-    asked = _parser().parse_args()
+    args = _parser().parse_args()
     torch.manual_seed(0)
-    dtype = getattr(torch, asked.dtype)
-    rows = {name: read_rows(asked.work / name) for name in ("memes", "images", "texts")}
+    dtype = getattr(torch, args.dtype)
+    rows = {name: read_rows(args.work / name) for name in ("memes", "images", "texts")}
     decode = decode_seconds([row.picture for row in rows["images"]]) / len(rows["images"])
     with torch.inference_mode():
         image, token = image_seconds(dtype), token_seconds(dtype)
-    told = {
+    result = {
         "memes": {
             "decode_s": decode * len(rows["memes"]),
             "products_s": image * len(rows["memes"]) + token * _tokens(row.text for row in rows["memes"]),
@@ -66,12 +68,12 @@ def main() -> None:
         "images": {"decode_s": decode * len(rows["images"]), "products_s": image * len(rows["images"])},
         "texts": {"decode_s": 0.0, "products_s": token * _tokens(row.text for row in rows["texts"])},
     }
-    print(json.dumps(told))
+    print(json.dumps(result))
 
 
 def decode_seconds(pictures: Sequence[Path]) -> float:
     """Seconds to decode, resize and crop every picture, with every core busy."""
-    # forked, so that no core waits for another's lock
+    # processes, so that no core waits for the interpreter lock
     with multiprocessing.get_context("fork").Pool(cores()) as pool:
         pool.map(_decode, pictures[: 2 * cores()], chunksize=1)
         started = time.perf_counter()
@@ -97,7 +99,7 @@ def token_seconds(dtype: torch.dtype) -> float:
 
 
 def _best(tower: _Tower, dtype: torch.dtype, batches: dict[int, int], size_of_first: int) -> float:
-    """Seconds for one item, of batches {rows: items}."""
+    """Seconds per item; batches: {rows of activations: items}."""
     best = math.inf
     for lay_out, multiply in _ways():
         weights = _weights(tower, dtype, lay_out)
@@ -109,14 +111,14 @@ def _best(tower: _Tower, dtype: torch.dtype, batches: dict[int, int], size_of_fi
 
 
 def _products(x: Tensor, raw: Tensor, items: int, weights: dict[str, list[Any]], multiply: Callable) -> None:
-    """Every product of one batch: x (rows, D) stands for each layer's input, raw for the pixels, if there are any."""
+    """All products of one batch; x: (rows, D), input of every layer; raw: (patches, first) pixels, empty for text."""
     for first in weights["first"]:
         multiply(raw, first)
     *blocks, last = zip(weights["query"], weights["key_value"], weights["out"], weights["up"], weights["down"])
     for block in blocks:
         _block(x, *block, multiply)
-    # what is pooled looks at every token's keys and values, and is one row of each picture; of a text, too, but a
-    # batch of tokens does not say how many texts it holds: none is the floor
+    # The pooled token needs all keys and values, and is one row per picture. For texts it is left out: the number of
+    # texts in a batch of tokens is unknown, and this is a lower bound.
     multiply(x, last[1])
     if len(raw):
         pooled = x[:items]
@@ -133,7 +135,7 @@ def _block(x: Tensor, query: Any, key_value: Any, out: Any, up: Any, down: Any, 
 
 
 def _ways() -> list[tuple[Callable[[Tensor], Any], Callable[[Tensor, Any], Tensor]]]:
-    """Laying a weight out, and multiplying by it: as it is, and as torch's compiler packs it for oneDNN."""
+    """(pack a weight, multiply by it): plain, and packed for oneDNN as torch's compiler does."""
     ways: list[tuple[Callable[[Tensor], Any], Callable[[Tensor, Any], Tensor]]] = [(lambda weight: weight, linear)]
     if torch.backends.mkldnn.is_available():
         packed = torch.ops.mkldnn
@@ -147,7 +149,7 @@ def _ways() -> list[tuple[Callable[[Tensor], Any], Callable[[Tensor, Any], Tenso
 
 
 def _weights(tower: _Tower, dtype: torch.dtype, lay_out: Callable[[Tensor], Any]) -> dict[str, list[Any]]:
-    """Every layer has its own, as a model has: they do not stay in a core's cache."""
+    """Separate weights for every layer, as in a model, so that they do not stay in the CPU cache."""
 
     def some(count: int, *shape: int) -> list[Any]:
         return [lay_out(torch.randn(shape, dtype=dtype)) for _ in range(count)]
@@ -182,7 +184,7 @@ def _decode(path: Path) -> int:
 
 @functools.cache
 def _picture_steps() -> list[Callable[[Image.Image], Image.Image]]:
-    """open_clip's own steps on pictures: resize, crop, RGB; making numbers of them comes after."""
+    """open_clip's steps before the conversion to a tensor: resize, crop, RGB."""
     steps = open_clip.image_transform(_config()["vision_cfg"]["image_size"], is_train=False).transforms
     return steps[: [type(step).__name__ for step in steps].index("MaybeToTensor")]
 

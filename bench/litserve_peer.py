@@ -1,8 +1,9 @@
-"""The peer (b): LitServe around the same module, set up as LitServe's own benchmark of an image classifier is.
+"""Peer (b) of `bench.serve`: the module under LitServe, as in LitServe's image-classifier benchmark.
 
-`python -m bench.litserve_peer --bundle FOLDER --port N --workers N`, under LitServe's own environment (`bench.servers`).
-As there: batches of 8 on a CPU, 10 ms to fill one, ZeroMQ between its processes, and decoding by a thread for each core
-in `batch`, once the batch is known. It makes no connection of its own to anywhere.
+    python -m bench.litserve_peer --bundle FOLDER --port N --workers N    (in the environment of `bench.servers`)
+
+As there: batches of 8 on a CPU, 10 ms to fill one, ZeroMQ between processes, and decoding in `batch` with one thread
+per core. It opens no network connection.
 """
 
 import argparse
@@ -19,25 +20,25 @@ from cache import cores
 from embed.base.text import clean_text
 
 MAX_BATCH, BATCH_TIMEOUT_S = 8, 0.01
-# A larger upload becomes a file on disk, which LitServe cannot hand to its worker; ten of the real memes are.
+# Larger uploads are spooled to disk, which LitServe cannot pass to its worker; ten of the real memes would be.
 _UPLOAD_IN_MEMORY = 100_000_000
 
 
 class MemeAPI(litserve.LitAPI):
-    """Each worker process loads the module once. bundle, workers: set before the server starts."""
+    """The LitServe API; each worker process loads the module once. bundle, workers: set before the server starts."""
 
     bundle: Path
     workers: int
 
     def setup(self, device: str) -> None:
-        """In the worker."""
+        """Load the module in a worker."""
         torch.set_num_threads(max(1, cores() // self.workers))
         self.classifier = MemeClassifier.from_bundle(self.bundle, torch.device(device))
         self.classifier.warm_up()
         self.pool = ThreadPoolExecutor(max(1, cores() // self.workers))
 
     def decode_request(self, request: litserve.Request) -> tuple[bytes, str]:
-        """The form's two fields: by this annotation LitServe reads the body, and what comes here is the form."""
+        """The form's picture and text; the annotation makes LitServe parse the form."""
         return request["image"].file.read(), request["text"]
 
     def batch(self, inputs: list[tuple[bytes, str]]) -> list[tuple[Tensor, Tensor]]:
@@ -45,12 +46,12 @@ class MemeAPI(litserve.LitAPI):
         return list(self.pool.map(self._prepare, inputs))
 
     def predict(self, x: list[tuple[Tensor, Tensor]]) -> list[float]:
-        """A probability for each."""
+        """One probability per meme."""
         pixels, tokens = zip(*x, strict=True)
         return self.classifier(pixels, tokens).tolist()
 
     def encode_response(self, output: float) -> dict[str, float]:
-        """The answer."""
+        """The response body."""
         return {"probability": output}
 
     def _prepare(self, meme: tuple[bytes, str]) -> tuple[Tensor, Tensor]:
@@ -64,12 +65,12 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, required=True, help="model bundle")
     parser.add_argument("--port", type=int, required=True, help="port on 127.0.0.1")
     parser.add_argument("--workers", type=int, required=True, help="processes that each hold the module")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     MultiPartParser.spool_max_size = _UPLOAD_IN_MEMORY
     api = MemeAPI(max_batch_size=MAX_BATCH, batch_timeout=BATCH_TIMEOUT_S, api_path="/predict")
-    api.bundle, api.workers = asked.bundle, asked.workers
-    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=asked.workers, fast_queue=True)
-    server.run(host="127.0.0.1", port=asked.port, log_level="warning", generate_client_file=False)
+    api.bundle, api.workers = args.bundle, args.workers
+    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=args.workers, fast_queue=True)
+    server.run(host="127.0.0.1", port=args.port, log_level="warning", generate_client_file=False)
 
 
 if __name__ == "__main__":

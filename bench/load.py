@@ -1,8 +1,10 @@
-"""Far more clients than the server takes: what they are told, how long accepted memes take, memory, and an orderly end.
+"""Overload test of the server: refusals, latency of accepted requests, memory, and a graceful stop.
 
-`python -m bench.load` (`make bench-load`): 200 clients for 60 s against `python -m api serve` as it is by default, on a
-stream in which 30 % of the memes repeat; then SIGTERM in the middle of it. Prints a table and, as its last line, one
-JSON object. Exit 1 if a claim fails. Needs Linux (`/proc`).
+    python -m bench.load    (`make bench-load`)
+
+200 clients for 60 s against `python -m api serve` with default settings, on a stream with 30 % repeated memes; then
+SIGTERM under load. Prints a table and, as its last line, one JSON object. Exit 1 if a claim fails. Needs Linux
+(`/proc`).
 """
 
 import argparse
@@ -24,19 +26,19 @@ from bench.client import LOST, Answer, Measured, ask, percentiles, read_memes, w
 from bench.machine import describe, print_json, python, say
 from bench.servers import Server, make_bundle, serving
 
-# The issue's bound on memory.
+# Bound on the relative change of resident memory.
 _MOST_DEVIATION = 0.05
-# Memory settles first: threads, the allocator's arenas, connections. A short run has not got a minute to spare.
+# Warm-up of memory (threads, allocator arenas, connections): a minute, or in runs under 120 s a quarter of the run.
 _SETTLE_S, _LONG_S, _SHARE = 60.0, 120.0, 0.25
-# Beyond what the server promises: threads have half a second more, and the interpreter has to end.
+# Besides the server's own limit: half a second for threads, and the interpreter's exit.
 _EXIT_S = STOP_SECONDS + 1.5
-# Clients go on for longer than the server may take to stop, and end when nobody listens.
+# Clients continue for longer than the server may take to stop, and end when it stops listening.
 _GO_ON_S = _EXIT_S + 2.0
 
 
 @dataclass
 class Watch:
-    """What was seen of the server's process. rss_mb: each second from the first; stopped: when SIGTERM was sent."""
+    """Monitor of the server's process. rss_mb: resident memory, once a second; stopped: perf_counter of SIGTERM."""
 
     rss_mb: list[float] = field(default_factory=list)
     stopped: float = 0.0
@@ -44,7 +46,7 @@ class Watch:
     exit_s: float | None = None
 
     def run(self, process: subprocess.Popen[bytes], seconds: float) -> None:
-        """Look each second, stop it after so many, and wait for its end."""
+        """Sample memory each second, send SIGTERM after `seconds`, and wait for the exit."""
         began = time.perf_counter()
         while (gone := len(self.rss_mb)) <= seconds:
             time.sleep(max(0.0, began + gone - time.perf_counter()))
@@ -59,45 +61,45 @@ class Watch:
 
 
 def main() -> int:
-    """Load, print, and say by the exit code whether every claim holds."""
-    asked = _parser().parse_args()
+    """Measure and print; exit code 1 if a claim fails."""
+    args = _parser().parse_args()
     machine, settings = describe(), ServeSettings()
     with tempfile.TemporaryDirectory(prefix="bench-load-") as folder:
-        bundle = asked.bundle or make_bundle(asked.data, Path(folder))
+        bundle = args.bundle or make_bundle(args.data, Path(folder))
         with serving(python("api", "serve", "--bundle", bundle), "/readyz") as server:
-            say(f"ready after {server.ready_s} s; {asked.clients} clients for {asked.seconds:g} s")
-            watch, measured = _load(server, asked)
+            say(f"ready after {server.ready_s} s; {args.clients} clients for {args.seconds:g} s")
+            watch, measured = _load(server, args)
     result = {
         "benchmark": "load",
-        "data": asked.data.resolve().name,
+        "data": args.data.resolve().name,
         "machine": machine,
-        "clients": asked.clients,
-        "seconds": asked.seconds,
+        "clients": args.clients,
+        "seconds": args.seconds,
         "server": {"queue": settings.queue, "batch": settings.batch, "stop_s": STOP_SECONDS, "ready_s": server.ready_s},
-        **summary(measured, watch, settings.queue, settings.batch, asked.seconds),
+        **summary(measured, watch, settings.queue, settings.batch, args.seconds),
     }
     print(_table(result))
     print_json(result)
     return 0 if all(result["claims"].values()) else 1
 
 
-def _load(server: Server, asked: argparse.Namespace) -> tuple[Watch, Measured]:
-    watch, stream = Watch(), with_repeats(read_memes(asked.data))
-    watcher = threading.Thread(target=watch.run, args=(server.process, asked.seconds), daemon=True)
+def _load(server: Server, args: argparse.Namespace) -> tuple[Watch, Measured]:
+    watch, stream = Watch(), with_repeats(read_memes(args.data))
+    watcher = threading.Thread(target=watch.run, args=(server.process, args.seconds), daemon=True)
     watcher.start()
-    measured = ask(server.port, stream, asked.clients, asked.seconds + _GO_ON_S)
+    measured = ask(server.port, stream, args.clients, args.seconds + _GO_ON_S)
     watcher.join()
     return watch, measured
 
 
 def summary(measured: Measured, watch: Watch, queue: int, batch: int, seconds: float) -> dict[str, Any]:
-    """Counts, latencies, memory, the end, and which claims hold."""
+    """Counts by status, latencies, memory, exit, and which claims hold."""
     before = [a for a in measured.answers if a.started + a.seconds <= watch.stopped]
     during = [a for a in measured.answers if a.started <= watch.stopped < a.started + a.seconds]
     after = [a for a in measured.answers if a.started > watch.stopped]
     accepted = [answer.seconds for answer in before if answer.status == 200]
     rate = len(accepted) / (watch.stopped - measured.began)
-    # those that were let in first, and the batch that was running
+    # worst case: a full queue ahead, and the running batch
     bound_ms = round((queue + batch) / rate * 1000, 1) if rate else None
     latency = percentiles(accepted)
     p99_ms = latency["p99_ms"]
@@ -130,7 +132,7 @@ def summary(measured: Measured, watch: Watch, queue: int, batch: int, seconds: f
 
 
 def _counts(answers: list[Answer]) -> dict[str, int]:
-    """By status; "lost" for a connection that ended without an answer."""
+    """{status: responses}; "lost" for a connection that ended without a response."""
     found = Counter("lost" if answer.status == LOST else str(answer.status) for answer in answers)
     return dict(sorted(found.items()))
 
@@ -160,10 +162,10 @@ def _table(result: dict[str, Any]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench.load", description="Far more clients than the server takes.")
+    parser = argparse.ArgumentParser(prog="python -m bench.load", description="Overload test of the server.")
     parser.add_argument("--data", type=Path, default=Path("demo/memes"), help="folder of memes (default: %(default)s)")
     parser.add_argument("--bundle", type=Path, help="what is served (default: random ViT-B-32, tuned on the memes)")
-    parser.add_argument("--clients", type=int, default=200, help="all at once (default: %(default)s)")
+    parser.add_argument("--clients", type=int, default=200, help="concurrent clients (default: %(default)s)")
     parser.add_argument(
         "--seconds", type=float, default=60.0, help="until SIGTERM; 120 or more: memory from minute 1 (default: 60)"
     )

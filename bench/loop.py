@@ -1,7 +1,7 @@
-"""The peers of the tuning benchmark: what one would write without this project.
+"""Peers of the tuning benchmark: a plain PyTorch loop and scikit-learn's MLPClassifier.
 
-(a) a fusion head in plain PyTorch, its folds trained one after another; (b) scikit-learn's MLPClassifier on both vectors
-side by side. Both as their documentation shows them; each returns its folds' AUROC and a way to score new memes.
+(a) a fusion head in plain PyTorch, folds trained one after another; (b) MLPClassifier on the concatenated vectors. Both
+as in their documentation; each returns its folds' AUROC and a scoring function.
 """
 
 import copy
@@ -25,7 +25,7 @@ Score = Callable[[Features], np.ndarray]
 
 @dataclass(frozen=True)
 class Settings:
-    """What all contenders are given. patience 0: every epoch is trained."""
+    """Hyperparameters of a trial, for all contenders. patience 0: no early stopping."""
 
     fusion: str
     width: int
@@ -38,7 +38,7 @@ class Settings:
 
 
 class PlainHead(nn.Module):
-    """HateCLIPper's head: two maps, a product or a concatenation, one hidden layer."""
+    """HateCLIPper's head: two linear maps, product or concatenation, one hidden layer."""
 
     def __init__(self, settings: Settings, image_dim: int, text_dim: int) -> None:
         super().__init__()
@@ -69,7 +69,11 @@ def plain_folds(
     members: list[tuple[np.ndarray, np.ndarray]],
     after_fold: Callable[[int, float], None] = lambda fold, mean: None,
 ) -> tuple[np.ndarray, Score]:
-    """(a): (M,) AUROC of the folds, and the mean logit of their heads; `after_fold` may raise to stop."""
+    """(a): AUROC of the M folds, (M,), and a function for the mean logit of their heads.
+
+    members: (training rows, held-out rows) of each fold; after_fold: called with fold and mean AUROC, may raise to
+    stop.
+    """
     aurocs, heads = [], []
     for number, (train, held) in enumerate(members):
         torch.manual_seed(0)
@@ -129,8 +133,10 @@ def perceptron_folds(
     members: list[tuple[np.ndarray, np.ndarray]],
     after_fold: Callable[[int, float], None] = lambda fold, mean: None,
 ) -> tuple[np.ndarray, Score]:
-    """(b): (M,) AUROC of the folds, and the mean probability of their perceptrons; two hidden layers, as wide as the
-    heads' maps and hidden layer. It has no dropout, and no product of the sides."""
+    """(b): as `plain_folds`, with the mean probability of the perceptrons.
+
+    Two hidden layers, as wide as the heads' maps and hidden layer; no dropout, no product of the sides.
+    """
     aurocs, models = [], []
     for number, (train, held) in enumerate(members):
         scaler = StandardScaler().fit(_both(features.at(train)))
@@ -145,7 +151,7 @@ def perceptron_folds(
             random_state=0,
         )
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # the epochs are a wish, not a failure
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the number of epochs is fixed on purpose
             model.fit(scaler.transform(_both(features.at(train))), features.label[train])
         chances = model.predict_proba(scaler.transform(_both(features.at(held))))[:, 1]
         aurocs.append(roc_auc_score(features.label[held], chances))

@@ -1,7 +1,4 @@
-"""What every benchmark shares: the machine in words, a command's time and memory, progress, the last JSON line.
-
-It knows nothing of memes, encoders or caches.
-"""
+"""Helpers of all benchmarks: machine description, time and memory of a command, progress, JSON output."""
 
 import importlib.metadata
 import json
@@ -20,20 +17,20 @@ from typing import Any
 from cache import cores
 
 ROOT = Path(__file__).resolve().parent.parent
-# In git's ignored folder: weights and a peer's virtual environment are made once and kept.
-WORKSHOP = ROOT / "artifacts" / "bench"
+# Random weights and peers' virtual environments are kept here; git ignores it.
+BENCH_FOLDER = ROOT / "artifacts" / "bench"
 _TAIL_LINES = 15
-# What decides how fast a core multiplies in bf16.
+# CPU flags that determine the speed of bfloat16 products.
 _MATRIX_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
 
 class CommandFailed(RuntimeError):
-    """A command that a benchmark started ended badly; the message holds the end of what it wrote."""
+    """A command of a benchmark failed; the message has the end of its stderr."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished command. seconds: wall time; peak_mb: largest resident set of its own process."""
+    """A finished command. seconds: wall time; peak_mb: peak resident memory of its own process, without children."""
 
     seconds: float
     peak_mb: float
@@ -45,35 +42,38 @@ class Run:
 
 
 def run(command: Sequence[str | Path], env: Mapping[str, str] | None = None, good: Sequence[int] = (0,)) -> Run:
-    """Run `command` from the project's root, with `env` on top of ours. Raises CommandFailed."""
+    """Run `command` in the project's root, with `env` added to the environment; good: accepted exit codes.
+
+    Raises CommandFailed.
+    """
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         words = [str(word) for word in command]
         started = time.perf_counter()
         process = subprocess.Popen(words, cwd=ROOT, env={**os.environ, **(env or {})}, stdout=out, stderr=err)
-        _, status, usage = os.wait4(process.pid, 0)  # unlike wait(), it tells this one child's peak memory
+        _, status, usage = os.wait4(process.pid, 0)  # unlike wait(), it returns this child's peak memory
         seconds = time.perf_counter() - started
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode not in good:
             tail = "\n".join(_read(err).splitlines()[-_TAIL_LINES:])
-            raise CommandFailed(f"{' '.join(words)} ended with {process.returncode}:\n{tail}")
+            raise CommandFailed(f"{' '.join(words)} failed with exit code {process.returncode}:\n{tail}")
         return Run(seconds, usage.ru_maxrss / 1024, _read(out))
 
 
 def python(module: str, *arguments: str | Path) -> list[str | Path]:
-    """The command line of one of our modules, under the interpreter that runs this."""
+    """The command line of one of our modules, with this interpreter."""
     return [sys.executable, "-m", module, *arguments]
 
 
-def require_seen(peak_mb: float) -> float:
-    """`peak_mb`, if it can be the child's own: a child starts with its parent's peak. Raises CommandFailed."""
+def require_own_peak(peak_mb: float) -> float:
+    """`peak_mb` of a child. A child inherits its parent's peak: raises CommandFailed unless it is larger than ours."""
     ours = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     if peak_mb <= ours:
-        raise CommandFailed(f"a peak of {peak_mb:.0f} MB cannot be told from this process's own {ours:.0f} MB")
+        raise CommandFailed(f"peak {peak_mb:.0f} MB: not larger than this process's {ours:.0f} MB, so not measurable")
     return peak_mb
 
 
 def describe() -> dict[str, Any]:
-    """The machine, and how busy it was before we began."""
+    """CPU, usable cores, load average at the start, and versions."""
     lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
     fields = dict(line.split(":", 1) for line in lines if ":" in line)
     fields = {name.strip(): value.strip() for name, value in fields.items()}
@@ -90,17 +90,17 @@ def describe() -> dict[str, Any]:
 
 
 def say(note: str) -> None:
-    """Progress, on stderr."""
+    """Print progress with the time, on stderr."""
     print(f"[{time.strftime('%H:%M:%S')}] {note}", file=sys.stderr, flush=True)
 
 
 def print_json(result: dict[str, Any]) -> None:
-    """The last line of a benchmark: every figure, for programs."""
+    """Print a benchmark's last line: all figures as one JSON object."""
     print(json.dumps(result, sort_keys=True), flush=True)
 
 
 def verdict(met: bool | None) -> str:
-    """How a goal ended, in a word."""
+    """The outcome of a goal: "met", "MISSED" or "not measured"."""
     return "not measured" if met is None else "met" if met else "MISSED"
 
 

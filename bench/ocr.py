@@ -1,14 +1,15 @@
-"""How well, and how fast, the words on memes are read: our reader, RapidOCR as it comes, and tesseract.
+"""Character error and time of OCR on memes: our reader, stock RapidOCR, and tesseract.
 
-`python -m bench.ocr --data FOLDER --memes 60` compares what they read with the data set's own texts. All get the same
-decoded picture on white, one after the other. Error: edits (Levenshtein, 1966) over the references' length, all memes
-pooled:
+    python -m bench.ocr --data FOLDER --memes 60
+
+Results are compared with the data set's own texts. All engines get the same decoded picture on white, one after the
+other. Error: edits (Levenshtein, 1966) over the references' length, pooled over all memes:
 
     exact      as written, runs of spaces as one
-    words      in lower case, only letters and digits, words apart by one space
-    letters    the same without the spaces: what is left of `words` is joined or split words
+    words      lower case, letters and digits only, words separated by one space
+    letters    the same without spaces: the difference to `words` is joined or split words
 
-tesseract is started for each picture and gets a PNG, as from a shell; where it is not installed, the others go on.
+tesseract runs once per picture on a PNG, as from a shell; if it is not installed, it is left out.
 """
 
 import argparse
@@ -41,10 +42,10 @@ Engine = Callable[[bytes], str]
 
 
 def main() -> int:
-    """Read the sample with every engine; print the table and the figures."""
-    asked = _parser().parse_args()
+    """Read the sample with every engine; print the table and the JSON line."""
+    args = _parser().parse_args()
     machine = describe()
-    root, memes = _sample(Path(asked.data), asked.memes, asked.seed)
+    root, memes = _sample(Path(args.data), args.memes, args.seed)
     started = time.perf_counter()
     reader = TextReader(cores())
     loading = time.perf_counter() - started
@@ -57,9 +58,9 @@ def main() -> int:
     print_json(
         {
             "benchmark": "ocr",
-            "data": asked.data,
+            "data": args.data,
             "memes": len(memes),
-            "seed": asked.seed,
+            "seed": args.seed,
             "engine": reader.engine,
             "threads": cores(),
             "loading_s": round(loading, 2),
@@ -71,12 +72,12 @@ def main() -> int:
 
 
 def edits(reference: str, read: str) -> int:
-    """Levenshtein's distance: the fewest insertions, deletions and substitutions of a character."""
+    """Levenshtein distance: the minimum number of character insertions, deletions and substitutions."""
     ours, theirs = (np.array([ord(c) for c in text], np.int64) for text in (reference, read))
     steps = np.arange(len(theirs) + 1)
     row = steps
     for place, character in enumerate(ours, start=1):
-        # a deletion or a substitution; then insertions, as a running minimum along the row
+        # deletion or substitution; then insertions, as a running minimum along the row
         best = np.concatenate([[place], np.minimum(row[1:] + 1, row[:-1] + (theirs != character))])
         row = np.minimum.accumulate(best - steps) + steps
     return int(row[-1])
@@ -92,7 +93,7 @@ def errors(pairs: list[tuple[str, str]]) -> dict[str, float]:
 
 def _sample(data: Path, count: int, seed: int) -> tuple[Path, list[Meme]]:
     root, memes = read_dataset(data)
-    # a text without a letter or digit has nothing to be compared with
+    # a text without letters and digits cannot be compared
     usable = [meme for meme in memes if not meme.problem and _NORMAL["letters"](meme.text)]
     return root, random.Random(seed).sample(usable, min(count, len(usable)))
 
@@ -110,7 +111,7 @@ def _measure(read: Engine, root: Path, memes: list[Meme]) -> dict[str, Any]:
 
 
 def _stock() -> Engine:
-    """RapidOCR with every setting as it comes; its warnings of empty pictures left out."""
+    """RapidOCR with default settings, without its warnings about empty pictures."""
     from rapidocr import RapidOCR
     from rapidocr.utils.output import RapidOCROutput
 
@@ -119,14 +120,14 @@ def _stock() -> Engine:
 
     def read(data: bytes) -> str:
         found = engine(np.ascontiguousarray(np.asarray(_page(data))[:, :, ::-1]))
-        assert isinstance(found, RapidOCROutput)  # as it comes, it both searches and reads
+        assert isinstance(found, RapidOCROutput)  # by default it detects and recognises
         return " ".join(found.txts or ())
 
     return read
 
 
 def _tesseracts() -> dict[str, Engine]:
-    """tesseract as it comes, and told that text stands anywhere on the picture."""
+    """tesseract by default, and in sparse-text mode."""
     program = shutil.which("tesseract")
     if program is None:
         say("tesseract is not installed; it is left out")
@@ -158,9 +159,11 @@ def _table(results: dict[str, dict[str, Any]]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench.ocr", description="Words read off memes: error and time.")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.ocr", description="Character error and time of OCR on memes."
+    )
     parser.add_argument("--data", default="demo/memes", help="memes with their texts (default: %(default)s)")
-    parser.add_argument("--memes", type=int, default=60, help="so many, drawn at random (default: %(default)s)")
+    parser.add_argument("--memes", type=int, default=60, help="size of the random sample (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the draw (default: %(default)s)")
     return parser
 

@@ -1,7 +1,4 @@
-"""Our side: `python -m embed` as a user runs it, on a fresh cache, and the vectors that it left there.
-
-It does not know what the others do.
-"""
+"""Contenders (c) and (d) of `bench.embed`: `python -m embed` on a fresh cache, and its vectors."""
 
 import shutil
 from dataclasses import dataclass
@@ -18,7 +15,10 @@ from cache import VectorStore, read_index
 
 @dataclass(frozen=True)
 class Embedding:
-    """seconds: embedding as the job counts it, the model's loading left out; wall: the whole command."""
+    """A run. seconds: of embedding without loading the model, as the job reports; wall: of the whole command.
+
+    vectors: {"image" | "text": (N, D) float32} in the order of the case.
+    """
 
     seconds: float
     wall: float
@@ -28,20 +28,20 @@ class Embedding:
 
 
 def embed(case: Case, weights: Path, artifacts: Path, precision: str = "") -> Embedding:
-    """Run the job over the case's folder into fresh `artifacts`; "" leaves the precision to it. Raises CommandFailed."""
+    """Run the job on a case into fresh `artifacts`; precision "": the job's default. Raises CommandFailed."""
     shutil.rmtree(artifacts, ignore_errors=True)
     source = ("--data", case.folder, "--model", MODEL, "--pretrained", weights, "--artifacts", artifacts)
     chosen = ["--precision", precision] if precision else []
     done = run(python("embed", *source, *chosen, "--device", "cpu", "--json"))
-    told = done.last_json()
+    summary = done.last_json()
     expected = {"image": case.count if case.images else 1, "text": case.count if case.texts else 1}
-    if told["embedded"] != expected:
-        raise CommandFailed(f"python -m embed embedded {told['embedded']}, expected {expected}")
-    index = read_index(Path(told["index"]))
+    if summary["embedded"] != expected:
+        raise CommandFailed(f"python -m embed embedded {summary['embedded']}, expected {expected}")
+    index = read_index(Path(summary["index"]))
     store = VectorStore(artifacts / "vectors", index.spec)
     order = {name: number for number, name in enumerate(index.ids)}
     places = [order[f"{number:06d}"] for number in range(case.count)]
     keys = {"image": index.image_keys, "text": index.text_keys}
     sides = ["image"] * case.images + ["text"] * case.texts
     vectors = {side: store.read(side, [keys[side][place] for place in places]) for side in sides}
-    return Embedding(told["seconds"], done.seconds, done.peak_mb, index.spec, vectors)
+    return Embedding(summary["seconds"], done.seconds, done.peak_mb, index.spec, vectors)

@@ -1,10 +1,9 @@
-"""The peer (a), a plain Flask view under waitress, and the limit of a single client: decoding and the module, no HTTP.
+"""Peer (a) of `bench.serve`, a plain Flask view under waitress, and the module alone without HTTP.
 
     python -m bench.peers plain --bundle FOLDER --port N --threads N
     python -m bench.peers alone --bundle FOLDER --data FOLDER --seconds N
 
-Both load the module as the server does. The view is what one writes first: every request runs the module in its own
-thread. It does not know what the others do.
+Both load the module as the server does. In the view, every request runs the module in its own thread.
 """
 
 import argparse
@@ -24,20 +23,20 @@ from bench.machine import print_json
 from cache import cores
 from embed.base.text import clean_text
 
-# Memes whose probabilities every contender is compared by, and that warm it up.
+# Number of memes that warm up the contenders and whose probabilities are compared.
 FIRST = 20
 _BATCH_ROUNDS = 5
 
 
 def main() -> None:
     """Serve until killed, or measure and print one JSON line."""
-    asked = _parser().parse_args()
-    classifier = MemeClassifier.from_bundle(asked.bundle, torch.device("cpu"))
-    if asked.command == "plain":
+    args = _parser().parse_args()
+    classifier = MemeClassifier.from_bundle(args.bundle, torch.device("cpu"))
+    if args.command == "plain":
         classifier.warm_up()
-        waitress.serve(_app(classifier), host="127.0.0.1", port=asked.port, threads=asked.threads)
+        waitress.serve(_app(classifier), host="127.0.0.1", port=args.port, threads=args.threads)
     else:
-        print_json(_alone(classifier, read_memes(asked.data), asked.seconds, asked.batch))
+        print_json(_alone(classifier, read_memes(args.data), args.seconds, args.batch))
 
 
 def _app(classifier: MemeClassifier) -> Flask:
@@ -60,7 +59,7 @@ def _prepare(classifier: MemeClassifier, meme: Meme) -> tuple[Tensor, Tensor]:
 
 
 def _alone(classifier: MemeClassifier, memes: list[Meme], seconds: float, batch: int) -> dict[str, Any]:
-    """ms of each meme, one after the other for so long; of a batch, prepared on all cores and then run."""
+    """ms per meme, one after the other for `seconds`; ms per batch, preprocessed on all cores and then run."""
     probabilities = [_judge(classifier, meme) for meme in memes[:FIRST]]
     taken: list[float] = []
     until = time.perf_counter() + seconds
@@ -81,7 +80,7 @@ def _judge(classifier: MemeClassifier, meme: Meme) -> float:
 
 
 def _batch_ms(classifier: MemeClassifier, memes: list[Meme], batch: int) -> float:
-    """The mean over some batches, the first left out: the first call of a size is slower."""
+    """Mean over several batches without the first: the first call with a batch size is slower."""
     with ThreadPoolExecutor(cores()) as pool:
         for number in range(_BATCH_ROUNDS + 1):
             if number == 1:

@@ -1,7 +1,9 @@
-"""The plain peer: open_clip as its README shows it, in a loop over torch's DataLoader, float32 on the CPU.
+"""Peer (a) of `bench.embed`: open_clip as in its README, with torch's DataLoader, float32 on the CPU.
 
-`python -m bench.plain FOLDER WEIGHTS OUT.npz --workers N [--no-images | --no-texts]` embeds one of `bench.cases`' folders
-and prints {"seconds"}: the loop alone, with the model loaded. `bench.embed` runs it; it uses nothing of our job.
+    python -m bench.plain FOLDER WEIGHTS OUT.npz --workers N [--no-images | --no-texts]
+
+Embeds a folder that `bench.cases` wrote and prints {"seconds"} of the loop, without loading the model. It uses none of
+the job's code.
 """
 
 import argparse
@@ -46,22 +48,22 @@ class _Memes(Dataset):
 
 def main() -> None:
     """Embed a folder, write the vectors, print the time."""
-    asked = _parser().parse_args()
-    model, _, preprocess = open_clip.create_model_and_transforms(MODEL, pretrained=str(asked.weights))
+    args = _parser().parse_args()
+    model, _, preprocess = open_clip.create_model_and_transforms(MODEL, pretrained=str(args.weights))
     model.eval()
     tokenizer = open_clip.get_tokenizer(MODEL)
-    memes = _Memes(read_rows(asked.folder), preprocess, tokenizer, asked.images, asked.texts)
+    memes = _Memes(read_rows(args.folder), preprocess, tokenizer, args.images, args.texts)
     started = time.perf_counter()
     sides: tuple[list[Tensor], list[Tensor]] = ([], [])
     with torch.no_grad():
-        for images, texts in DataLoader(memes, batch_size=_BATCH, num_workers=asked.workers):
-            if asked.images:
+        for images, texts in DataLoader(memes, batch_size=_BATCH, num_workers=args.workers):
+            if args.images:
                 sides[0].append(model.encode_image(images))
-            if asked.texts:
+            if args.texts:
                 sides[1].append(model.encode_text(texts))
     vectors = {name: torch.cat(side).numpy() for name, side in zip(("image", "text"), sides) if side}
     seconds = time.perf_counter() - started
-    np.savez(asked.out, allow_pickle=False, **vectors)
+    np.savez(args.out, allow_pickle=False, **vectors)
     print(json.dumps({"seconds": seconds}))
 
 

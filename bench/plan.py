@@ -1,8 +1,9 @@
-"""How long a run with nothing to do takes: 100,000 memes, all cached, files unchanged. Goal: under 10 s.
+"""Time of a run with nothing to do: 100,000 memes, all cached, files unchanged. Goal: under 10 s.
 
-`python -m bench.plan --memes 100000` (`make bench-plan`): tiny distinct pictures and texts, a cache filled by the real job
-with an encoder that does not think (vectors of 512 numbers, as ViT-B/32's), then whole `python -m embed` commands, as they
-are and with `--rehash`, which reads every picture again. No model is loaded by them; the JSON they print says so.
+    python -m bench.plan --memes 100000    (`make bench-plan`)
+
+Tiny distinct pictures and texts; `bench.fill` fills the cache; then `python -m embed` runs as a whole, without and with
+`--rehash`, which reads every picture. It loads no model, which is checked in its JSON output.
 """
 
 import argparse
@@ -12,42 +13,42 @@ import tempfile
 import zlib
 from pathlib import Path
 
-from bench.machine import CommandFailed, Run, describe, print_json, python, require_seen, run, say, verdict
+from bench.machine import CommandFailed, Run, describe, print_json, python, require_own_peak, run, say, verdict
 
 _GOAL_S = 10.0
 
 
 def main() -> int:
     """Make the folder, fill the cache, time the runs."""
-    asked = _parser().parse_args()
+    args = _parser().parse_args()
     machine = describe()
     with tempfile.TemporaryDirectory(prefix="bench-plan-") as folder:
         work = Path(folder)
-        say(f"drawing {asked.memes:,} pictures")
-        _draw(work / "memes", asked.memes)
+        say(f"drawing {args.memes:,} pictures")
+        _draw(work / "memes", args.memes)
         say("filling the cache")
         filled = run(python("bench.fill", *_source(work)))
         rounds: dict[str, list[Run]] = {"unchanged": [], "rehash": []}
-        for _ in range(asked.rounds):
+        for _ in range(args.rounds):
             for name, flags in (("unchanged", []), ("rehash", ["--rehash"])):
                 again = run(python("embed", *_source(work), "--json", *flags))
-                _require_nothing_done(again, asked.memes)
+                _require_nothing_done(again, args.memes)
                 rounds[name].append(again)
                 say(f"{name}: {again.seconds:.1f} s, {again.peak_mb:.0f} MB")
     best = {name: min(runs, key=lambda one: one.seconds) for name, runs in rounds.items()}
     met = best["unchanged"].seconds < _GOAL_S
-    print(f"{asked.memes:,} memes, all cached          seconds   peak MB")
+    print(f"{args.memes:,} memes, all cached          seconds   peak MB")
     for name, one in best.items():
         print(f"  {name:32}{one.seconds:8.2f}{one.peak_mb:10.0f}")
     print(f"goal for unchanged files, under {_GOAL_S:.0f} s: {verdict(met)}")
     print_json(
         {
             "benchmark": "plan",
-            "memes": asked.memes,
+            "memes": args.memes,
             "machine": machine,
             "rounds": {name: [round(one.seconds, 3) for one in runs] for name, runs in rounds.items()},
             "seconds": {name: round(one.seconds, 3) for name, one in best.items()},
-            "peak_mb": {name: round(require_seen(one.peak_mb)) for name, one in best.items()},
+            "peak_mb": {name: round(require_own_peak(one.peak_mb)) for name, one in best.items()},
             "fill_s": round(filled.seconds, 1),
             "goal_s": _GOAL_S,
             "met": met,
@@ -57,7 +58,7 @@ def main() -> int:
 
 
 def _source(work: Path) -> list[str | Path]:
-    # a file of that name has to be there, for the job notes its size and times
+    # the weights file must exist: the job records its size and times
     return [
         "--data",
         work / "memes",
@@ -71,7 +72,7 @@ def _source(work: Path) -> list[str | Path]:
 
 
 def _draw(folder: Path, count: int) -> None:
-    """`count` PNGs of one pixel, each with a number of its own in it, and their table."""
+    """`count` PNGs of one pixel, each with a distinct text chunk, and their table."""
     pictures = folder / "images"
     pictures.mkdir(parents=True)
     with (folder / "memes.csv").open("w", encoding="utf-8", newline="") as file:
@@ -85,7 +86,7 @@ def _draw(folder: Path, count: int) -> None:
 
 
 def _png(number: int) -> bytes:
-    """A grey picture of 1 x 1 with a text chunk; by hand, for Pillow would take minutes."""
+    """A grey 1 x 1 PNG with a text chunk; Pillow would take minutes for all."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return len(body).to_bytes(4) + kind + body + zlib.crc32(kind + body).to_bytes(4)
@@ -99,9 +100,9 @@ _PIXEL = zlib.compress(b"\0\x80")
 
 
 def _require_nothing_done(again: Run, memes: int) -> None:
-    told = again.last_json()
-    if told["memes"] != memes or any(told["embedded"].values()) or told["device"]:
-        raise CommandFailed(f"the second run was to find {memes} memes and embed nothing; it says {told}")
+    summary = again.last_json()
+    if summary["memes"] != memes or any(summary["embedded"].values()) or summary["device"]:
+        raise CommandFailed(f"expected {memes} memes and nothing embedded in the second run, got {summary}")
 
 
 def _parser() -> argparse.ArgumentParser:

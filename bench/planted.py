@@ -1,8 +1,8 @@
-"""Memes that never were: vectors of CLIP's sizes in which a known rule hides, so that the best AUROC there is is known.
+"""Synthetic embeddings with a known label rule, so that the best possible AUROC is known.
 
-Each side is a few dozen latent numbers, the first of them strongest, seen through a random matrix, with noise in every
-column: most of the variance lies in few directions, as in an encoder's vectors. The label follows the product of the
-sides' latent numbers, and a little of the picture's own, plus noise.
+Each side is a random linear map of 40 latent variables of decreasing strength plus noise in every column, so most
+variance lies in few directions, as in an encoder's vectors. In `planted` the label depends on products of the sides'
+latent variables, on one of the picture's own, and on noise.
 """
 
 from functools import cache
@@ -13,24 +13,24 @@ from head.data.features import Features
 from head.data.ranking import auroc
 
 IMAGE_DIM, TEXT_DIM = 1024, 768
-# Latent numbers a side, of which so many speak to each other through their products.
+# Latent variables per side, and how many of them interact through products.
 _LATENT, _PAIRS = 40, 4
 _NOISE = 0.3
 _LABEL_NOISE = 0.7
 
 
 def planted(count: int, seed: int) -> tuple[Features, float]:
-    """`count` memes of one world, drawn by `seed`, all in train; and the AUROC of who knows the rule."""
+    """`count` memes, image (N, 1024) and text (N, 768) float32, all in train; and the AUROC of the label rule."""
     world = np.random.default_rng(0)
     strength = 1 / np.sqrt(1 + np.arange(_LATENT))
     mixes = [world.normal(size=(_LATENT, dim)) * strength[:, None] for dim in (IMAGE_DIM, TEXT_DIM)]
     drawn = np.random.default_rng([seed, count])
-    sides = drawn.normal(size=(2, count, _LATENT))
+    latents = drawn.normal(size=(2, count, _LATENT))
     image, text = (
         (side @ mix + _NOISE * drawn.normal(size=(count, mix.shape[1]))).astype(np.float32)
-        for side, mix in zip(sides, mixes)
+        for side, mix in zip(latents, mixes)
     )
-    rule = (sides[0, :, :_PAIRS] * sides[1, :, :_PAIRS]).sum(axis=1) / np.sqrt(_PAIRS) + 0.5 * sides[0, :, 0]
+    rule = (latents[0, :, :_PAIRS] * latents[1, :, :_PAIRS]).sum(axis=1) / np.sqrt(_PAIRS) + 0.5 * latents[0, :, 0]
     label = (rule + _LABEL_NOISE * drawn.normal(size=count) > 0).astype(np.int64)
     ids = np.array([f"m{number}" for number in range(count)])
     features = Features(ids, image, text, label, np.full(count, "train"), np.arange(count), np.full(count, ""))
@@ -38,20 +38,19 @@ def planted(count: int, seed: int) -> tuple[Features, float]:
 
 
 RULES = ("agreement", "image", "text", "both", "noise")
-# Cosines of OpenAI's ViT-L/14 on real pictures and texts: .65 within the pictures, .40 within the texts, .18 across. So long
-# are the cones in parts of sqrt(D), and so much of their directions is common.
+# Length of the mean vectors (cones) in units of sqrt(D), and their common share. They reproduce the mean cosines of
+# OpenAI's ViT-L/14 on real pictures and texts: .65 between pictures, .40 between texts, .18 across.
 _CONES, _COMMON = (4.4, 2.7), 0.75
-# How many latent numbers carry the label, and how closely they agree in memes whose sides do.
+# Latent variables that carry the label, and their correlation between agreeing sides.
 _CARRYING, _AGREEING = 8, 0.6
 
 
 def clip_like(count: int, seed: int, rule: str, dim: int = 768) -> tuple[Features, float]:
-    """`count` memes whose vectors have the geometry of CLIP's joint space, all in train; and the AUROC of who knows the
-    rule, one of RULES.
+    """`count` memes with the geometry of CLIP's joint space, (N, dim) float32, all in train; and the rule's AUROC.
 
-    Both sides see their latent numbers through one matrix, since they share a space; each lies in a cone of its own, far
-    from the origin and apart from the other's (the modality gap). Label 1 says that the sides' first numbers agree, or
-    follows the first numbers of one side, of both, or nothing.
+    Both sides use one linear map, since they share a space; each lies in its own cone, far from the origin and from the
+    other's (the modality gap). rule: one of RULES; label 1 means that the sides' first latent variables agree, or
+    depends on those of one side, of both, or on none.
     """
     world = np.random.default_rng(1)
     strength = 1 / np.sqrt(1 + np.arange(_LATENT) / 4)
@@ -85,11 +84,11 @@ TRUST_RULES = ("linear", "interaction", "mixed", "noise", "clip")
 _WIDTH = 96
 
 
-def trusted(rule: str, prevalence: float, count: int, seed: int, exact: bool = False) -> tuple[Features, float]:
-    """`count` memes of narrow vectors whose labels follow one of TRUST_RULES, all in train; and the AUROC of who knows it.
+def trust_features(rule: str, prevalence: float, count: int, seed: int, exact: bool = False) -> tuple[Features, float]:
+    """`count` memes, (N, 96) float32, with labels by one of TRUST_RULES, all in train; and the rule's AUROC.
 
-    linear: a sum of both sides' first numbers; interaction: products of them; mixed: both; noise: nothing; clip: sum and
-    products, in the geometry of `clip_like`. exact: the share of label 1 is the prevalence, and not only about that.
+    linear: sum of both sides' first latent variables; interaction: products of them; mixed: both; noise: none; clip:
+    both, in the geometry of `clip_like`. exact: the share of label 1 equals the prevalence instead of its expectation.
     """
     world, shared = np.random.default_rng(2), rule == "clip"
     strength = 1 / np.sqrt(1 + np.arange(_LATENT) / 4)
@@ -97,17 +96,17 @@ def trusted(rule: str, prevalence: float, count: int, seed: int, exact: bool = F
     cones = world.normal(size=(2, _WIDTH)) + _COMMON * world.normal(size=_WIDTH)
     cones *= np.sqrt(_WIDTH) * np.array(_CONES)[:, None] / np.linalg.norm(cones, axis=1, keepdims=True)
     drawn = np.random.default_rng([seed, count, TRUST_RULES.index(rule)])
-    bar = _bar(rule, prevalence)
-    sides, known, noisy = _followed(rule, drawn, 4 * count if exact else count)
-    label = (noisy > bar).astype(np.int64)
+    threshold = _threshold(rule, prevalence)
+    latents, known, noisy = _rule_scores(rule, drawn, 4 * count if exact else count)
+    label = (noisy > threshold).astype(np.int64)
     if exact:
         wanted = (round(prevalence * count), count - round(prevalence * count))
         kept = np.sort(np.concatenate([np.flatnonzero(label == value)[:n] for value, n in zip((1, 0), wanted)]))
         assert len(kept) == count
-        sides, known, label = sides[:, kept], known[kept], label[kept]
+        latents, known, label = latents[:, kept], known[kept], label[kept]
     image, text = (
         (shared * cone + side @ mix + _NOISE * drawn.normal(size=(count, _WIDTH))).astype(np.float32)
-        for cone, side, mix in zip(cones, sides, (mixes[0], mixes[0] if shared else mixes[1]))
+        for cone, side, mix in zip(cones, latents, (mixes[0], mixes[0] if shared else mixes[1]))
     )
     ids, nothing = np.array([f"m{number}" for number in range(count)]), np.full(count, "")
     joint = _WIDTH if shared else 0
@@ -116,16 +115,16 @@ def trusted(rule: str, prevalence: float, count: int, seed: int, exact: bool = F
 
 
 @cache
-def _bar(rule: str, prevalence: float) -> float:
-    """Above it lies this share of what the label follows."""
-    return float(np.quantile(_followed(rule, np.random.default_rng(3), 200_000)[2], 1 - prevalence))
+def _threshold(rule: str, prevalence: float) -> float:
+    """The threshold on the noisy rule score that gives this prevalence."""
+    return float(np.quantile(_rule_scores(rule, np.random.default_rng(3), 200_000)[2], 1 - prevalence))
 
 
-def _followed(rule: str, drawn: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(2, N, L) latent numbers, (N,) what the label follows, and the same with noise."""
-    sides = drawn.normal(size=(2, count, _LATENT))
-    linear = sides[:, :, :_CARRYING].sum(axis=(0, 2)) / np.sqrt(2 * _CARRYING)
-    products = (sides[0, :, :_PAIRS] * sides[1, :, :_PAIRS]).sum(axis=1) / np.sqrt(_PAIRS)
+def _rule_scores(rule: str, drawn: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(2, N, L) latent variables, (N,) rule scores, and (N,) rule scores with noise."""
+    latents = drawn.normal(size=(2, count, _LATENT))
+    linear = latents[:, :, :_CARRYING].sum(axis=(0, 2)) / np.sqrt(2 * _CARRYING)
+    products = (latents[0, :, :_PAIRS] * latents[1, :, :_PAIRS]).sum(axis=1) / np.sqrt(_PAIRS)
     parts = {"linear": (1, 0), "interaction": (0, 1), "noise": (0, 0)}.get(rule, (np.sqrt(0.5), np.sqrt(0.5)))
     known = parts[0] * linear + parts[1] * products
-    return sides, known, known + _LABEL_NOISE * drawn.normal(size=count)
+    return latents, known, known + _LABEL_NOISE * drawn.normal(size=count)

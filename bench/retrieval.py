@@ -1,8 +1,8 @@
-"""The other peer: clip-retrieval's `inference`, in a virtual environment of its own, on the same weights and memes.
+"""Peer (b) of `bench.embed`: clip-retrieval's `inference` in its own virtual environment.
 
-It is given what suits it here: a webdataset with as many shards as workers (its folder mode pairs `a.jpg` with `a.txt` by
-whole names and finds nothing, its issue #352), batches of 32 as the plain loop's, a worker for each core, no jit.
-Its torch is the project's. It writes normalised float16. It does not know what the others do.
+Settings that suit it here: a webdataset with as many shards as workers (its folder mode pairs `a.jpg` with `a.txt` by
+whole names and finds nothing, its issue #352), batches of 32 as in the plain loop, one worker per core, no jit. It uses
+the project's version of torch and writes normalised float16.
 """
 
 import io
@@ -16,14 +16,14 @@ import numpy as np
 
 from bench import environment
 from bench.cases import Case, read_rows
-from bench.machine import ROOT, WORKSHOP, CommandFailed, run
+from bench.machine import BENCH_FOLDER, ROOT, CommandFailed, run
 from bench.weights import MODEL
 from cache import cores
 
 VERSION = "2.45.0"
 _BATCH = 32
-# clip-retrieval's own bounds leave these open; the newest that it runs with. setuptools: its `clip` imports
-# pkg_resources; transformers: multilingual-clip's and sentence-transformers 2's interface.
+# The newest versions that it runs with, where its own requirements have no bound. setuptools: its `clip` imports
+# pkg_resources; transformers: for multilingual-clip and sentence-transformers 2.
 _PINS = (
     f"clip-retrieval=={VERSION}",
     "all_clip==1.3.0",
@@ -36,40 +36,43 @@ _PINS = (
     "transformers==4.57.6",
     "webdataset==0.2.111",
 )
-_OURS_TOO = ("torch", "torchvision", "pillow", "timm", "ftfy")
+_PROJECT_PINS = ("torch", "torchvision", "pillow", "timm", "ftfy")
 _ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled", "NO_ALBUMENTATIONS_UPDATE": "1"}
 _TABLE_AS_JSON = "import json, sys, pandas; print(json.dumps(pandas.read_parquet(sys.argv[1]).to_dict('list')))"
 
 
 @dataclass(frozen=True)
 class Inference:
-    """seconds: its own count, from the first batch asked for to the last written; wall: the whole command."""
+    """A run. seconds: as it reports, from the first batch requested to the last written; wall: of the whole command.
+
+    vectors: {"image" | "text": (N, D) float32} in the order of the case.
+    """
 
     seconds: float
     wall: float
     vectors: dict[str, np.ndarray]
 
 
-def install(folder: Path = WORKSHOP / "clip-retrieval") -> Path:
-    """The interpreter of clip-retrieval's virtual environment, made if it is not there. Raises NoPeer."""
-    pins, trial = [*_PINS, *_our_pins()], ["-m", "clip_retrieval.cli", "inference", "--help"]
+def install(folder: Path = BENCH_FOLDER / "clip-retrieval") -> Path:
+    """The interpreter of clip-retrieval's virtual environment, created if needed. Raises PeerUnavailable."""
+    pins, trial = [*_PINS, *_project_pins()], ["-m", "clip_retrieval.cli", "inference", "--help"]
     return environment.install(f"clip-retrieval {VERSION}", folder, pins, trial, _ENVIRONMENT)
 
 
 def write_shards(case: Case) -> str:
-    """The case's memes as tar files, one for each core; the pattern that names them."""
+    """Write the case's memes as tar files, one per core; return their name pattern."""
     rows = read_rows(case.folder)
     for number in range(cores()):
         with tarfile.open(case.folder / f"shard-{number}.tar", "w") as shard:
             for row in rows[number :: cores()]:
-                # its reader looks for one ending; Pillow looks at the bytes
+                # its reader requires one extension; Pillow ignores it
                 _put(shard, f"{row.id}.jpg", row.picture.read_bytes())
                 _put(shard, f"{row.id}.txt", row.text.encode())
     return str(case.folder / (f"shard-{{0..{cores() - 1}}}.tar" if cores() > 1 else "shard-0.tar"))
 
 
 def infer(interpreter: Path, case: Case, shards: str, weights: Path, out: Path) -> Inference:
-    """Run it over the shards; vectors in the order of the case's rows. Raises CommandFailed."""
+    """Run it on the shards. Raises CommandFailed."""
     shutil.rmtree(out, ignore_errors=True)
     flags = {
         "input_dataset": shards,
@@ -94,7 +97,7 @@ def infer(interpreter: Path, case: Case, shards: str, weights: Path, out: Path) 
 def _vectors(interpreter: Path, case: Case, out: Path) -> dict[str, np.ndarray]:
     table = run([interpreter, "-c", _TABLE_AS_JSON, out / "metadata" / "metadata_0.parquet"]).last_json()
     rows = read_rows(case.folder)
-    # without pictures, its table has no names, only the captions, which are distinct in that case
+    # without pictures its table has only captions, which are distinct in that case
     names, wanted = (
         (table["image_path"], [row.id for row in rows])
         if case.images
@@ -107,9 +110,9 @@ def _vectors(interpreter: Path, case: Case, out: Path) -> dict[str, np.ndarray]:
     return {name: vectors[order].astype(np.float32) for name, vectors in read.items()}
 
 
-def _our_pins() -> list[str]:
+def _project_pins() -> list[str]:
     lines = (ROOT / "requirements.txt").read_text("utf-8").splitlines()
-    return [line.strip() for line in lines if line.split("==")[0].lower() in _OURS_TOO]
+    return [line.strip() for line in lines if line.split("==")[0].lower() in _PROJECT_PINS]
 
 
 def _put(shard: tarfile.TarFile, name: str, data: bytes) -> None:

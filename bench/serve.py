@@ -1,9 +1,10 @@
-"""Requests a second and latency: our server against a plain Flask view and LitServe, on the same module.
+"""Throughput and latency of our server against a plain Flask view and LitServe, on the same module.
 
-`python -m bench.serve --data FOLDER` (`make bench-serve DATA=FOLDER`): real memes over loopback as multipart forms (what a
-browser sends), the same bundle over random ViT-B-32, 1, 8 and 32 clients, one server at a time, in turn, round after
-round. Progress goes to stderr, a table to stdout, and the last line is one JSON object. Exit 0 even where a goal is
-missed: the table says so; exit 1: the contenders give different probabilities.
+    python -m bench.serve --data FOLDER    (`make bench-serve DATA=FOLDER`)
+
+Memes as multipart forms over loopback, one bundle over random ViT-B-32, 1, 8 and 32 clients, one server at a time, in
+alternating order. Progress goes to stderr, a table to stdout; the last line is one JSON object. Exit 0, also for missed
+goals; 1: the contenders' probabilities differ.
 """
 
 import argparse
@@ -20,7 +21,7 @@ import numpy as np
 
 from api.settings import ServeSettings
 from bench.client import Meme, Message, ask, in_turn, percentiles, read_memes, with_repeats
-from bench.environment import NoPeer
+from bench.environment import PeerUnavailable
 from bench.machine import CommandFailed, describe, print_json, python, run, say, verdict
 from bench.peers import FIRST
 from bench.servers import LITSERVE, Server, install_litserve, make_bundle, serving
@@ -28,7 +29,7 @@ from bench.weights import MODEL
 from cache import cores
 
 _CLIENTS = (1, 8, 32)
-# Six decimals are served; what batches change is below them.
+# The response has six decimals; differences by batching are smaller.
 _TOLERANCE = 1e-6
 _PLAIN, _LITSERVE, _OURS, _CACHED, _ALONE = "plain", "litserve", "ours", "ours_cached", "alone"
 _LABELS = {
@@ -38,7 +39,7 @@ _LABELS = {
     _CACHED: "(d) ours, 30 % repeats",
 }
 _COLUMNS = ("requests_per_s", "p50_ms", "p95_ms", "p99_ms")
-# name: figure, clients, ours over whose, and the least or the most that is wanted
+# name: figure, clients, the other contender, minimum and maximum of the ratio ours / other
 _GOALS: dict[str, tuple[str, int, str, float | None, float | None]] = {
     "p50 c/alone, 1 client": ("p50_ms", 1, _ALONE, None, 1.1),
     "requests/s c/a, 32 clients": ("requests_per_s", 32, _PLAIN, 1.5, None),
@@ -50,7 +51,7 @@ _GOALS: dict[str, tuple[str, int, str, float | None, float | None]] = {
 
 @dataclass(frozen=True)
 class Contender:
-    """stands_for: one of _LABELS; of several that stand for one, the best at 32 clients counts."""
+    """A server to measure. stands_for: one of _LABELS; of several variants, the fastest at 32 clients counts."""
 
     name: str
     stands_for: str
@@ -61,24 +62,24 @@ class Contender:
 
 
 def main() -> int:
-    """Measure, print, and say by the exit code whether the probabilities agree."""
-    asked = _parser().parse_args()
+    """Measure and print; exit code 1 if the probabilities differ."""
+    args = _parser().parse_args()
     machine = describe()
     interpreter, why_not = _litserve()
-    memes = read_memes(asked.data)
+    memes = read_memes(args.data)
     with tempfile.TemporaryDirectory(prefix="bench-serve-") as folder:
-        bundle = make_bundle(asked.data, Path(folder))
+        bundle = make_bundle(args.data, Path(folder))
         contenders = _contenders(bundle, interpreter)
-        rounds = [_round(n, contenders, memes, bundle, asked.data, asked.seconds) for n in range(asked.rounds)]
+        rounds = [_round(n, contenders, memes, bundle, args.data, args.seconds) for n in range(args.rounds)]
     result = {
         "benchmark": "serve",
-        "data": asked.data.resolve().name,
+        "data": args.data.resolve().name,
         "memes": len(memes),
         "body": "multipart/form-data",
         "model": f"{MODEL}, random weights",
         "machine": machine,
-        "rounds": asked.rounds,
-        "seconds": asked.seconds,
+        "rounds": args.rounds,
+        "seconds": args.seconds,
         "statistic": "at each number of clients the round with most requests/s",
         "litserve": {"version": LITSERVE, "missing": why_not},
         **summary({c.name: c.stands_for for c in contenders}, rounds),
@@ -92,7 +93,7 @@ def main() -> int:
 def _litserve() -> tuple[Path | None, str | None]:
     try:
         return install_litserve(), None
-    except NoPeer as error:
+    except PeerUnavailable as error:
         say(str(error))
         return None, str(error)
 
@@ -130,20 +131,20 @@ def _contenders(bundle: Path, interpreter: Path | None) -> list[Contender]:
 def _round(
     number: int, contenders: list[Contender], memes: list[Meme], bundle: Path, data: Path, seconds: float
 ) -> dict[str, Any]:
-    """Everyone once, there and back: a machine that slows down slows nobody more."""
+    """Measure every contender once, in alternating order, so that a slowdown of the machine affects all alike."""
     found: dict[str, Any] = {}
     for contender in contenders[:: -1 if number % 2 else 1]:
         with serving(contender.command, contender.ready) as server:
             found[contender.name] = _measure(server, contender.stream(memes), memes, seconds)
-        told = ", ".join(f"{n}: {found[contender.name]['clients'][n]['requests_per_s']}/s" for n in map(str, _CLIENTS))
-        say(f"round {number + 1}, {contender.name}: {told}")
+        rates = ", ".join(f"{n}: {found[contender.name]['clients'][n]['requests_per_s']}/s" for n in map(str, _CLIENTS))
+        say(f"round {number + 1}, {contender.name}: {rates}")
     options = ["--seconds", str(seconds), "--batch", str(ServeSettings().batch)]
     found[_ALONE] = run(python("bench.peers", "alone", "--bundle", bundle, "--data", data, *options)).last_json()
     return found
 
 
 def _measure(server: Server, stream: Iterator[Message], memes: list[Meme], seconds: float) -> dict[str, Any]:
-    """The same first memes alone and together, which warm it up and are compared, then each number of clients."""
+    """Warm up and compare on the first memes, one at a time and concurrently; then each number of clients."""
     first = list(itertools.islice(in_turn(memes), FIRST))
     probabilities = [_probabilities(server, first, clients) for clients in (1, 8)]
     clients = {}
@@ -163,7 +164,7 @@ def _probabilities(server: Server, messages: list[Message], clients: int) -> lis
 
 
 def summary(stands_for: dict[str, str], rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    """Figures of every contender, who stands for whom, ratios, goals, differences."""
+    """Figures of every contender, the chosen variants, ratios, goals, differences."""
     figures = {name: _best(name, rounds) for name in stands_for}
     chosen = {
         label: max(names, key=lambda name: figures[name]["32"]["requests_per_s"])
@@ -172,7 +173,7 @@ def summary(stands_for: dict[str, str], rounds: list[dict[str, Any]]) -> dict[st
     }
     batch_ms = min(found[_ALONE]["batch_ms"] for found in rounds)
     alone = min((found[_ALONE]["ms"] for found in rounds), key=np.median)
-    # the same memes for both, however many each came to: they differ more than the servers do
+    # the same memes for both: memes differ more than servers
     both = min(len(alone), len(figures[_OURS]["1"]["each_ms"]))
     single_ours = percentiles([ms / 1000 for ms in figures[_OURS]["1"]["each_ms"][:both]])
     single_alone = percentiles([ms / 1000 for ms in alone[:both]])
@@ -190,7 +191,7 @@ def summary(stands_for: dict[str, str], rounds: list[dict[str, Any]]) -> dict[st
             "batch_ms": batch_ms,
             "threads": rounds[0][_ALONE]["threads"],
         },
-        # what no server can pass: the same work without a client
+        # upper bound: the same work without HTTP
         "limit_per_s": round(1000 * ServeSettings().batch / batch_ms, 2),
         "ratios": ratios,
         "goals": {name: _met(ratios[name], least, most) for name, (_, _, _, least, most) in _GOALS.items()},
@@ -200,7 +201,7 @@ def summary(stands_for: dict[str, str], rounds: list[dict[str, Any]]) -> dict[st
 
 
 def _best(name: str, rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    """At each number of clients the figures of its fastest round, and the rates of all."""
+    """For each number of clients, the figures of the fastest round, and the rates of all rounds."""
     found: dict[str, Any] = {"ready_s": min(one[name]["ready_s"] for one in rounds)}
     for count in map(str, _CLIENTS):
         entries = [one[name]["clients"][count] for one in rounds]
@@ -221,7 +222,7 @@ def _met(ratio: float | None, least: float | None, most: float | None) -> bool |
 
 
 def _differences(rounds: list[dict[str, Any]]) -> dict[str, float]:
-    """The largest difference of each contender's probabilities, alone and together, from the module's own."""
+    """Maximum difference of each contender's probabilities, one at a time and concurrent, from the module's own."""
     right = np.array(rounds[0][_ALONE]["probabilities"])
     return {
         name: max(float(np.abs(np.array(found[name]["probabilities"]) - right).max()) for found in rounds)
@@ -270,7 +271,7 @@ def _cell(figures: dict[str, Any]) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.serve", description="Our server against two others.")
     parser.add_argument("--data", type=Path, default=Path("demo/memes"), help="folder of memes (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=2, help="times that everyone runs (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=2, help="runs of each contender (default: %(default)s)")
     parser.add_argument(
         "--seconds", type=float, default=15.0, help="of new requests at each number of clients (default: %(default)s)"
     )

@@ -1,7 +1,6 @@
-"""What `bench.serve` and `bench.load` start: a bundle over random ViT-B-32, LitServe's environment, one server at a time.
+"""Start servers for `bench.serve` and `bench.load`; make their bundle and LitServe's environment.
 
-A server gets a free port of 127.0.0.1, is a process group of its own, and is killed with all its children when done. It
-does not know what is measured.
+A server gets a free port on 127.0.0.1, runs in its own process group, and is killed with all its children at the end.
 """
 
 import http.client
@@ -18,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.environment import install
-from bench.machine import ROOT, WORKSHOP, CommandFailed, python, run, say
+from bench.machine import BENCH_FOLDER, ROOT, CommandFailed, python, run, say
 from bench.weights import MODEL, weights_file
 
 LITSERVE = "0.2.19"
-# The newest that it runs with. python-multipart reads forms, which LitServe leaves to its users.
+# The newest versions that it runs with. LitServe needs python-multipart for forms and does not require it.
 _PINS = (
     f"litserve=={LITSERVE}",
     "fastapi==0.165.0",
@@ -31,10 +30,10 @@ _PINS = (
     "pyzmq==27.3.0",
     "python-multipart==0.0.34",
 )
-# Enough for a head of the real kind; what it says means nothing, as the encoder's weights are random.
+# Enough for a head of a realistic size; its predictions are meaningless, as the encoder has random weights.
 _TRIALS = 8
 _START_S, _LOOK_S = 120.0, 0.02
-# Nothing here may look for a newer version or a hub.
+# No requests to hubs.
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "API_DEVICE": "cpu"}
 _TAIL_CHARS = 2000
 
@@ -48,7 +47,7 @@ class Server:
     ready_s: float
 
     def get(self, path: str) -> tuple[int, str]:
-        """Status and body."""
+        """Status and body of GET `path`. Raises OSError."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         try:
             connection.request("GET", path)
@@ -59,7 +58,7 @@ class Server:
 
 
 def make_bundle(data: Path, work: Path) -> Path:
-    """Embed `data` by random ViT-B-32 and tune a head, as a user does, under `work`. Raises CommandFailed."""
+    """Embed `data` with random ViT-B-32 and tune a head under `work`; the bundle's folder. Raises CommandFailed."""
     say(f"embedding {data} and tuning {_TRIALS} trials for a bundle (a minute)")
     source = ("--data", data, "--model", MODEL, "--pretrained", weights_file(), "--artifacts", work, "--device", "cpu")
     run(python("embed", *source))
@@ -67,10 +66,10 @@ def make_bundle(data: Path, work: Path) -> Path:
     return next(path for path in (work / "bundles").iterdir() if not path.is_symlink())
 
 
-def install_litserve(folder: Path = WORKSHOP / "litserve") -> Path:
-    """The interpreter of LitServe's virtual environment, made if it is not there. Raises NoPeer.
+def install_litserve(folder: Path = BENCH_FOLDER / "litserve") -> Path:
+    """The interpreter of LitServe's virtual environment, created if needed. Raises PeerUnavailable.
 
-    It sees the project's packages behind its own, so that torch is there once.
+    It searches the project's packages after its own, so that torch is installed once.
     """
     ours = Path(sysconfig.get_path("purelib"))
     return install(f"LitServe {LITSERVE}", folder, _PINS, ["-m", "bench.litserve_peer", "--help"], _OFFLINE, ours)
@@ -78,7 +77,7 @@ def install_litserve(folder: Path = WORKSHOP / "litserve") -> Path:
 
 @contextmanager
 def serving(command: Sequence[str | Path], ready: str) -> Iterator[Server]:
-    """Start `command --port N`, wait until GET `ready` says 200, and kill all of it at the end. Raises CommandFailed."""
+    """Start `command --port N`, wait until GET `ready` returns 200, kill it at the end. Raises CommandFailed."""
     port = _free_port()
     words = [*(str(word) for word in command), "--port", str(port)]
     with tempfile.TemporaryFile() as log:
@@ -113,7 +112,7 @@ def _wait_until_ready(process: subprocess.Popen[bytes], port: int, ready: str, b
         if time.perf_counter() - began > _START_S:
             raise CommandFailed(f"not ready after {_START_S:.0f} s")
         time.sleep(_LOOK_S)
-    raise CommandFailed(f"ended with {process.returncode}")
+    raise CommandFailed(f"exit code {process.returncode}")
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

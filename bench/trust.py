@@ -1,9 +1,9 @@
-"""Whether the told numbers hold: tuning on planted memes with a known truth, judged on 6,000 new ones.
+"""Check reported figures against the truth: tuning on synthetic memes, evaluation on 6,000 new ones.
 
-    python -m bench.trust run bench/trust.jsonl            # appends a line a run; a second command goes on from there
+    python -m bench.trust run bench/trust.jsonl            # appends one line per run, skipping runs already there
     python -m bench.trust table bench/trust.jsonl          # the table of RESULTS.md
 
-A cell is a rule, a prevalence and a number of memes, tuned on with several seeds. Cells with fewer than eight memes of a
+A cell is a rule, a prevalence and a number of memes, tuned with several seeds. Cells with fewer than eight memes of a
 label are left out.
 """
 
@@ -23,7 +23,7 @@ from scipy.special import logit
 from sklearn.linear_model import LogisticRegression
 
 from bench.machine import say
-from bench.planted import TRUST_RULES, trusted
+from bench.planted import TRUST_RULES, trust_features
 from cache import limit_threads
 from head.data.folds import Protocol
 from head.data.ranking import auroc
@@ -41,7 +41,7 @@ _RECALL, _PRECISION = Aim("recall", 0.9), Aim("precision", 0.8)
 
 @dataclass(frozen=True, order=True)
 class Cell:
-    """What is planted."""
+    """Parameters of the synthetic memes."""
 
     memes: int
     prevalence: float
@@ -49,25 +49,25 @@ class Cell:
 
 
 def main() -> int:
-    """Run or tabulate."""
-    asked = _parser().parse_args()
-    if asked.command == "table":
-        print(table([json.loads(line) for line in asked.file.read_text().splitlines()]))
+    """Run the missing cells, or print the table."""
+    args = _parser().parse_args()
+    if args.command == "table":
+        print(table([json.loads(line) for line in args.file.read_text().splitlines()]))
         return 0
     limit_threads()
-    asked.file.parent.mkdir(parents=True, exist_ok=True)
-    for cell, seed in _missing(asked):
-        run = measured(cell, seed, asked.trials)
-        with asked.file.open("a") as file:
+    args.file.parent.mkdir(parents=True, exist_ok=True)
+    for cell, seed in _missing(args):
+        run = measured(cell, seed, args.trials)
+        with args.file.open("a") as file:
             file.write(json.dumps(run) + "\n")
         say(f"{cell}, seed {seed}: {run['seconds']} s, ships {run['shipped']}")
     return 0
 
 
 def measured(cell: Cell, seed: int, trials: int) -> dict[str, Any]:
-    """Tune once; what was told and what is true, of every method."""
-    known, optimum = trusted(cell.rule, cell.prevalence, cell.memes, seed, exact=True)
-    fresh, _ = trusted(cell.rule, cell.prevalence, _FRESH, 1000 + seed)
+    """Tune once; reported ("told") and true figures of every method."""
+    known, optimum = trust_features(cell.rule, cell.prevalence, cell.memes, seed, exact=True)
+    fresh, _ = trust_features(cell.rule, cell.prevalence, _FRESH, 1000 + seed)
     began = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="bench-trust-") as folder:
         study = StudyConfig(f"sqlite:///{folder}/studies.sqlite3", "trust", trials, seed)
@@ -92,23 +92,23 @@ def measured(cell: Cell, seed: int, trials: int) -> dict[str, Any]:
 
 
 def _judged(
-    judged: CalibratedMethod, label: np.ndarray, told: np.ndarray, truth: np.ndarray, true: np.ndarray
+    judged: CalibratedMethod, label: np.ndarray, out_of_fold: np.ndarray, truth: np.ndarray, fresh: np.ndarray
 ) -> dict[str, Any]:
-    """Of one method; told: (N,) probabilities out of fold; true: those of the new memes."""
-    there = np.isfinite(told)
-    label, told = label[there], told[there]
-    size = float(np.std(logit(np.clip(true, 1e-9, 1 - 1e-9))))
+    """Figures of one method. out_of_fold: (N,) probabilities; truth, fresh: (M,) labels, probabilities of new memes."""
+    there = np.isfinite(out_of_fold)
+    label, out_of_fold = label[there], out_of_fold[there]
+    size = float(np.std(logit(np.clip(fresh, 1e-9, 1 - 1e-9))))
     figures: dict[str, Any] = {
-        "told": auroc(label, told),
-        "true": auroc(truth, true),
-        "slope": _slope(truth, true) if size > 1e-6 else None,
+        "told": auroc(label, out_of_fold),
+        "true": auroc(truth, fresh),
+        "slope": _slope(truth, fresh) if size > 1e-6 else None,
     }
-    band = review_band(label, told, judged.threshold, _BAND)
-    answered, _ = measure_band(truth, true, judged.threshold, band.low, band.high)
+    band = review_band(label, out_of_fold, judged.threshold, _BAND)
+    answered, _ = measure_band(truth, fresh, judged.threshold, band.low, band.high)
     figures |= {"band": band.coverage, "answered": answered}
     for name, aim in (("recall", _RECALL), ("precision", _PRECISION)):
         try:
-            called = true >= choose_threshold(label, told, aim)
+            called = fresh >= choose_threshold(label, out_of_fold, aim)
         except Unreachable:
             figures[name] = None
             continue
@@ -118,16 +118,16 @@ def _judged(
 
 
 def _slope(label: np.ndarray, probability: np.ndarray) -> float:
-    """Of the logistic regression of the labels on the logits: 1 where probabilities are neither too sure nor too unsure."""
+    """Calibration slope: logistic regression of labels on logits; 1 is well calibrated, below 1 overconfident."""
     scores = logit(np.clip(probability, 1e-9, 1 - 1e-9))[:, None]
     scale = float(scores.std())
     return float(LogisticRegression(C=np.inf).fit(scores / scale, label).coef_[0, 0] / scale)
 
 
-def _missing(asked: argparse.Namespace) -> Iterator[tuple[Cell, int]]:
-    for seed in range(asked.first, asked.first + asked.seeds):
-        for cell in cells(asked.memes, asked.rules):
-            done = _done(asked.file)
+def _missing(args: argparse.Namespace) -> Iterator[tuple[Cell, int]]:
+    for seed in range(args.first, args.first + args.seeds):
+        for cell in cells(args.memes, args.rules):
+            done = _done(args.file)
             if (cell, seed) not in done:
                 yield cell, seed
 
@@ -140,7 +140,7 @@ def _done(file: Path) -> set[tuple[Cell, int]]:
 
 
 def cells(counts: list[int], rules: list[str]) -> list[Cell]:
-    """Those with enough memes of each label, the small ones first."""
+    """The cells with enough memes of each label, the smallest first."""
     return [
         Cell(memes, prevalence, rule)
         for memes in counts
@@ -151,7 +151,7 @@ def cells(counts: list[int], rules: list[str]) -> list[Cell]:
 
 
 def table(runs: list[dict[str, Any]]) -> str:
-    """A row a cell, of what ships. regret: in mean AUROC, against the method with the highest mean in the cell."""
+    """One row per cell, for the shipped method. regret: of its mean AUROC, against the cell's best method."""
     by_cell: dict[Cell, list[dict[str, Any]]] = defaultdict(list)
     for run in runs:
         by_cell[Cell(run["memes"], run["prevalence"], run["rule"])].append(run)
@@ -171,18 +171,18 @@ def table(runs: list[dict[str, Any]]) -> str:
         regret = best - np.mean([one["true"] for one in shipped])
         band = [one["band"] - one["answered"] for one in shipped]
         met = {name: [one[name] for one in shipped if one[name] is not None] for name in ("recall", "precision")}
-        told = {name: _share(values, goal) for (name, values), goal in zip(met.items(), (0.9, 0.8))}
+        shares = {name: _share(values, goal) for (name, values), goal in zip(met.items(), (0.9, 0.8))}
         refused = sum(one["precision"] is None for one in shipped)
         ships = sum(run["shipped"] == ENSEMBLE for run in of)
         lines.append(
             f"| {cell.memes} | {cell.prevalence} | {cell.rule} | {len(of)} | {_both(slope)} | {np.mean(gap):+.3f} | {regret:.3f} | "
-            f"{np.mean(band):+.3f} | {told['recall']} | {told['precision']} | {refused} | {ships} |"
+            f"{np.mean(band):+.3f} | {shares['recall']} | {shares['precision']} | {refused} | {ships} |"
         )
     return "\n".join(lines)
 
 
 def _both(slopes: list[float]) -> str:
-    """Few memes give a slope of any size now and then, which moves the mean."""
+    """Mean and median: with few memes the slope has outliers, which move the mean."""
     return f"{np.mean(slopes):.2f}, {np.median(slopes):.2f}" if slopes else "n/a"
 
 
@@ -191,7 +191,9 @@ def _share(reached: list[float], goal: float) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench.trust", description="Whether the told numbers hold.")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.trust", description="Check reported figures against the truth."
+    )
     parser.add_argument("command", choices=("run", "table"))
     parser.add_argument("file", type=Path, help="of the runs, one JSON object a line")
     parser.add_argument("--memes", type=int, nargs="+", default=list(_COUNTS), help="(default: %(default)s)")

@@ -1,10 +1,12 @@
-"""Trials a second, and what they are worth: our tuning against a plain PyTorch loop and scikit-learn's perceptron.
+"""Tuning speed and result against a plain PyTorch loop and scikit-learn's MLPClassifier.
 
-`python -m bench.tune` (`make bench-tune`), on planted vectors of MultiOFF's size, 594 x 1024 + 768:
+    python -m bench.tune    (`make bench-tune`)
+
+On synthetic vectors of MultiOFF's size, 594 x (1024 + 768):
 
     same     the same trials for all: settings, folds, epochs and widths; no early stopping, no pruning
-    search   the same wall time for all, each with its own Optuna study: the AUROC of what it found on 20,000 new memes
-    default  our default study, 200 trials of 5 folds, start to end, as `make tune` runs it
+    search   the same wall time for all, each with its own Optuna study: AUROC of the result on 20,000 new memes
+    default  our default study, 200 trials of 5 folds, as `make tune` runs it
 """
 
 import argparse
@@ -41,9 +43,9 @@ from head.search.workers import open_trainer
 _GOAL_RATIO, _GOAL_AUROC, _GOAL_SECONDS = 8.0, 0.005, 120.0
 _MEMES, _FRESH, _FOLDS = 594, 20_000, 5
 _EPOCHS = 20
-# Principal components that a side is reduced to, of those that the search chooses from.
+# Principal components per side, one of the values in the search space.
 _COMPONENTS = 64
-# Starting workers takes seconds, once a study: ours trains as many trials as a default study has.
+# Workers take seconds to start, once per study, so ours trains 25 times as many trials, as in a default study.
 _AGAIN = 25
 _PLAIN, _PERCEPTRON = "(a) plain PyTorch loop", "(b) MLPClassifier"
 _OURS, _OURS_ONE, _OURS_ALL = "(c) ours", "    ours, one job", "    ours, one job, all columns"
@@ -53,14 +55,14 @@ Shares = list[tuple[np.ndarray, np.ndarray]]
 
 def main() -> int:
     """Measure, print a table and the JSON line."""
-    asked = _parser().parse_args()
+    args = _parser().parse_args()
     machine = describe()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     features, optimum = planted(_MEMES, seed=1)
     fresh, _ = planted(_FRESH, seed=2)
     folds = assign_folds(features.label, features.copies, features.split, Protocol("kfold", _FOLDS), 0)
-    same = _same(features, members(folds), asked.rounds)
-    found = _search(features, members(folds), fresh, asked.seconds)
+    same = _same(features, members(folds), args.rounds)
+    found = _search(features, members(folds), fresh, args.seconds)
     whole = _default(features, fresh)
     result = {
         "benchmark": "tune",
@@ -70,7 +72,7 @@ def main() -> int:
         "epochs": _EPOCHS,
         "optimum": round(optimum, 4),
         "same": same,
-        "search_seconds": asked.seconds,
+        "search_seconds": args.seconds,
         "search": found,
         "default": whole,
     }
@@ -81,7 +83,7 @@ def main() -> int:
 
 
 def _same(features: Features, shares: Shares, rounds: int) -> dict[str, Any]:
-    """Trials a second with equal work, the fastest of the rounds, and the mean AUROC over all trials and folds."""
+    """Trials/s for equal work, of the fastest round, and the mean AUROC over all trials and folds."""
     trials = [
         Settings(fusion, width, batch, 1e-3, 1e-4, 0.3, _EPOCHS)
         for fusion, width, batch in itertools.product(("align", "concat"), (128, 256), (32, 64))
@@ -144,7 +146,7 @@ def _ours(trials: list[Settings], features: Features, shares: Shares, jobs: int,
     means = []
     with open_trainer(features, shares, torch.device("cpu"), jobs) as trainer:
         for _, outcome in trainer.train(pairs, lambda *_: True):
-            assert outcome.auroc is not None  # nothing stops them, and at this learning rate none diverges
+            assert outcome.auroc is not None  # there is no pruning, and at this learning rate no trial diverges
             means.append(float(outcome.auroc.mean()))
             study.tell(study.ask(), means[-1])
     return means
@@ -173,7 +175,7 @@ def _configs(settings: Settings, features: Features, components: int) -> tuple[H
 
 
 def _search(features: Features, shares: Shares, fresh: Features, seconds: float) -> dict[str, Any]:
-    """What each finds in equal wall time: its trials, its best mean AUROC, and the AUROC on memes that are new."""
+    """Results of equal wall time: number of trials, best mean AUROC, and AUROC on new memes."""
     found = {}
     for name, train in ((_PLAIN, plain_folds), (_PERCEPTRON, perceptron_folds)):
         found[name] = _peer_search(train, features, shares, fresh, seconds)
@@ -186,7 +188,7 @@ def _search(features: Features, shares: Shares, fresh: Features, seconds: float)
 def _peer_search(
     train: Callable[..., Any], features: Features, shares: Shares, fresh: Features, seconds: float
 ) -> dict[str, Any]:
-    """TPE and a median pruner over the folds, as one would write it."""
+    """A plain Optuna search: TPE and a median pruner over the folds."""
     pruner = optuna.pruners.MedianPruner(n_startup_trials=8)
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=0), pruner=pruner)
     best: dict[str, Any] = {"value": -1.0}
@@ -224,7 +226,7 @@ def _peer_search(
 
 
 def _our_search(features: Features, fresh: Features, seconds: float) -> dict[str, Any]:
-    """As many trials as fit: whole runs of the procedure, the study going on, until the time is over."""
+    """As many trials as fit into `seconds`: repeated runs that continue one study."""
     with tempfile.TemporaryDirectory(prefix="bench-tune-") as folder:
         began, trials = time.perf_counter(), 40
         last: dict[str, Any] = {}
@@ -285,7 +287,7 @@ def _table(result: dict[str, Any]) -> str:
     lines.append(f"\n{title:40}{'trials':>10}{'best mean':>11}{'on new memes':>14}")
     for name, one in result["search"].items():
         lines.append(f"{name:40}{one['trials']:10}{one['best_mean_auroc']:11.3f}{one['fresh_auroc']:14.3f}")
-    lines.append(f"{'who knows the rule':40}{'':21}{result['optimum']:14.3f}")
+    lines.append(f"{'label rule (upper bound)':40}{'':21}{result['optimum']:14.3f}")
     default = result["default"]
     lines.append(
         f"\ndefault study, {default['trials']} trials of {_FOLDS} folds, start to end: {default['seconds']} s, "
@@ -295,7 +297,9 @@ def _table(result: dict[str, Any]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench.tune", description="Trials a second, and their worth.")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.tune", description="Tuning speed and result against two peers."
+    )
     parser.add_argument("--rounds", type=int, default=3, help="the fastest counts (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=60.0, help="of search for each (default: %(default)s)")
     return parser

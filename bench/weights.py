@@ -1,21 +1,21 @@
-"""Weights of a real architecture without a hub: random, by a fixed seed, one file that every contender reads.
+"""Random weights of an open_clip architecture, from a fixed seed, in one file for all contenders.
 
-Speed does not depend on what the numbers are, so random ones will do; what comes out means nothing.
+Speed does not depend on the values; the vectors are meaningless. No hub is needed.
 """
 
 from pathlib import Path
 
-from bench.machine import WORKSHOP, say
+from bench.machine import BENCH_FOLDER, say
 
 MODEL = "ViT-B-32"
 _SEED = 0
 
 
-def weights_file(folder: Path = WORKSHOP, name: str = MODEL) -> Path:
-    """The checkpoint of open_clip's model of that name, made if it is not there yet."""
+def weights_file(folder: Path = BENCH_FOLDER, name: str = MODEL) -> Path:
+    """The checkpoint of an open_clip model with random weights, created if missing. Raises OSError."""
     path = folder / f"{name}-random-{_SEED}.pt"
     if not path.exists():
-        import open_clip  # seconds, and only the first run has to spend them
+        import open_clip  # takes seconds to import, needed in the first run only
         import torch
 
         say(f"writing random weights of {name} to {path}")

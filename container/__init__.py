@@ -1,1 +1,1 @@
-"""Package lists of the container images, and `make image-check`, which builds and tests them without Docker."""
+"""Package lists of the container images, and their build and test without Docker (`make image-check`)."""

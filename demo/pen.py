@@ -1,4 +1,7 @@
-"""Draw outlined shapes on a canvas, scaled, rotated and mirrored; used by `demo.subjects` and `demo.scenes`."""
+"""Draw outlined shapes on a canvas, scaled, rotated and mirrored.
+
+Used by `demo.subjects` and `demo.scenes`.
+"""
 
 import math
 from collections.abc import Sequence

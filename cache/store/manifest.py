@@ -32,7 +32,7 @@ def manifest_entry(path: Path, rows: int, digest: str) -> Entry:
 
 
 def segment_kind(name: str) -> str:
-    """ "image" or "text", from a segment's file name."""
+    """The kind of a segment's rows, "image" or "text", from its file name."""
     return name.split("-")[0]
 
 

@@ -1,4 +1,7 @@
-"""Preprocess one picture file or one text for the encoder, in any worker; errors are returned, not raised."""
+"""Preprocess one picture file or one text for the encoder, in any worker.
+
+Errors of an item are returned, not raised.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from bench import environment
-from bench.environment import NoPeer, install
+from bench.environment import PeerUnavailable, install
 from bench.machine import CommandFailed, Run
 
 
@@ -58,7 +58,7 @@ def test_packages_behind_its_own_are_named_in_a_pth_file(tmp_path: Path, command
 @pytest.mark.parametrize("step", ["venv", "pip", "peer"])
 def test_what_failed_is_said_and_tried_again(step: str, tmp_path: Path, commands: Commands) -> None:
     commands.fails_at = step
-    with pytest.raises(NoPeer, match="a peer could not be installed: no such package"):
+    with pytest.raises(PeerUnavailable, match="a peer could not be installed: no such package"):
         make(tmp_path / "peer", "one==1")
     commands.fails_at = ""
     commands.said.clear()

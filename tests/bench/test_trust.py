@@ -7,7 +7,7 @@ import pytest
 from quick import quick_tuning
 
 from bench import trust
-from bench.planted import TRUST_RULES, trusted
+from bench.planted import TRUST_RULES, trust_features
 from bench.trust import Cell, cells, measured, table
 from head import fitting
 from head.candidates import table as candidates
@@ -56,11 +56,13 @@ def test_the_table_has_a_row_a_cell_of_what_ships(runs: dict[str, list[dict]]) -
 
 def test_planted_memes_have_the_prevalence_and_the_rule_that_was_asked_for() -> None:
     for rule in TRUST_RULES:
-        few, _ = trusted(rule, 0.1, 100, 0, exact=True)
+        few, _ = trust_features(rule, 0.1, 100, 0, exact=True)
         assert few.label.sum() == 10 and few.joint == (96 if rule == "clip" else 0)
-        many, knows = trusted(rule, 0.02, 6000, 1)
+        many, knows = trust_features(rule, 0.02, 6000, 1)
         assert 0.01 < many.label.mean() < 0.03 and (knows > 0.85 or rule == "noise")
-    assert not np.array_equal(trusted("linear", 0.4, 50, 0)[0].image, trusted("linear", 0.4, 50, 1)[0].image)
+    assert not np.array_equal(
+        trust_features("linear", 0.4, 50, 0)[0].image, trust_features("linear", 0.4, 50, 1)[0].image
+    )
 
 
 def test_cells_have_eight_memes_of_each_label_and_finished_runs_are_not_run_again(tmp_path: Path) -> None:
