@@ -1,34 +1,29 @@
-"""`python -m api serve` answers over HTTP; `python -m api predict IMAGE [--text ...]` prints the same JSON once;
-`python -m api predict-folder SOURCE [--out FILE.csv]` writes a CSV row for each meme of a folder or a table;
-`python -m api export [--out DIR]` writes the bundle again with its encoder, to be served without a network.
+"""Commands of the classifier.
 
-Exit 0: done or stopped; 2: bad input, said in a sentence on stderr, or no meme could be judged; 130: interrupted.
+    python -m api serve                                   the HTTP server
+    python -m api predict IMAGE [--text ...]              the JSON response to one meme, on stdout
+    python -m api predict-folder SOURCE [--out FILE.csv]  a CSV row for each meme of a folder or a table
+    python -m api export [--out DIR]                      the bundle with its encoder, to serve it without a network
+
+Exit codes: 0 done or stopped; 2 bad input, with a message on stderr, or no meme could be classified; 130 interrupted.
 """
 
 import argparse
 import gc
 import os
 import sys
-import uuid
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
 
-import msgspec
-
 if __name__ == "__main__":
-    gc.disable()  # until `load` has loaded: a quarter of the start would go into looking for garbage that is not there
+    gc.disable()  # until `settle`: collections while importing and loading take a quarter of the start-up time
 
 from api.commands.export import export_bundle
+from api.commands.predict import predict
 from api.commands.predict_folder import predict_folder
-from api.metrics import Metrics
-from api.model.prediction import Meme
-from api.schema import MAX_TEXT_CHARS
-from api.server import load, reader_of, serve
 from api.settings import ServeSettings
 from cache import refuse
-from embed.pictures.decoding import UnreadableImage
-from embed.pictures.hashing import UnusableFile, read_picture
 
 _HELP = {
     "bundle": "model bundle to load",
@@ -56,34 +51,25 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one of the commands; return the exit code."""
     options = vars(_parser().parse_args(arguments))
     command = options.pop("command")
-    asked = {name: options.pop(name) for name in ("image", "text", "explain", "source", "out") if name in options}
+    given = {name: options.pop(name) for name in ("image", "text", "explain", "source", "out") if name in options}
     say = partial(print, file=sys.stderr)
     try:
         settings = ServeSettings(**options)
         if command == "predict":
-            print(_predict(settings, **asked))
+            print(predict(**given, settings=settings))
         elif command == "predict-folder":
-            return predict_folder(**asked, settings=settings, say=say)
+            return predict_folder(**given, settings=settings, say=say)
         elif command == "export":
-            print(export_bundle(settings, **asked, say=say))
+            print(export_bundle(settings, **given, say=say))
         else:
-            serve(settings, say=lambda note: print(note, flush=True))
+            from api.server import serve  # not at the top: only this command needs Flask and waitress
+
+            serve(settings, say=partial(print, flush=True))
     except (ValueError, OSError) as error:
         return refuse(error)
-    except KeyboardInterrupt:  # while loading; a server that listens ends by it in good order
+    except KeyboardInterrupt:  # while loading; a listening server handles SIGINT itself
         return 130
     return 0
-
-
-def _predict(settings: ServeSettings, image: Path, text: str | None, explain: bool) -> str:
-    if text is not None and len(text) > MAX_TEXT_CHARS:
-        raise ValueError(f"--text has {len(text):,} characters, the limit is {MAX_TEXT_CHARS:,}")
-    try:
-        meme = Meme(read_picture(image), text, explain=explain)
-        answer = load(settings, Metrics(), reader_of(settings)).predictor.predict(meme, uuid.uuid4().hex)
-    except (UnusableFile, UnreadableImage) as error:
-        raise ValueError(f"{image}: {error}") from error
-    return msgspec.json.format(msgspec.json.encode(answer), indent=2).decode()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -108,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument(
                 f"--{setting.name.replace('_', '-')}",
                 type=_truth if isinstance(setting.default, bool) else type(setting.default),
-                # a string default goes through `type`, so a bad value in the environment is said as one in a flag is
+                # argparse passes string defaults through `type`: a bad variable gives the same error as a bad flag
                 default=os.environ.get(variable, setting.default),
                 help=f"{_HELP[setting.name]} (default: {setting.default}; or {variable})",
             )
@@ -125,4 +111,4 @@ if __name__ == "__main__":
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # the interpreter's own way out aborts (exit 134) where a thread is still in torch
+    os._exit(code)  # the interpreter's shutdown aborts (exit 134) while a thread is in torch

@@ -10,8 +10,9 @@ from machine import PATIENCE
 from torch import Tensor
 
 from api.http.app import create_app
-from api.http.service import Loaded, Service
+from api.http.service import Service
 from api.metrics import Metrics
+from api.model.loading import LoadedModel
 from api.model.prediction import Predictor, Reader
 from api.schema import Model, ModelCard
 from api.settings import ServeSettings
@@ -107,7 +108,7 @@ def make_service(
     """A service, as `serve` makes one. Whoever makes one closes its `predictor`."""
     metrics, engine = Metrics(), None if reader is None else Reader(reader, "fake")
     chosen, model = ServeSettings(**settings), classifier or FakeClassifier()
-    return Service(chosen, metrics, lambda old: Loaded(Predictor(model, chosen, metrics, engine), CARD))  # type: ignore[arg-type]
+    return Service(chosen, metrics, lambda old: LoadedModel(Predictor(model, chosen, metrics, engine), CARD))  # type: ignore[arg-type]
 
 
 def make_client(service: Service) -> FlaskClient:

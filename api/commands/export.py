@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from api.model.classifier import ENCODER, MemeClassifier, encoder_inside, encoder_named
 from api.model.explanation import TRAINING, UntoldMemes, training_memes, tuned_on
-from api.server import moved
+from api.model.loading import encoder_source
 from api.settings import ServeSettings
 from cache import (
     KINDS,
@@ -66,7 +66,7 @@ def export_bundle(settings: ServeSettings, out: Path | None, say: Callable[[str]
             bar.update()
 
         begin("loading the bundle")
-        classifier = MemeClassifier.from_bundle(folder, _CPU, *moved(settings))
+        classifier = MemeClassifier.from_bundle(folder, _CPU, *encoder_source(settings))
         config, expected = classifier.config, probe(classifier.encoder)
         del classifier  # a large encoder need not be in memory twice
         with folder_replaced(out.resolve()) as staging:
@@ -75,7 +75,7 @@ def export_bundle(settings: ServeSettings, out: Path | None, say: Callable[[str]
                     shutil.copyfile(folder / name, staging / name)
             write_part(staging, "config.json", _public(config))
             begin("writing the encoder")
-            _write_encoder(staging / ENCODER, folder, config, *moved(settings))
+            _write_encoder(staging / ENCODER, folder, config, *encoder_source(settings))
             begin("writing the training memes")
             memes = _copy_training(config, training_memes(folder, settings.artifacts), staging / TRAINING)
             begin("loading what was written")

@@ -22,9 +22,9 @@ from tqdm import tqdm
 
 from api.metrics import Metrics
 from api.model.batching import ModelFailure
+from api.model.loading import load_model, make_reader
 from api.model.prediction import Meme, Predictor
 from api.schema import MAX_TEXT_CHARS, Prediction
-from api.server import load, reader_of
 from api.settings import ServeSettings
 from cache import cores, write_text_atomically
 from embed.base.errors import RowError
@@ -66,11 +66,11 @@ def predict_folder(source: Path, out: Path | None, settings: ServeSettings, say:
 
     out: None for standard output. A file that has rows of the same model already is gone on with: each row is handed to
     the disk before the next meme is waited for, a half-written last one is made again, a meme that has its row is not
-    judged again, even if its file has changed, and one with a problem is tried again. Raises what `load` raises,
+    judged again, even if its file has changed, and one with a problem is tried again. Raises what `load_model` raises,
     ValueError for a source without memes or another file under `out`'s name; OSError.
     """
     items = _items(source, say)
-    with closing(load(settings, Metrics(), reader_of(settings)).predictor) as predictor:
+    with closing(load_model(settings, Metrics(), make_reader(settings)).predictor) as predictor:
         version = predictor.model.version
         with _standard_output() if out is None else _opened(out, version) as (file, done):
             left, problems = _left(items, done), 0

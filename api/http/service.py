@@ -7,7 +7,6 @@ import hashlib
 import hmac
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
@@ -16,6 +15,7 @@ import msgspec
 from api.http.admission import Admission
 from api.metrics import Metrics
 from api.model.batching import Closed
+from api.model.loading import LoadedModel
 from api.model.prediction import Meme, Predictor
 from api.schema import ModelCard, Prediction
 from api.settings import ServeSettings
@@ -25,18 +25,12 @@ _log = logging.getLogger(__name__)
 _LEAST_KEY_CHARS = 16
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """A predictor and its card."""
-
-    predictor: Predictor
-    card: ModelCard
-
-
 class Service:
     """load: makes the predictor of the bundle that is on disk now, given the one that it is to replace, if any."""
 
-    def __init__(self, settings: ServeSettings, metrics: Metrics, load: Callable[[Predictor | None], Loaded]) -> None:
+    def __init__(
+        self, settings: ServeSettings, metrics: Metrics, load: Callable[[Predictor | None], LoadedModel]
+    ) -> None:
         """Raises what `load` raises, and ValueError for a file of keys that cannot be used."""
         self.settings, self.metrics = settings, metrics
         self.admission = Admission(settings.queue)

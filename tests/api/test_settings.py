@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from api_fakes import make_service
 
-import api.__main__
+import api.server
 from api.__main__ import main
 from api.settings import ServeSettings
 
@@ -35,7 +35,7 @@ VALUES: dict[str, tuple[Any, str]] = {
 def served(monkeypatch: pytest.MonkeyPatch) -> list[ServeSettings]:
     """The settings that `serve` was called with."""
     calls: list[ServeSettings] = []
-    monkeypatch.setattr(api.__main__, "serve", lambda settings, say: calls.append(settings))
+    monkeypatch.setattr(api.server, "serve", lambda settings, say: calls.append(settings))
     for field in fields(ServeSettings):
         monkeypatch.delenv(f"API_{field.name.upper()}", raising=False)
     return calls

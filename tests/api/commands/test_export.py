@@ -17,13 +17,12 @@ import torch
 from fakes import picture
 from huggingface_hub import constants
 
-from api import server
 from api.__main__ import main
 from api.commands import export
-from api.http.service import Loaded
 from api.metrics import Metrics
 from api.model import classifier as classifier_module
 from api.model.classifier import MemeClassifier
+from api.model.loading import LoadedModel, load_model
 from api.model.prediction import Meme, Predictor
 from api.schema import Explanation
 from cache import SpecMismatch, read_index
@@ -161,8 +160,8 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 @contextmanager
-def loaded(bundle: Path, old: Predictor | None = None, **settings: Any) -> Iterator[Loaded]:
-    found = server.load(settings_of(bundle, **settings), Metrics(), old=old)
+def loaded(bundle: Path, old: Predictor | None = None, **settings: Any) -> Iterator[LoadedModel]:
+    found = load_model(settings_of(bundle, **settings), Metrics(), old=old)
     with closing(found.predictor):
         yield found
 

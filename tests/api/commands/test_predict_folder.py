@@ -11,7 +11,7 @@ from fakes import interrupted, memes, picture, write_multioff
 
 from api import __main__ as command
 from api.commands import predict_folder as folder
-from api.http.service import Loaded
+from api.model.loading import LoadedModel
 from api.model.prediction import Meme, Predictor
 from api.schema import MAX_TEXT_CHARS
 from cache import cores
@@ -28,11 +28,11 @@ def judged(monkeypatch: pytest.MonkeyPatch, classifier: FakeClassifier) -> list[
     pictures: list[bytes] = []
     usual = Predictor.begin
 
-    def load(settings: Any, metrics: Any, reader: Any) -> Loaded:
-        return Loaded(make_predictor(classifier, reader, batch=settings.batch), None)  # type: ignore[arg-type]
+    def load(settings: Any, metrics: Any, reader: Any) -> LoadedModel:
+        return LoadedModel(make_predictor(classifier, reader, batch=settings.batch), None)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(folder, "load", load)
-    monkeypatch.setattr(folder, "reader_of", lambda settings: None if settings.ocr == "off" else lambda data: "sneer")
+    monkeypatch.setattr(folder, "load_model", load)
+    monkeypatch.setattr(folder, "make_reader", lambda settings: None if settings.ocr == "off" else lambda data: "sneer")
     monkeypatch.setattr(
         Predictor, "begin", lambda self, meme, name: pictures.append(meme.data) or usual(self, meme, name)
     )
@@ -166,7 +166,7 @@ def test_nothing_but_problems_is_a_failure(judged, tmp_path, capsys, row, proble
     ],
 )
 def test_a_source_without_memes_is_refused_before_the_model_is_loaded(tmp_path, monkeypatch, capsys, name, sentence):
-    monkeypatch.setattr(folder, "load", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(folder, "load_model", lambda *_: pytest.fail("the model was loaded"))
     write(tmp_path, "a.png")
     (tmp_path / "empty").mkdir()
     (tmp_path / "columns.csv").write_text("words\nx\n")

@@ -15,8 +15,9 @@ from msgspec.structs import replace
 from torch import Tensor
 
 from api.http.admission import Admission, Overloaded
-from api.http.service import Loaded, Service
+from api.http.service import Service
 from api.metrics import Metrics
+from api.model.loading import LoadedModel
 from api.model.prediction import Meme, Predictor
 from api.schema import Model
 from api.settings import ServeSettings
@@ -34,7 +35,7 @@ class Disk:
         self.replaced: list[Predictor | None] = []
         self._cleanup = cleanup
 
-    def load(self, old: Predictor | None) -> Loaded:
+    def load(self, old: Predictor | None) -> LoadedModel:
         self.replaced.append(old)
         if self.failure is not None:
             raise self.failure
@@ -44,7 +45,7 @@ class Disk:
         predictor = Predictor(classifier, self.settings, self.metrics)  # type: ignore[arg-type]
         self._cleanup.callback(predictor.close)
         self._cleanup.callback(classifier.may_run.set)
-        return Loaded(predictor, replace(CARD, model=Model(classifier.name, classifier.version)))
+        return LoadedModel(predictor, replace(CARD, model=Model(classifier.name, classifier.version)))
 
     def service(self) -> Service:
         return Service(self.settings, self.metrics, self.load)

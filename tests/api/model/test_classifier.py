@@ -24,13 +24,13 @@ from machine import PATIENCE, batch_tolerance, until
 from PIL import Image
 from torch import Tensor, nn
 
-from api import server
 from api.__main__ import main
 from api.http.app import create_app
-from api.http.service import Loaded, Service
+from api.http.service import Service
 from api.metrics import Metrics
 from api.model import prediction
 from api.model.classifier import MemeClassifier
+from api.model.loading import LoadedModel, load_model
 from api.model.prediction import Predictor
 from api.settings import ServeSettings
 from cache import SpecMismatch, VectorStore, read_index
@@ -160,7 +160,7 @@ def classifier(trained: Trained) -> MemeClassifier:
 @pytest.fixture(scope="module")
 def client(trained: Trained) -> Iterator[FlaskClient]:
     settings, metrics = settings_of(trained.folder), Metrics()
-    service = Service(settings, metrics, lambda old: server.load(settings, metrics, old=old))
+    service = Service(settings, metrics, lambda old: load_model(settings, metrics, old=old))
     with closing(service.predictor):
         yield create_app(service).test_client()
 
@@ -391,8 +391,8 @@ def run_together(
 
 
 @contextmanager
-def loaded(settings: ServeSettings, old: Predictor | None = None) -> Iterator[Loaded]:
-    found = server.load(settings, Metrics(), old=old)
+def loaded(settings: ServeSettings, old: Predictor | None = None) -> Iterator[LoadedModel]:
+    found = load_model(settings, Metrics(), old=old)
     with closing(found.predictor):
         yield found
 

@@ -19,8 +19,8 @@ from api.http.service import Service
 from api.metrics import Metrics
 from api.model import classifier as classifier_module
 from api.model.classifier import MemeClassifier
+from api.model.loading import load_model
 from api.model.prediction import Meme
-from api.server import load
 from cache import SpecMismatch, VectorStore, file_digest, read_index
 from embed.clip.delta import DELTA, write_delta
 from embed.clip.weights import EncoderUnavailable
@@ -167,7 +167,7 @@ def test_a_reload_between_frozen_and_fine_tuned_takes_neither_encoder_nor_vector
     latest = tmp_path / "latest"
     settings, metrics = settings_of(latest), Metrics()
     latest.symlink_to(frozen.bundle)
-    service = Service(settings, metrics, lambda old: load(settings, metrics, old=old))
+    service = Service(settings, metrics, lambda old: load_model(settings, metrics, old=old))
     encoders, kept = [], []
     expected = {made.bundle: from_the_cache(made) for made in (frozen, finetuned)}
     for made, folder in (
@@ -197,7 +197,7 @@ def test_a_damaged_delta_keeps_the_old_model_answering(frozen: Made, finetuned: 
     latest = tmp_path / "latest"
     latest.symlink_to(frozen.bundle)
     settings, metrics = settings_of(latest), Metrics()
-    service = Service(settings, metrics, lambda old: load(settings, metrics, old=old))
+    service = Service(settings, metrics, lambda old: load_model(settings, metrics, old=old))
     with closing(service.predictor):
         before = service.predictor
         broken = copied(finetuned.bundle, tmp_path)
@@ -235,7 +235,7 @@ def test_predict_and_predict_folder_answer_with_the_fine_tuned_encoder(
 
 def test_the_document_describes_the_card_of_a_fine_tuned_model(finetuned: Made) -> None:
     settings, metrics = settings_of(finetuned.bundle), Metrics()
-    service = Service(settings, metrics, lambda old: load(settings, metrics, old=old))
+    service = Service(settings, metrics, lambda old: load_model(settings, metrics, old=old))
     with closing(service.predictor):
         client = create_app(service).test_client()
         described = client.get("/openapi.json").get_json()["components"]["schemas"]
