@@ -17,7 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from matplotlib.typing import RcKeyType
 
-from report.curves import precision_recall, reliability, roc, threshold_figures
+from head.judge.curves import precision_recall, roc, threshold_figures
+from report.curves import reliability
 
 Given = ParamSpec("Given")
 
