@@ -1,7 +1,5 @@
-"""Small copies of the memes' pictures, to stand in the page itself. The names, the links and the files are hostile.
-
-It opens a picture only through the embedding room's finder and decoder. `python -m report` uses it for the gallery.
-"""
+"""Thumbnails of pictures as data URIs for the gallery. Names, links and files are not trusted: pictures are opened only
+by the finder and decoder of `embed`."""
 
 import base64
 import io
@@ -13,17 +11,16 @@ from embed.pictures.decoding import decode_picture
 from embed.pictures.hashing import read_picture
 from embed.pictures.locate import Finder, open_pictures
 
-# Of the longer side, in pixels: sharp at the gallery's width on a screen of common density.
+# Pixels of the longer side.
 _SIDE = 320
-# No artefacts that the eye meets at this size, at about 12 kB.
+# About 12 kB without visible artefacts.
 _QUALITY = 70
 
 
 def thumbnails(data: str, images: Iterable[str], place: str = "") -> dict[str, str]:
-    """{image: data URI of a WebP} of the pictures that can be shown; the others are left out.
+    """{image: data URI of a WebP}; pictures that are missing, outside of the folder or not readable are left out.
 
-    data: the data folder, or its one table, as given to the embedding job; place: its IMAGES; images: paths inside
-    either. A file that is gone, that a link leads out of the folder to, or that is no picture cannot be shown.
+    data: data folder or table of the embedding job; place: its IMAGES; images: paths inside either.
     """
     if not data or not (place or Path(data).exists()):
         return {}
@@ -42,7 +39,7 @@ def _thumbnail(root: Path, finder: Finder, name: str) -> str:
         if problem:
             return ""
         picture = decode_picture(read_picture(root / path)).convert("RGB")
-    except ValueError:  # a file that cannot be read, a picture that cannot be decoded, a name with a NUL
+    except ValueError:  # an unreadable file or picture, or a NUL in the name
         return ""
     picture.thumbnail((_SIDE, _SIDE))
     buffer = io.BytesIO()
