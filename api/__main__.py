@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 if __name__ == "__main__":
-    gc.disable()  # until `settle`: collections while importing and loading take a quarter of the start-up time
+    gc.disable()  # until `trim_memory`: collections while importing and loading take a quarter of the start-up time
 
 from api.commands.export import export_bundle
 from api.commands.predict import predict
@@ -28,18 +28,18 @@ from cache import refuse
 _HELP = {
     "bundle": "model bundle to load",
     "artifacts": "folder with the training index, for explanations",
-    "queue": "memes under way at once; more are answered 503",
+    "queue": "most memes in progress; requests beyond it get 503",
     "batch": "memes in one call of the model",
-    "wait_ms": "how long a batch waits for memes that are being decoded",
-    "cache": "vectors kept of pictures, and of texts; 0: none",
-    "ocr": "on or off: read the words on pictures that come without text",
-    "keys_file": "file with an API key a line; without it, everybody may ask",
-    "cors_origin": "the one origin whose pages may ask",
-    "log_content": "log texts and the pictures' hashes",
-    "model": "where the bundle's encoder is, if it has moved: open_clip model",
-    "pretrained": "the same: tag or local checkpoint file",
+    "wait_ms": "milliseconds that a batch waits for memes that are being decoded",
+    "cache": "most embeddings of pictures, and of texts, kept in memory; 0: none",
+    "ocr": "on or off: read the text off pictures that come without one",
+    "keys_file": "file with one API key per line; without it, no key is required",
+    "cors_origin": "the one origin whose pages may send requests",
+    "log_content": "log texts and hashes of pictures",
+    "model": "open_clip model of the encoder, if not the one in the bundle",
+    "pretrained": "open_clip tag or local checkpoint file, likewise",
     "device": "auto, cpu or cuda",
-    "host": "address to listen on; 0.0.0.0 for every one",
+    "host": "address to listen on; 0.0.0.0 for all",
     "port": "port to listen on; 0 for any free one",
 }
 _PREDICT_FIELDS = ("bundle", "artifacts", "model", "pretrained", "device", "ocr")
@@ -73,21 +73,26 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m api", description="Classify memes with a tuned bundle.")
+    parser = argparse.ArgumentParser(prog="python -m api", description="Classify memes with a model bundle.")
     commands = parser.add_subparsers(dest="command", required=True)
     serving = commands.add_parser("serve", help="answer over HTTP")
     predicting = commands.add_parser("predict", help="classify one picture and print the JSON")
     predicting.add_argument("image", type=Path, help="picture file")
-    predicting.add_argument("--text", help="the text on the meme; without it, it is read off the picture")
-    predicting.add_argument("--explain", action="store_true", help="also say why")
-    judging = commands.add_parser("predict-folder", help="classify a folder or a table of pictures into a CSV")
-    judging.add_argument("source", type=Path, help="folder with pictures, or a .csv or .jsonl that names them")
-    judging.add_argument("--out", type=Path, help="CSV to write, or to go on with; without it, standard output")
-    exporting = commands.add_parser("export", help="write the bundle with its encoder, to be served without a network")
+    predicting.add_argument("--text", help="the text on the meme; default: read off the picture")
+    predicting.add_argument("--explain", action="store_true", help="add an explanation")
+    classifying = commands.add_parser("predict-folder", help="classify a folder or a table of pictures into a CSV")
+    classifying.add_argument("source", type=Path, help="folder with pictures, or a .csv or .jsonl that names them")
+    classifying.add_argument("--out", type=Path, help="CSV to write or continue; default: standard output")
+    exporting = commands.add_parser("export", help="write the bundle with its encoder, to serve it without a network")
     exporting.add_argument(
         "--out", type=Path, help="folder to write; default: exports/<the bundle's name> in --artifacts"
     )
-    takers = ((serving, None), (predicting, _PREDICT_FIELDS), (judging, _FOLDER_FIELDS), (exporting, _EXPORT_FIELDS))
+    takers = (
+        (serving, None),
+        (predicting, _PREDICT_FIELDS),
+        (classifying, _FOLDER_FIELDS),
+        (exporting, _EXPORT_FIELDS),
+    )
     for setting in fields(ServeSettings):
         for command in (command for command, names in takers if names is None or setting.name in names):
             variable = f"API_{setting.name.upper()}"

@@ -1,27 +1,26 @@
-"""What a server tells Python and glibc's malloc, so that its memory stays flat; malloc only where there is glibc."""
+"""Settings of glibc's malloc and of Python's garbage collector that keep a server's memory flat. Without glibc: none."""
 
 import ctypes
 import gc
 
 # From <malloc.h>.
 _MMAP_THRESHOLD, _ARENA_MAX = -3, -8
-# Pictures above a megapixel. Left to itself malloc raises this to 32 MB at the first large picture, and then every thread
-# keeps such a piece for itself.
+# Pictures above a megapixel. By default malloc raises this to 32 MB after the first large picture, and each thread keeps
+# a free block of that size.
 _LARGE = 4_000_000
-# Forty request threads would have sixteen, each as large as the largest bodies that it has seen.
+# The default is 8 per core, each as large as the largest bodies that its threads have received.
 _ARENAS = 4
 
 
-def keep_flat() -> None:
-    """Have large pieces of memory go back to the system as soon as they are free, and threads share the rest. Before
-    they start."""
+def configure_malloc() -> None:
+    """Return large blocks to the system when freed, and limit the arenas of threads. To call before they start."""
     _call("mallopt", _MMAP_THRESHOLD, _LARGE)
     _call("mallopt", _ARENA_MAX, _ARENAS)
 
 
-def settle() -> None:
-    """After loading: give back what is free (the weights' first copies, a quarter of what the process takes), and look
-    for garbage again, which `python -m api` leaves off until then."""
+def trim_memory() -> None:
+    """After loading: return free memory (a quarter of the process) and enable the garbage collector, which `api.__main__`
+    disables."""
     _call("malloc_trim", 0)
     gc.enable()
 

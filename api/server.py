@@ -15,7 +15,7 @@ from pythonjsonlogger.json import JsonFormatter
 
 from api.http.app import create_app
 from api.http.service import Service
-from api.memory import keep_flat
+from api.memory import configure_malloc
 from api.metrics import Metrics
 from api.model.loading import load_model, make_reader
 from api.schema import MAX_BODY_BYTES
@@ -31,7 +31,7 @@ def serve(settings: ServeSettings, say: Callable[[str], None]) -> None:
 
     Raises what `load_model` raises, ValueError for unusable keys or hosts, and OSError when the port is taken.
     """
-    keep_flat()
+    configure_malloc()
     _log_as_json()
     # before the seconds of loading: by default PID 1 of a container ignores SIGTERM, and SIGHUP ends the process
     signal.signal(signal.SIGTERM, _exit)

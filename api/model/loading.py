@@ -7,13 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 
-from api.memory import settle
+from api.memory import trim_memory
 from api.metrics import Metrics
 from api.model.card import model_card
 from api.model.classifier import MemeClassifier
 from api.model.explanation import training_memes
 from api.model.prediction import Predictor, Reader
-from api.model.reading import PictureReader
+from api.model.reading import LazyTextReader
 from api.schema import ModelCard
 from api.settings import ServeSettings
 from embed.clip.hardware import choose_device
@@ -42,11 +42,11 @@ def load_model(
     # torch's worker threads end with the thread that started them, and do not compete with those of the batcher
     with ThreadPoolExecutor(1, "load") as loader:
         classifier = loader.submit(make).result()
-    remembered = old.remembered if old and classifier.encoder is encoder else None
+    embedding_cache = old.embedding_cache if old and classifier.encoder is encoder else None
     card = model_card(folder, classifier, reader.engine if reader else None)
     settings = replace(settings, artifacts=training_memes(folder, settings.artifacts))
-    predictor = Predictor(classifier, settings, metrics, reader, remembered)
-    settle()
+    predictor = Predictor(classifier, settings, metrics, reader, embedding_cache)
+    trim_memory()
     return LoadedModel(predictor, card)
 
 
@@ -59,5 +59,5 @@ def make_reader(settings: ServeSettings) -> Reader | None:
     """The OCR reader, not loaded yet; None if OCR is off. Raises OcrUnavailable."""
     if settings.ocr == "off":
         return None
-    pictures = PictureReader()
-    return Reader(pictures.read, pictures.engine, pictures.load_beside)
+    reader = LazyTextReader()
+    return Reader(reader.read, reader.engine, reader.load_in_background)

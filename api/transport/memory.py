@@ -1,5 +1,6 @@
-"""The old place of `api.memory`, for the tests that import it from here."""
+"""Former place and names of `api.memory`, for tests/conftest.py."""
 
-from api.memory import keep_flat, settle
+from api.memory import configure_malloc as keep_flat
+from api.memory import trim_memory as settle
 
 __all__ = ["keep_flat", "settle"]

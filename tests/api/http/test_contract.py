@@ -158,7 +158,7 @@ def test_schemathesis_finds_nothing(client: FlaskClient) -> None:
 
 
 @OWN_WARNINGS
-def test_schemathesis_finds_no_way_around_the_key(locked: FlaskClient) -> None:
+def test_schemathesis_with_keys(locked: FlaskClient) -> None:
     auth = {"openapi": {"key": {"bearer": KEY}}}
     # over a socket: without one, this release fails as soon as it leaves a key out
     with served(locked) as address:
@@ -187,7 +187,7 @@ def test_every_route_is_in_the_document(client: FlaskClient) -> None:
      ("/predict", "application/json", MemeRequest, MemeRequest, {"json": {"image": PICTURE}}),
      ("/predict/batch", "application/json", BatchRequest, MemeRequest, {"json": {"memes": [{"image": PICTURE}]}})],
 )  # fmt: skip
-def test_the_document_shows_the_types_that_requests_are_checked_against(
+def test_the_document_has_the_request_types(
     client: FlaskClient,
     monkeypatch: pytest.MonkeyPatch,
     path: str,
@@ -208,7 +208,7 @@ def test_the_document_shows_the_types_that_requests_are_checked_against(
     assert types == [checked]
 
 
-def test_the_document_asks_for_a_key_where_one_is_needed(client: FlaskClient, locked: FlaskClient) -> None:
+def test_the_document_has_the_security_of_each_path(client: FlaskClient, locked: FlaskClient) -> None:
     assert "security" not in client.get("/openapi.json").get_data(as_text=True)
     paths = locked.get("/openapi.json").get_json()["paths"]
     asking = {path for path, methods in paths.items() for each in methods.values() if each.get("security")}
