@@ -1,4 +1,4 @@
-"""What `/metrics` says, read as Prometheus reads it; two servers in one process share no counts."""
+"""The metrics, parsed as Prometheus does."""
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families

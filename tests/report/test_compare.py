@@ -36,7 +36,7 @@ def both() -> tuple[dict[str, Any], dict[str, Any]]:
 
 @pytest.fixture
 def two(both: tuple[dict[str, Any], dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The same, to change."""
+    """A copy of `both` to change."""
     return copy.deepcopy(both)
 
 

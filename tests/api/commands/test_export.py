@@ -1,4 +1,4 @@
-"""What is exported answers as the bundle does, needs no network and nothing else of this machine, and shows no meme."""
+"""Exported bundles: the same predictions, no network, no paths and no content."""
 
 import json
 import os
@@ -49,7 +49,7 @@ Change = Callable[[dict[str, Any]], Any]
 
 @dataclass(frozen=True)
 class Made:
-    """A bundle, the results that it was tuned from, and what was exported of it."""
+    """A bundle, its artifacts folder, and its export."""
 
     bundle: Path
     artifacts: Path
@@ -67,19 +67,19 @@ def text_of(row: int) -> str:
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """Of memes whose data say which of them are test."""
+    """Of a data set with a split column."""
     return make(tmp_path_factory, "fp32", split=True)
 
 
 @pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """Of memes of which tuning finds some to be test."""
+    """Of a data set whose test split was made by tuning."""
     return make(tmp_path_factory, "bf16", split=False)
 
 
 @pytest.fixture(scope="module")
 def finetuned(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """Of an encoder that was changed, a weight of either tower whole and one by factors."""
+    """Of a fine-tuned encoder, with a full and a low-rank change in each tower."""
     return make(tmp_path_factory, "bf16", split=True, change=mixed())
 
 
@@ -91,7 +91,7 @@ def made(request: pytest.FixtureRequest) -> Made:
 def make(
     tmp_path_factory: pytest.TempPathFactory, precision: str, split: bool, change: dict[str, torch.Tensor] | None = None
 ) -> Made:
-    """change: what fine-tuning changed of the encoder, if it did."""
+    """change: the weight changes of fine-tuning, if any."""
     root = tmp_path_factory.mktemp("made")
     data = root / "data"
     (data / "pictures").mkdir(parents=True)
@@ -124,7 +124,7 @@ def make(
 
 
 def tune(bundle: Path, asked: EmbedSettings) -> frozenset[str]:
-    """Write a bundle of heads that are as they were drawn; the ids of the memes that it says it was tuned on."""
+    """Write a bundle of heads with random weights; returns the ids of its training memes."""
     index = read_index(asked.index)
     memes = load_tuning(index, asked.vectors, False, 0)
     ensemble = fitted(as_features(memes.image, memes.text))
@@ -174,7 +174,7 @@ def explained(made: Made, bundle: Path, artifacts: Path) -> list[Explanation]:
 
 @pytest.fixture
 def asked_of_network(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Whoever was asked for, by name or by address; nobody answers."""
+    """The hosts that were looked up or connected to; all fail."""
     asked: list[str] = []
 
     def refuse(*arguments: Any, **_: Any) -> None:
@@ -212,7 +212,7 @@ def test_an_export_is_served_without_a_network(
 
 
 def test_an_export_can_be_moved(made: Made, tmp_path: Path) -> None:
-    """Another folder, and another that the process runs in."""
+    """In another folder, and from another working directory."""
     before = explained(made, made.bundle, made.artifacts)
     shutil.copytree(made.export, tmp_path / "there")
     with pytest.MonkeyPatch.context() as patch:
@@ -444,7 +444,7 @@ def test_a_given_encoder_is_used_instead_of_the_exported_one(one: Made, tmp_path
 def test_an_export_without_its_encoder_is_a_plain_bundle(
     one: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a published encoder, which the hub has."""
+    """Of a published encoder of the hub."""
     published = {"model": "ViT-L-14", "pretrained": "openai"}
     out = tmp_path / "out"
     shutil.copytree(one.export, out)
@@ -497,7 +497,7 @@ def test_a_report_of_an_export_is_refused(one: Made, tmp_path: Path, capsys: pyt
 
 
 def test_an_export_without_training_memes(one: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Into a folder that has the bundle's name, which is never a way out of the folder of results."""
+    """The default folder has the bundle's name, and is always inside the artifacts folder."""
     bundle = edit(shutil.copytree(one.bundle, tmp_path / "b"), lambda config: config.update(name="../a b"))
     assert main(["export", "--bundle", str(bundle), "--artifacts", str(tmp_path / "artifacts")]) == 0
     (out,) = (tmp_path / "artifacts" / "exports").iterdir()

@@ -24,7 +24,7 @@ def classifier() -> FakeClassifier:
 
 @pytest.fixture
 def judged(monkeypatch: pytest.MonkeyPatch, classifier: FakeClassifier) -> list[bytes]:
-    """Makes the command judge with the fake; the pictures that it was given. "sneer" is read off each."""
+    """Makes the command use the fake, and OCR return "sneer"; returns the pictures that were classified."""
     pictures: list[bytes] = []
     usual = Predictor.begin
 

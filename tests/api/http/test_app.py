@@ -1,4 +1,4 @@
-"""The HTTP contract, with a stand-in for the model: answers, refusals, keys, headers, logs and counts."""
+"""The HTTP API with a fake model: responses, errors, keys, headers, logs and metrics."""
 
 import base64
 import io
@@ -27,7 +27,7 @@ PROBLEM = {"type", "title", "status", "detail", "request_id"}
 
 @pytest.fixture
 def services() -> Iterator[list[Service]]:
-    """Every service of the test; they are closed after it."""
+    """The services of the test, closed after it."""
     made: list[Service] = []
     yield made
     for service in made:
@@ -79,7 +79,7 @@ def body(text: str | bytes, kind: str = "application/json") -> dict[str, Any]:
 
 
 def raw_form(name: str, value: bytes) -> bytes:
-    """A form of one text field, by hand: the test client leaves a temporary file open for a large one."""
+    """A form with one text field, encoded here: the test client leaves a temporary file open for a large one."""
     return b'--b\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n--b--\r\n' % (name.encode(), value)
 
 
@@ -363,7 +363,7 @@ def test_a_batch_of_sixteen_longest_texts(client: FlaskClient) -> None:
 
 @contextmanager
 def held(classifier: FakeClassifier, call: Callable[[], Any]) -> Iterator[list[Any]]:
-    """While `call` waits in the model; its answer is in the list afterwards."""
+    """While a request waits in the model; its response is in the list afterwards."""
     classifier.may_run.clear()
     answers: list[Any] = []
     thread = Thread(target=lambda: answers.append(call()))
@@ -504,7 +504,7 @@ def test_an_invalid_request_id_is_replaced(client: FlaskClient, own: str) -> Non
 
 
 def logged(caplog: pytest.LogCaptureFixture) -> dict[str, Any]:
-    """What the log's one line says beside what every line says."""
+    """The fields of the one log line without the standard ones."""
     (record,) = (record for record in caplog.records if record.name.startswith("api"))
     usual = vars(logging.makeLogRecord({})).keys() | {"message", "asctime"}
     return {name: value for name, value in vars(record).items() if name not in usual}
@@ -568,7 +568,7 @@ def test_the_model_card(client: FlaskClient) -> None:
 
 
 def counted(client: FlaskClient, start: str) -> dict[str, float]:
-    """Lines of /metrics that begin so: {the rest of the name and its labels: value}."""
+    """Lines of /metrics with this start: {rest of the name and labels: value}."""
     lines = client.get("/metrics").get_data(as_text=True).splitlines()
     named = (line.removeprefix(start).rpartition(" ") for line in lines if line.startswith(start))
     return {name: float(value) for name, _, value in named}

@@ -43,7 +43,7 @@ def client() -> Iterator[FlaskClient]:
 
 @pytest.fixture(autouse=True)
 def cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever a request names, nobody goes and fetches it."""
+    """Fails if the server makes a connection."""
 
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("something was fetched")
@@ -55,7 +55,7 @@ def cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def problem(response: TestResponse) -> dict[str, Any]:
-    """The refusal; it tells nothing of the inside."""
+    """The problem of the response; it has no internal details."""
     assert 400 <= response.status_code < 500, response.data
     assert response.content_type == "application/problem+json"
     told = json.loads(response.data)
@@ -93,7 +93,7 @@ def as_json(image: Any, **fields: Any) -> str:
 
 
 def black_png(width: int, height: int) -> bytes:
-    """A whole PNG of zeros, a hundredth of a thousandth of its pixels in size."""
+    """A valid PNG of zeros with far fewer bytes than pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")

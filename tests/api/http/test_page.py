@@ -1,4 +1,4 @@
-"""The page at `/`, driven in Debian's chromium: every way in, what it shows, what it says when something fails."""
+"""The page at `/` in chromium."""
 
 import base64
 import json
@@ -49,7 +49,7 @@ _WHY = Explanation(
 
 
 class Site:
-    """A page in a browser, the service behind it, and everything that the browser complained of or asked for."""
+    """A page in a browser, its service, and the errors and requests of the browser."""
 
     def __init__(self, context: BrowserContext, service: Service, classifier: FakeClassifier, url: str) -> None:
         self.service, self.classifier, self.url = service, classifier, url
@@ -77,7 +77,7 @@ class Site:
         self.at("image").set_input_files({"name": name, "mimeType": kind, "buffer": data})
 
     def classify(self, words: str) -> None:
-        """Correct the words and ask again; returns with the answer."""
+        """Change the text and submit; returns after the response."""
         with self.answer():
             self.at("text").fill(words)
             self.at("send").click()
@@ -117,8 +117,8 @@ Visit = Callable[..., Site]
 
 @pytest.fixture
 def visit(browser: Browser) -> Iterator[Visit]:
-    """visit(reads=words on every picture, why=explanation, context={...}, settings of the server) opens the page. At
-    the end nothing may have been complained of or asked of anybody else."""
+    """visit(reads=OCR text, why=explanation, context={...}, server settings) opens the page. At the end there must be no
+    errors and no requests to other hosts."""
     with ExitStack() as cleanup:
         sites: list[Site] = []
 

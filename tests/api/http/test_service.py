@@ -1,4 +1,4 @@
-"""A bundle or keys that were swapped on disk are taken over without losing a request, or refused and the old ones kept."""
+"""Reloads of bundle and keys, and admission."""
 
 import logging
 import threading
@@ -26,7 +26,7 @@ KEY, OTHER = "k" * 16, "o" * 24
 
 
 class Disk:
-    """What lies on disk: versions of a classifier, from v0 on, or what loading it raises."""
+    """Simulates a bundle on disk: versions v0, v1, ... of a classifier, or an error on loading."""
 
     def __init__(self, cleanup: ExitStack, **settings: object) -> None:
         self.settings, self.metrics = ServeSettings(**settings), Metrics()  # type: ignore[arg-type]
@@ -64,7 +64,7 @@ def disk() -> Iterator[Make]:
 
 
 def ask(service: Service, seed: int = 0, text: str = "sneer") -> str:
-    """The version that answers."""
+    """The version of the response."""
     return service.begin(Meme(picture(seed), text), "id")().model.version
 
 

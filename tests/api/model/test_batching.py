@@ -1,4 +1,4 @@
-"""Memes that arrive together run together, each gets its own answer, and nobody waits for ever."""
+"""Dynamic batching: batches, order, failures, deadlines."""
 
 import contextlib
 import random
@@ -23,8 +23,7 @@ TEXT = 10_000  # a meme's probability is made of both its sides, so that neither
 
 
 class Model:
-    """Its vectors are the numbers that were prepared. While `may_run` is clear, its calls wait; `began` is released by
-    each call that has begun."""
+    """A fake classifier whose vectors are the prepared numbers. Calls wait while `may_run` is clear, and release `began`."""
 
     def __init__(self, device: str = "cpu") -> None:
         self.encoder = SimpleNamespace(device=torch.device(device))
@@ -77,7 +76,7 @@ def job(number: float, text: float = 0.0) -> Job:
 
 
 class Workers:
-    """A batcher with as many workers as asked for, and jobs that are still on their way."""
+    """A batcher with a given number of workers, and jobs that are still being prepared."""
 
     def __init__(self, model: Model, batcher: Batcher, embedding_cache: EmbeddingCache) -> None:
         self.model, self.batcher, self.embedding_cache = model, batcher, embedding_cache
@@ -87,7 +86,7 @@ class Workers:
 
     @contextlib.contextmanager
     def arriving(self, outcome: Callable[[], Job]) -> Iterator[Callable[[], Any]]:
-        """A meme that is being prepared until what is yielded is called, which then returns what came of it."""
+        """Submit a meme that is being prepared until the yielded function is called, which returns the result."""
         begun, go_on = threading.Event(), threading.Event()
 
         def prepare() -> Job:
@@ -399,7 +398,7 @@ def test_a_failing_call_raises_in_its_caller(workers: Callable[..., Workers], fa
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_call_runs_before_waiting_memes(workers: Callable[..., Workers], count: int) -> None:
-    """It wakes one worker; where that one took memes first, no other would know of the call."""
+    """The call wakes only one worker, which must not take memes first."""
     one = workers(count, wait=LONG)
     one.model.may_run.clear()
     with one.arriving(lambda: job(2)) as finish:

@@ -1,4 +1,4 @@
-"""The model card tells how good the model was found to be, on which memes, and nothing of this machine."""
+"""The model card."""
 
 import copy
 import json
@@ -39,7 +39,7 @@ def figure(point: float | None, low: float = 0.0, high: float = 1.0) -> dict[str
 
 
 def metrics_of(split: str, auroc: float | None = 0.7, low: float = 0.6) -> dict[str, Any]:
-    """As `head.bundle.evaluation.describe` writes them; a third method, which the card leaves out, is there too."""
+    """As `head.bundle.evaluation.describe` writes them, with a third method that the card leaves out."""
     figures = {"auroc": figure(auroc, low, 0.8), "macro_f1": figure(0.64, 0.55, 0.71)}
     names = (SHIPPED, REFERENCE, "majority class")
     return {
@@ -51,7 +51,7 @@ def metrics_of(split: str, auroc: float | None = 0.7, low: float = 0.6) -> dict[
 
 
 def config_of(**changed: Any) -> dict[str, Any]:
-    """As a bundle's config.json, tuned with paths of this machine all over."""
+    """A config.json with paths of this machine."""
     return {
         "name": "memes-1234--ViT-B-32-5678",
         "version": "0123456789ab",

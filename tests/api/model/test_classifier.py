@@ -1,4 +1,4 @@
-"""The served probability is the one that the tuning side computes from the cache, for every kind of picture."""
+"""The served probability equals that of `head` on cached embeddings, for every image format."""
 
 import base64
 import http.client
@@ -54,7 +54,7 @@ LONG = "a very long tale " * 60
 
 @dataclass(frozen=True)
 class Trained:
-    """A bundle, and what the tuning side computes from the cache for each of its memes."""
+    """A bundle, and the probability of each meme by `head` on cached embeddings."""
 
     folder: Path
     root: Path
@@ -114,14 +114,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 
 
 def as_features(image: np.ndarray, text: np.ndarray) -> Features:
-    """Vectors as the tuning side takes them; what else it knows of memes is of no matter here."""
+    """Features of `head` with these embeddings; the other fields are not used."""
     count = len(image)
     numbers, words = np.zeros(count, np.int64), np.full(count, "train")
     return Features(words, image, text, numbers, words, numbers, words)
 
 
 def fitted(features: Features) -> HeadEnsemble:
-    """Two heads of two members, their scalings fitted and their weights as they are drawn."""
+    """Two heads of two members with fitted scaling and random weights."""
     dims = features.image.shape[1], features.text.shape[1]
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -141,7 +141,7 @@ def write_bundle(
     encoder: dict[str, str],
     review: dict[str, Any] | None = None,
 ) -> Bundle:
-    """A bundle that ships `ensemble`, beside another that it does not ship."""
+    """A bundle that ships `ensemble` and has another method."""
     figures = metrics_of("tuning")
     settings = {
         "name": "tested", "shipped": "this", "encoder": encoder, "spec": spec, "calibration": asdict(calibration),
@@ -199,7 +199,7 @@ def test_the_classifier_is_one_module_and_takes_batches(classifier: MemeClassifi
 
 
 class TinyEncoder(FakeEncoder):
-    """With towers, as the classifier wants them."""
+    """A fake encoder with the towers that the classifier needs."""
 
     image_tower = text_tower = nn.Identity()
 
@@ -341,7 +341,7 @@ def test_a_missing_bundle_or_picture_exits_with_2(
 
 @pytest.fixture(scope="module", params=["fp32", "bf16"])
 def demo(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, trained: Trained) -> MemeClassifier:
-    """A classifier over the demo encoder in one precision, which tells memes apart."""
+    """A classifier of the demo encoder in one precision, with differing probabilities."""
     encoder = load_encoder("local-dir:demo/encoder", "", CPU, EncoderOptions(precision=request.param))
     memes = list(trained.memes.values())
     features = as_features(
@@ -373,7 +373,7 @@ def test_probabilities_do_not_depend_on_the_batch(
 def run_together(
     demo: MemeClassifier, predictor: Predictor, asked: list[prediction.Meme], monkeypatch: pytest.MonkeyPatch
 ) -> tuple[list[int], list[float]]:
-    """How many pictures ran at a time when the model waited until all had been sent, and the probabilities."""
+    """The batch sizes and probabilities when the model waits until all memes are queued."""
     sizes: list[int] = []
     all_sent, encode = threading.Event(), demo.encode_images
 
@@ -420,7 +420,7 @@ def test_another_bundle_of_the_same_encoder_reuses_encoder_and_cache(trained: Tr
 
 
 def test_the_cache_is_not_reused_for_another_encoder(trained: Trained, demo: MemeClassifier, tmp_path: Path) -> None:
-    """Of the two encoders that `demo` is, one has the spec of the bundle and one has not."""
+    """One of the two encoders of `demo` has the spec of the bundle."""
     with (
         closing(Predictor(demo, settings_of(trained.folder), Metrics())) as old,
         loaded(settings_of(trained.folder), old) as new,
@@ -433,7 +433,7 @@ def test_the_cache_is_not_reused_for_another_encoder(trained: Trained, demo: Mem
 
 @contextmanager
 def started(bundle: Path, *python: str) -> Iterator[subprocess.Popen[str]]:
-    """A server process that will listen on a free port; python: what to run, if not the module."""
+    """A server process on a free port; python: arguments to run instead of the module."""
     command = [sys.executable, *(python or ("-m", "api")), "serve", "--bundle", str(bundle), "--port", "0"]
     with subprocess.Popen(
         [*command, "--device", "cpu", "--ocr", "off"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -445,7 +445,7 @@ def started(bundle: Path, *python: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def port_of(process: subprocess.Popen[str]) -> int:
-    """Once it says so."""
+    """The port that it prints."""
     assert process.stdout
     line = process.stdout.readline()
     found = re.fullmatch(r"serving tested [0-9a-f]{12} on http://127\.0\.0\.1:(\d+)\n", line)
@@ -454,13 +454,13 @@ def port_of(process: subprocess.Popen[str]) -> int:
 
 
 def log_line(process: subprocess.Popen[str], start: str) -> dict[str, Any]:
-    """The next line of the log whose message starts so."""
+    """The next log line whose message has this start."""
     assert process.stderr
     return next(entry for line in process.stderr if (entry := json.loads(line))["message"].startswith(start))
 
 
 def ask(port: int, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, dict[str, Any]]:
-    """One request on a connection of its own: status and JSON."""
+    """Status and JSON of one request."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     try:
         connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})

@@ -28,7 +28,7 @@ COLUMN, CARVED = SPLITS, ("train",)
 
 
 class Product:
-    """Multiplies the sides' first numbers; `only`: looks at one side alone."""
+    """A classifier by the product of the sides' first numbers; only: the one side that is used."""
 
     def __init__(self, config: dict[str, Any], only: str = "") -> None:
         self.config, self.only = config, only
@@ -54,7 +54,7 @@ def call(function: Callable[[], Any]) -> "Future[Any]":
 
 
 def config_of(artifacts: Path, path: Path, protocol: str = "kfold") -> dict[str, Any]:
-    """What tuning writes of its data."""
+    """The config that tuning writes."""
     index = read_index(path)
     memes = load_tuning(index, artifacts / "vectors", protocol == "official", 3)
     counts = {
@@ -68,7 +68,7 @@ def config_of(artifacts: Path, path: Path, protocol: str = "kfold") -> dict[str,
 def made(
     artifacts: Path, count: int = 100, splits: tuple[str, ...] = COLUMN, **classifier: Any
 ) -> tuple[Product, Features]:
-    """A classifier that was tuned on memes whose index stands under `artifacts`, and all of them."""
+    """A classifier and all memes of its index under `artifacts`."""
     path = write_features(artifacts, planted_features(count, splits=splits))
     config = config_of(artifacts, path)
     return Product(config, **classifier), load_everything(

@@ -1,4 +1,4 @@
-"""A bundle whose encoder was fine-tuned is served as any other: its own encoder, nobody else's vectors, and no other way."""
+"""Serving a bundle with a fine-tuned encoder."""
 
 import csv
 import json
@@ -42,7 +42,7 @@ def finetuned(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 
 def from_the_cache(made: Made) -> list[float]:
-    """What the tuning side computes of each meme, from the vectors of the batch job."""
+    """The probability of each meme by `head` on the cached embeddings."""
     bundle = load_bundle(made.bundle)
     index = read_index(made.artifacts / "datasets" / bundle.config["data"]["index"])
     store = VectorStore(made.artifacts / "vectors", index.spec)
@@ -130,7 +130,7 @@ def test_a_wrong_delta_is_refused(
 
 
 def test_a_delta_of_another_encoder_is_refused(finetuned: Made, tmp_path: Path) -> None:
-    """Whose digest is right: of a model with other blocks."""
+    """With the right digest, of a model with other blocks."""
     folder = copied(finetuned.bundle, tmp_path)
     write_delta(folder / DELTA, {"visual.transformer.resblocks.99.ln_1.bias": torch.ones(9)})
     edit(folder, lambda config: config["spec"].update(delta_sha256=file_digest(folder / DELTA)))
@@ -161,7 +161,7 @@ def test_the_delta_is_added_to_a_given_encoder(finetuned: Made, tmp_path: Path) 
 
 
 def test_a_reload_between_frozen_and_fine_tuned_reuses_nothing(frozen: Made, finetuned: Made, tmp_path: Path) -> None:
-    """There and back, then to an export of the same, which is of the same encoder."""
+    """Frozen to fine-tuned and back, then to an export with the same encoder."""
     latest = tmp_path / "latest"
     settings, metrics = settings_of(latest), Metrics()
     latest.symlink_to(frozen.bundle)

@@ -1,4 +1,4 @@
-"""What is embedding_cache: the right vector under each key, the least recently used forgotten."""
+"""The cache of embeddings and OCR texts."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""From bytes to an answer: what is decoded, read and encoded once, what is remembered, and what is measured of it."""
+"""The predictor: decoding, OCR, caches and metrics."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ Make = Callable[..., Predictor]
 
 
 class Words:
-    """Reads `text` off every picture, while `may_read` is set; calls: how often, most: how many at once."""
+    """Fake OCR that returns `text`; waits while `may_read` is clear. calls: count; most: concurrent calls."""
 
     def __init__(self, text: str = "read", failure: Exception | None = None) -> None:
         self.text, self.failure = text, failure
@@ -72,7 +72,7 @@ def texts(classifier: FakeClassifier) -> list[int]:
 
 
 def sample(predictor: Predictor, metric: str, **labels: str) -> float:
-    """A number of the predictor's metrics; 0 where there is none."""
+    """A value of the predictor's metrics; 0 if there is none."""
     return predictor._metrics.registry.get_sample_value(metric, labels) or 0.0
 
 
@@ -283,7 +283,7 @@ def test_memes_that_wait_for_the_model_are_counted(make: Make, classifier: FakeC
 def test_a_prediction_in_progress_is_explained_after_close(
     make: Make, classifier: FakeClassifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A reload closes the old predictor while its last answers are on their way out."""
+    """A reload closes the old predictor while its last predictions are in progress."""
 
     class Asks:
         def __init__(self, *_: Any) -> None: ...

@@ -1,4 +1,4 @@
-"""The engine that reads words: how many threads it is given."""
+"""The number of OCR threads."""
 
 import pytest
 

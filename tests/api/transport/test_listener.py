@@ -1,4 +1,4 @@
-"""The server under the application, over real sockets: refusals, slow and stuck clients, stopping."""
+"""The WSGI server over real sockets: refusals, slow clients, stopping."""
 
 import http.client
 import json
@@ -27,7 +27,7 @@ def quick_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Application:
-    """Answers with the number of bytes it was sent; /slow waits until it may."""
+    """Responds with the size of the body; /slow waits for `may_go`."""
 
     def __init__(self) -> None:
         self.may_go = threading.Event()
@@ -47,7 +47,7 @@ class Application:
 
 
 class Clock:
-    """Stands still until it is moved."""
+    """A clock that is set by the test."""
 
     now = 1000.0
 
@@ -80,7 +80,7 @@ class Served:
         return list(self.listener._servers[0].active_channels.values())
 
     def later(self, seconds: float) -> None:
-        """Move the clock, and wait until the server has acted on it."""
+        """Advance the clock, and wait until the server has checked its deadlines."""
         self._clock.now += seconds
         until(lambda: self.listener._next_check > self._clock.now or self.listener._closed)
 
@@ -89,19 +89,19 @@ class Served:
         until(lambda: sum(connection.request is not None for connection in self.connections()) == wanted)
 
     def moved(self) -> None:
-        """Wait until the server has received what the one client sent since the clock was moved."""
+        """Wait until the server has received what the one client sent since the clock advanced."""
         until(lambda: self.connections()[0].last_byte_at == self._clock.now)
 
     def idle(self) -> bool:
         return all(connection.idle for connection in self.connections())
 
     def stop(self) -> None:
-        """Begin to stop, and wait until the door is closed."""
+        """Stop, and wait until no more connections are accepted."""
         self.listener.stop()
         until(lambda: self.listener._servers[0].stopping)
 
     def ends(self) -> bool:
-        """Whether `run` returns while the clock stands still."""
+        """Whether `run` returns while the clock does not advance."""
         self._thread.join(PATIENCE)
         return not self._thread.is_alive()
 
@@ -136,7 +136,7 @@ def in_background(call: Callable[[], Any]) -> Iterator[threading.Thread]:
 
 
 def answer_of(client: socket.socket) -> tuple[int, dict[str, str], bytes]:
-    """Status, headers and body of the next answer."""
+    """Status, headers and body of the next response."""
     with http.client.HTTPResponse(client) as response:
         response.begin()
         return response.status, {name.lower(): value for name, value in response.getheaders()}, response.read()
@@ -147,7 +147,7 @@ def request(path: str = "/", *headers: str, method: str = "GET") -> bytes:
 
 
 def is_closed(client: socket.socket) -> bool:
-    """The server has ended the connection, orderly or not."""
+    """Whether the server has closed or reset the connection."""
     try:
         return client.recv(1) == b""
     except ConnectionResetError:
