@@ -146,7 +146,7 @@ class Predictor:
             try:
                 value = self._ocr(self.reader, meme.data, key)
             except (OcrFailed, OcrUnavailable):  # classified by the picture only; `text.source` is "none"
-                _log.exception("the words on a picture could not be read")
+                _log.exception("OCR failed on a picture")
                 self._metrics.ocr_failures.inc()
                 return ReadText("", "none")
         return ReadText(value, "ocr")
