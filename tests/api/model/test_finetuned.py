@@ -82,7 +82,7 @@ def test_an_export_has_the_original_encoder_and_the_delta(
     assert exported(finetuned, tmp_path / "out") == 0
     lines = capsys.readouterr().out.splitlines()
     size = (finetuned.bundle / DELTA).stat().st_size
-    assert f"delta     {DELTA}, added to the encoder as it is loaded ({size / 1e6:.1f} MB)" in lines
+    assert f"delta     {DELTA}, added to the encoder on loading ({size / 1e6:.1f} MB)" in lines
     assert "heads     config.json, head.safetensors, metrics.json" in lines[1] and len(lines) == 6
 
 
