@@ -1,1 +1,1 @@
-"""The combined CLIP-plus-head module and HTTP. The only room that imports flask and waitress."""
+"""The classifier (CLIP encoder and head) and its HTTP server. The only package that imports flask and waitress."""

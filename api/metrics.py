@@ -1,6 +1,4 @@
-"""What `/metrics` shows, in Prometheus' format. One registry per server, so that two of them in one process (the tests
-have many) do not share their counts.
-"""
+"""The Prometheus metrics of `/metrics`. One registry per server, so that several in one process (tests) are separate."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,16 +22,16 @@ STAGES = ("decode", "ocr", "queue", "model", "explain")
 
 
 class Metrics:
-    """Every number that a server keeps of itself."""
+    """The metrics of one server."""
 
     def __init__(self) -> None:
-        disable_created_metrics()  # a second line for each, which nobody reads
+        disable_created_metrics()  # no `_created` series
         self.registry = registry = CollectorRegistry()
-        ProcessCollector(registry=registry)  # memory, processor time, open files
+        ProcessCollector(registry=registry)  # memory, CPU time, open files
         PlatformCollector(registry=registry)
         self.requests = Counter("meme_requests", "Requests answered.", ("path", "method", "status"), registry=registry)
         self.latency = Histogram(
-            "meme_request_seconds", "From a request read whole to its answer.", ("path",), registry=registry,
+            "meme_request_seconds", "From a request received in full to its response.", ("path",), registry=registry,
             buckets=_SECONDS,
         )  # fmt: skip
         self.stages = Histogram(
@@ -46,34 +44,34 @@ class Metrics:
             "meme_batch_size", "Memes that ran together.", registry=registry, buckets=(1, 2, 3, 4, 6, 8, 12, 16, 32)
         )
         self.lookups = Counter(
-            "meme_cache_lookups", "Vectors and read texts looked for among those kept.", ("kind", "result"),
+            "meme_cache_lookups", "Lookups in the cache of embeddings and OCR texts.", ("kind", "result"),
             registry=registry,
         )  # fmt: skip
         self.predictions = Counter("meme_predictions", "Memes answered.", ("label",), registry=registry)
-        # drift is seen here before anybody complains
+        # shows drift of the inputs
         self.probabilities = Histogram(
             "meme_probability", "Probability of offensive.", registry=registry, buckets=_PROBABILITIES
         )
-        self.failures = Counter("meme_model_failures", "Batches that the model failed on.", registry=registry)
-        self.unread = Counter("meme_unread", "Pictures that the engine failed to read words off.", registry=registry)
-        self.reloads = Counter("meme_reloads", "Bundles taken over on SIGHUP.", ("result",), registry=registry)
-        self._model = Gauge("meme_model", "The bundle that answers: always 1.", ("name", "version"), registry=registry)
-        self._under_way = Gauge("meme_under_way", "Memes admitted and not yet answered.", registry=registry)
+        self.failures = Counter("meme_model_failures", "Batches on which the model failed.", registry=registry)
+        self.ocr_failures = Counter("meme_unread", "Pictures on which OCR failed.", registry=registry)
+        self.reloads = Counter("meme_reloads", "Reloads of the bundle on SIGHUP.", ("result",), registry=registry)
+        self._model = Gauge("meme_model", "The loaded bundle: always 1.", ("name", "version"), registry=registry)
+        self._in_progress = Gauge("meme_under_way", "Memes in progress.", registry=registry)
         self._queue = Gauge("meme_queue_depth", "Memes that wait for the model.", registry=registry)
 
-    def watch(self, under_way: Callable[[], int]) -> None:
-        """Read the number of memes under way from there, whenever somebody asks."""
-        self._under_way.set_function(under_way)
+    def set_in_progress(self, in_progress: Callable[[], int]) -> None:
+        """Set the function that returns the number of memes in progress; called for each scrape."""
+        self._in_progress.set_function(in_progress)
 
-    def serving(self, name: str, version: str, queue: Callable[[], int]) -> None:
-        """From now on this bundle answers; how many wait for it is read from `queue`."""
+    def set_model(self, name: str, version: str, queue: Callable[[], int]) -> None:
+        """Set the loaded bundle; queue: returns the number of memes that wait for the model."""
         self._model.clear()
         self._model.labels(name, version).set(1)
         self._queue.set_function(queue)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time what is done inside, as one of STAGES; what fails is timed too."""
+        """Time the block as one of STAGES, also if it raises."""
         started = perf_counter()
         try:
             yield
@@ -81,5 +79,5 @@ class Metrics:
             self.stages.labels(name).observe(perf_counter() - started)
 
     def text(self) -> bytes:
-        """Everything, in Prometheus' text format."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self.registry)

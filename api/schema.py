@@ -1,31 +1,30 @@
-"""What goes over the wire, as types: every request is checked against these, every answer is one of them, and
-`/openapi.json` is made from them. Knows nothing of Flask or of models.
-"""
+"""Request and response types: requests are validated against them, and `/openapi.json` is generated from them."""
 
 from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
-# CLIP reads 77 tokens, some 60 words. A longer text is cut there; one far longer is a mistake or an attack,
-# and one word of 5,000 letters keeps the tokenizer busy for most of a second.
+# CLIP truncates at 77 tokens, about 60 words. The tokenizer takes most of a second for one word of 5,000 letters.
 MAX_TEXT_CHARS = 5_000
-# Phone photos reach 12 MB, and base64 adds a third.
+# Phone photos have up to 12 MB, and base64 adds a third.
 MAX_BODY_BYTES = 20_000_000
-# Half of the memes that a server has under way, so that one caller cannot fill it.
+# Half of the default queue, so that one client cannot fill it.
 MAX_BATCH = 16
 
-# On every answer, also on those to requests that the application never sees.
+# On every response, also on those that the application does not make.
 HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
-# Where the document keeps its types.
+# JSON pointer to a type in the OpenAPI document.
 REFS = "#/components/schemas/{name}"
 
 Probability = Annotated[float, Meta(ge=0, le=1)]
 Label = Literal["offensive", "non-offensive", "review"]
 Text = Annotated[
-    str, Meta(max_length=MAX_TEXT_CHARS, description="the words on the meme; blank: read them, if the server can")
+    str, Meta(max_length=MAX_TEXT_CHARS, description="the text on the meme; blank: read by OCR, if the server has it")
 ]
-Ocr = Annotated[Literal["auto", "off"], Meta(description="off: do not read the picture where there is no text")]
-Explain = Annotated[bool, Meta(description="also say what each side tells, and which labelled memes are most alike")]
+Ocr = Annotated[Literal["auto", "off"], Meta(description="off: no OCR where there is no text")]
+Explain = Annotated[
+    bool, Meta(description="add the probability by each side alone, and the most similar labelled memes")
+]
 
 
 class MemeRequest(Struct, forbid_unknown_fields=True, frozen=True):
@@ -40,7 +39,7 @@ class MemeRequest(Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class MemeForm(Struct, forbid_unknown_fields=True, frozen=True):
-    """A meme as a form, multipart/form-data."""
+    """A meme as multipart/form-data."""
 
     image: Annotated[bytes, Meta(description="the picture", extra_json_schema={"type": "string", "format": "binary"})]
     text: Text = ""
@@ -49,7 +48,7 @@ class MemeForm(Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class BatchRequest(Struct, forbid_unknown_fields=True, frozen=True):
-    """Several memes; each is answered or refused by itself."""
+    """Several memes; each has a prediction or an error of its own."""
 
     memes: Annotated[list[MemeRequest], Meta(min_length=1, max_length=MAX_BATCH)]
 
@@ -60,14 +59,14 @@ class Probabilities(Struct, frozen=True):
 
 
 class Review(Struct, frozen=True):
-    """From low to below high a person decides."""
+    """Probabilities in [low, high) are left to a person."""
 
     low: Probability
     high: Probability
 
 
 class ReadText(Struct, frozen=True):
-    """The text that was judged, and where it is from."""
+    """The text that was classified, and its source."""
 
     value: str
     source: Literal["request", "ocr", "none"]
@@ -79,7 +78,7 @@ class Model(Struct, frozen=True):
 
 
 class Neighbour(Struct, frozen=True):
-    """A labelled meme of the training index; similarities are centred cosines, `similarity` the mean of both sides."""
+    """A labelled training meme. Similarities are centred cosines; `similarity` is the mean of both sides."""
 
     id: str
     label: Literal["offensive", "non-offensive"]
@@ -89,8 +88,8 @@ class Neighbour(Struct, frozen=True):
 
 
 class Explanation(Struct, frozen=True, omit_defaults=True):
-    """image_alone: the mean probability of this picture over the texts of training memes; text_alone likewise; both:
-    the probability of the answer. null, and a note, where the training index is not at hand."""
+    """image_alone: the mean probability of this picture over texts of training memes; text_alone likewise; both: the
+    probability of the response. Without the training index they are null, with a note."""
 
     image_alone: Probability | None
     text_alone: Probability | None
@@ -100,7 +99,7 @@ class Explanation(Struct, frozen=True, omit_defaults=True):
 
 
 class Prediction(Struct, frozen=True, omit_defaults=True):
-    """probability is that of `offensive`, calibrated."""
+    """probability: of `offensive`, calibrated."""
 
     label: Label
     probability: Probability
@@ -114,7 +113,7 @@ class Prediction(Struct, frozen=True, omit_defaults=True):
 
 
 class Problem(Struct, frozen=True):
-    """RFC 9457, with a sentence in `detail` that says what to change."""
+    """An error as of RFC 9457; `detail` says what to change."""
 
     type: str
     title: str
@@ -124,19 +123,19 @@ class Problem(Struct, frozen=True):
 
 
 class Refused(Struct, frozen=True):
-    """A meme of a batch that could not be answered."""
+    """The error of one meme of a batch."""
 
     error: Problem
 
 
-# msgspec has no unions of structs without a tag, so the document is told what stands here.
+# msgspec has no untagged unions of structs, so the schema is given here.
 Entry = Annotated[
     Any, Meta(extra_json_schema={"anyOf": [{"$ref": REFS.format(name=one.__name__)} for one in (Prediction, Refused)]})
 ]
 
 
 class BatchAnswer(Struct, frozen=True):
-    """One entry for each meme, in their order: a Prediction, or why there is none."""
+    """One entry per meme, in order: a Prediction or an error."""
 
     predictions: list[Entry]
 
@@ -151,17 +150,17 @@ class Ready(Struct, frozen=True):
 
 
 class Figure(Struct, frozen=True):
-    """A figure, and the 95 % interval around it."""
+    """A metric and its 95 % interval."""
 
     point: float | None
     interval: Annotated[list[float], Meta(min_length=2, max_length=2)] | None
 
 
 class FineTuning(Struct, frozen=True):
-    """What of the encoder was trained further, together with the head, and from which model.
+    """How the encoder was fine-tuned.
 
-    towers: image, text or both; blocks: how many of a tower's last ones; lora: the rank of the changes, 0 where whole
-    weights were trained; trained: how many numbers were; best_epoch: the one that answers, by its validation loss.
+    from: the model that it started from; towers: image, text or both; blocks: how many of a tower's last blocks; lora:
+    the rank, 0 for full weights; trained: number of trained weights; best_epoch: the one kept, by its validation loss.
     """
 
     source: Model = field(name="from")
@@ -175,11 +174,11 @@ class FineTuning(Struct, frozen=True):
 
 
 class ModelCard(Struct, frozen=True):
-    """What answers, how good it is, and what it is not for.
+    """The model card.
 
-    metrics: {method: {metric: figure}} of what answers and of the best simple method, which gets the vectors of the
-    encoder as it was before any fine-tuning; judged_on says on which memes, `definition` what each metric is. encoder:
-    what made the vectors. finetuned: only where the encoder was.
+    metrics: {method: {metric: figure}} of the shipped method and of the best simple method, which uses the embeddings of
+    the encoder before any fine-tuning; judged_on: the memes of the metrics; definition: of each metric; encoder: the
+    feature spec; finetuned: only of a fine-tuned encoder.
     """
 
     model: Model

@@ -11,41 +11,41 @@ _ORIGIN = re.compile(r"https?://[^/\s]+")
 
 @dataclass(frozen=True)
 class ServeSettings:
-    """What is served, where, and how much at a time. Raises ValueError for what cannot be served.
+    """Settings of the server and the commands. Raises ValueError for a value out of range.
 
-    model, pretrained: where the bundle's encoder is now, "" for where it was; port 0: any free one; queue: memes under
-    way at once, decoding included; batch: memes in one call of the model; wait_ms: how long a batch waits for memes
-    that are being decoded; cache: vectors kept of pictures, and of texts; keys_file, cors_origin: "" for none.
+    model, pretrained: open_clip encoder, "": as in the bundle's config; artifacts: folder of the training index, for
+    explanations; port 0: any free one; queue: most memes in progress, decoding included; batch: most memes in one call
+    of the model; wait_ms: how long a batch that is not full waits for memes that are being decoded; cache: most
+    embeddings of pictures, and of texts, that are kept in memory; keys_file, cors_origin: "": none.
     """
 
     bundle: Path = Path("artifacts/bundles/latest")
     model: str = ""
     pretrained: str = ""
-    # where the training index is, for explanations
     artifacts: Path = Path("artifacts")
     device: str = "auto"
-    # Only this machine, until somebody decides otherwise.
+    # Local connections only, by default.
     host: str = "127.0.0.1"
     port: int = 8080
-    # One and a half seconds' work of ViT-B-32 on two cores: what would wait longer is better told to come again.
+    # ViT-B-32 takes 1.5 s for them on two cores; further requests get 503 rather than wait longer.
     queue: int = 32
-    # Measured: 16 are no faster on a CPU, and everyone in a batch waits for all of it.
+    # 16 are no faster on a CPU, and each meme waits for its whole batch.
     batch: int = 8
-    # Enough for those that are nearly decoded; a meme alone never waits.
+    # Enough for memes that are nearly decoded; a single meme never waits.
     wait_ms: float = 2.0
-    # 10,000 vectors of each side are 40 MB for ViT-B-32, 72 MB for ViT-L-14.
+    # 40 MB for ViT-B-32, 72 MB for ViT-L-14.
     cache: int = 10_000
     ocr: str = "on"
     keys_file: str = ""
     cors_origin: str = ""
-    # What people post is nobody's business in a log, until somebody decides otherwise.
+    # Private by default.
     log_content: bool = False
 
     def __post_init__(self) -> None:
         for name, allowed in (("device", DEVICES), ("ocr", ("on", "off"))):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}")
-        # a socket would take a port modulo 65536
+        # sockets take a port modulo 65536
         for name, least, most in (("port", 0, 65535), ("queue", 1, 1000), ("batch", 1, 1024), ("cache", 0, 10**8)):
             if not least <= getattr(self, name) <= most:
                 raise ValueError(f"{name}: expected {least} to {most}, got {getattr(self, name)}")

@@ -1,1 +1,1 @@
-"""What a model bundle is worth, as pages that need nothing beside them. The only room that imports matplotlib, Jinja2."""
+"""The evaluation of a model bundle as self-contained HTML. The only package that imports matplotlib and Jinja2."""

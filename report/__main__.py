@@ -1,10 +1,10 @@
-"""What a bundle is worth, on one page; or two bundles side by side.
+"""Evaluate a bundle and write its report, or compare two bundles.
 
     python -m report artifacts/bundles/latest
     python -m report compare artifacts/bundles/A artifacts/bundles/B
 
-The first time, a bundle is judged on the test split, which is read for that alone and never again. Results go to
-stdout, notes to stderr. Exit codes: 0 done, 2 something to put right, said in a sentence, 130 stopped by Ctrl-C.
+The first run evaluates the bundle on the test split; later runs use those predictions. Results go to stdout, notes to
+stderr. Exit codes: 0 done, 2 bad input, with a message on stderr, 130 stopped by Ctrl-C.
 """
 
 import argparse
@@ -21,15 +21,15 @@ from head.bundle.readings import read_readings
 from head.judge.shares import share_of
 from head.judge.verdict import verdict
 from report import words
-from report.compare import compare_bundles, comparison_table, render_comparison, said
-from report.costs import Use
+from report.compare import compare_bundles, comparison_summary, comparison_table, render_comparison
+from report.costs import CostModel
 from report.judged import read_judged
 from report.page import render
 from report.pictures import thumbnails
 
-# Characters of a bundle's name in a file's: file systems allow 255 bytes, and a character may take four.
+# Characters of a bundle's name in a file name, which may have 255 bytes.
 _LONGEST_NAME = 50
-# What reading a value that is not there, or is of another kind, raises.
+# Raised for missing values and values of a wrong type.
 _DAMAGED = (KeyError, IndexError, TypeError, AttributeError, UndefinedError)
 
 
@@ -53,8 +53,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m report",
-        description="Judge a model bundle once and write its report.html.",
-        epilog="`python -m report compare A B` puts two bundles side by side.",
+        description="Evaluate a model bundle once and write its report.html.",
+        epilog="`python -m report compare A B` compares two bundles.",
     )
     parser.add_argument(
         "bundle", nargs="?", type=Path, default=Path("artifacts/bundles/latest"), help="default: %(default)s"
@@ -64,24 +64,24 @@ def _parser() -> argparse.ArgumentParser:
         "--prevalence",
         type=share_of,
         default=None,
-        help="share of offensive memes where the model is used: 0.02, 2%%; default: that of the judged memes",
+        help="share of offensive memes where the model is used: 0.02, 2%%; default: that of the evaluated memes",
     )
     parser.add_argument("--miss", type=float, default=1.0, help="cost of an offensive meme that is not flagged")
-    parser.add_argument("--alarm", type=float, default=1.0, help="cost of another meme that is flagged")
+    parser.add_argument("--alarm", type=float, default=1.0, help="cost of a non-offensive meme that is flagged")
     return parser
 
 
 def _compare_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m report compare", description="Put two bundles, each with its report, side by side."
+        prog="python -m report compare", description="Compare two bundles that have a report."
     )
-    parser.add_argument("first", type=Path, metavar="A", help="bundle that the other is compared with")
+    parser.add_argument("first", type=Path, metavar="A", help="bundle to compare with")
     parser.add_argument("second", type=Path, metavar="B")
     return parser
 
 
 def _report(options: argparse.Namespace) -> None:
-    folder, use = options.bundle, Use(options.prevalence, options.miss, options.alarm)
+    folder, cost_model = options.bundle, CostModel(options.prevalence, options.miss, options.alarm)
     evaluate_bundle(folder, options.artifacts, lambda note: print(note, file=sys.stderr))
     judged = read_judged(folder)
     gallery = read_part(folder, "gallery.json")
@@ -89,7 +89,7 @@ def _report(options: argparse.Namespace) -> None:
         nested = _nested(judged.config, options.artifacts)
         readings = read_readings(options.artifacts, judged.config)
         page = render(
-            judged.config, judged.metrics, judged.predictions, gallery, nested, _pictures(gallery), readings, use
+            judged.config, judged.metrics, judged.predictions, gallery, nested, _pictures(gallery), readings, cost_model
         )
         table, verdict_words = (
             words.methods_table(judged.config, judged.metrics),
@@ -101,8 +101,8 @@ def _report(options: argparse.Namespace) -> None:
     _write(path, page)
     print(f"{table}\n\n* shipped")
     if judged.metrics["split"] == "test" and readings:
-        print(f"The test memes have been {words.readings_words(readings)}.")
-    print(f"The report has the other figures and every interval.\n\n{verdict_words}\n\nreport  {path}")
+        print(f"The test split has been {words.readings_words(readings)}.")
+    print(f"The report has the other metrics and all intervals.\n\n{verdict_words}\n\nreport  {path}")
 
 
 def _compare(options: argparse.Namespace) -> None:
@@ -112,15 +112,15 @@ def _compare(options: argparse.Namespace) -> None:
         page = render_comparison(first, second, comparison)
     except _DAMAGED as error:
         raise UnusableBundle(_damaged(f"{options.first}, {options.second}", error)) from error
-    # The name comes from a file, and becomes part of a path.
+    # The name from config.json becomes part of a path.
     name = re.sub(r"[^\w.-]", "_", second.config["name"])[-_LONGEST_NAME:]
     path = options.first / f"compare-{name}.html"
     _write(path, page)
-    print(f"{comparison_table(comparison)}\n\n{said(comparison)}\n\npage  {path}")
+    print(f"{comparison_table(comparison)}\n\n{comparison_summary(comparison)}\n\npage  {path}")
 
 
 def _nested(config: dict, artifacts: Path) -> dict | None:
-    """What `python -m head nested` found on the same memes and vectors; None where it was not run on these."""
+    """The result of `python -m head nested` on the same memes and embeddings; None if there is none."""
     data = config["data"]
     found = read_part(artifacts / "nested" / Path(data["index"]).stem, "nested.json")
     return found if found is not None and found["fingerprint"] == data["fingerprint"] else None
@@ -135,11 +135,11 @@ def _pictures(gallery: dict | None) -> dict[str, str]:
 
 
 def _damaged(folder: Path | str, error: Exception) -> str:
-    return f"{folder}: a JSON file of the bundle is not what it should be ({error!r}); run `python -m head tune` again"
+    return f"{folder}: a JSON file of the bundle is damaged ({error!r}); run `python -m head tune` again"
 
 
 def _write(path: Path, page: str) -> None:
-    """Surrogates, which stand for bytes of file names that are no UTF-8, become escapes."""
+    """Write the page as UTF-8; surrogates (bytes of file names that are not UTF-8) are escaped."""
     write_bytes_atomically(path, page.encode("utf-8", "backslashreplace"))
 
 

@@ -1,7 +1,4 @@
-"""Templates to pages: everything that comes from data is escaped, and the page asks for nothing from outside.
-
-`report.page` and `report.compare` use it.
-"""
+"""Renders the Jinja2 templates; all values are escaped, and pages load nothing from outside."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -25,8 +22,8 @@ _FILTERS: tuple[Callable[..., str], ...] = (
 )
 
 
-def fill(template: str, **values: Any) -> str:
-    """The page of a template. Raises jinja2.UndefinedError for a value that is missing."""
+def render_template(template: str, **values: Any) -> str:
+    """Render a template. Raises jinja2.UndefinedError for a missing value."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,

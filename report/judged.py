@@ -1,7 +1,4 @@
-"""A bundle that has been judged, read from its folder. Computes nothing and does not look at the data.
-
-`python -m report` reads one, `python -m report compare` two.
-"""
+"""Reads an evaluated bundle from its folder."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +17,9 @@ class JudgedBundle:
 
 
 def read_judged(folder: Path) -> JudgedBundle:
-    """Read a bundle and its figures. Raises UnusableBundle, also where the figures were never made."""
+    """Read a bundle and its metrics. Raises UnusableBundle, also if it has not been evaluated."""
     config = load_bundle(folder).config
     metrics = read_part(folder, "metrics.json")
     if metrics is None:
-        raise UnusableBundle(f"{folder / 'metrics.json'}: not there; run `python -m report {folder}` first")
+        raise UnusableBundle(f"{folder / 'metrics.json'}: missing; run `python -m report {folder}` first")
     return JudgedBundle(config, metrics, read_predictions(folder))

@@ -1,7 +1,4 @@
-"""One bundle's page, from the values of its JSON files: it reads no file and looks at no data.
-
-`python -m report [BUNDLE]` writes it as report.html.
-"""
+"""The report of one bundle as an HTML page, from the values of its JSON files."""
 
 import json
 from typing import Any
@@ -13,12 +10,12 @@ from head.judge.verdict import stated_p, verdict
 from head.model.method import MAJORITY
 from head.search.space import DIFFERENCES
 from report import charts, words
-from report.costs import Use, aimed, cost_curve, costs, per_thousand
+from report.costs import CostModel, cost_curve, costs, per_thousand, threshold_metrics
 from report.curves import both_classes, confusion
-from report.html import fill
+from report.html import render_template
 from report.published import NOTE, published_figures
 
-# Parameters whose slices are shown: two rows of three.
+# Parameters with a plot.
 _SLICES = 6
 
 
@@ -30,18 +27,18 @@ def render(
     nested: dict[str, Any] | None,
     pictures: dict[str, str],
     readings: list[dict[str, Any]],
-    use: Use,
+    cost_model: CostModel,
 ) -> str:
-    """The page as HTML, the same for the same values. pictures: {image in the gallery: data URI}, of some or all; readings:
-    the looks at the test memes so far; use: where the model is to be used.
+    """The page as HTML, the same for the same values.
 
-    Raises KeyError, TypeError, AttributeError or jinja2.UndefinedError where the values are not a bundle's.
+    pictures: {image in the gallery: data URI}, of some or all; readings: evaluations on the test split so far.
+    Raises KeyError, TypeError, AttributeError or jinja2.UndefinedError if a JSON file is damaged.
     """
     part = predictions[metrics["split"]]
     nested_shipped = (nested or {}).get("shipped", ENSEMBLE)
     label = np.array(part["label"])
     probabilities = {name: np.array(values) for name, values in part["probability"].items()}
-    return fill(
+    return render_template(
         "report.html",
         title=f"Report: {config['name']}",
         config=config,
@@ -57,10 +54,10 @@ def render(
         facts=words.facts(config, metrics, part["label"], readings),
         judged=words.judged_words(config, metrics["split"]),
         confusion=_confusion(config, label, probabilities[config["shipped"]]),
-        measured=_measured(config, metrics, label, probabilities),
-        aimed=aimed(label, probabilities[config["shipped"]], config["threshold"]),
-        use=use,
-        in_use=_in_use(config, label, probabilities[config["shipped"]], use),
+        measured=_plots(config, metrics, label, probabilities),
+        threshold_metrics=threshold_metrics(label, probabilities[config["shipped"]], config["threshold"]),
+        cost_model=cost_model,
+        in_use=_in_use(config, label, probabilities[config["shipped"]], cost_model),
         learning=_learning(metrics),
         published=published_figures(config) if metrics["split"] == "test" else (),
         published_note=NOTE,
@@ -73,7 +70,7 @@ def render(
 
 
 def _confusion(config: dict[str, Any], label: np.ndarray, probability: np.ndarray) -> dict[str, list[tuple[int, str]]]:
-    """{label in words: (memes, their share of the row) for each answer}."""
+    """{label: (memes, share of the row) of each answer}."""
     review = config["review"]
     band = None if review is None else (review["low"], review["high"])
     rows = {}
@@ -85,10 +82,10 @@ def _confusion(config: dict[str, Any], label: np.ndarray, probability: np.ndarra
     return rows
 
 
-def _measured(
+def _plots(
     config: dict[str, Any], metrics: dict[str, Any], label: np.ndarray, probabilities: dict[str, np.ndarray]
 ) -> dict[str, str]:
-    """Plots of the judged memes, {name: data URI}; of memes of one class only, those that mean something."""
+    """Plots of the evaluated memes, {name: data URI}; with one class only the reliability."""
     shipped = config["shipped"]
     ours = probabilities[shipped]
     simple = {name: probabilities[name] for name in (metrics["reference"],) if name != shipped}
@@ -102,21 +99,23 @@ def _measured(
     return plots
 
 
-def _in_use(config: dict[str, Any], label: np.ndarray, probability: np.ndarray, use: Use) -> dict[str, Any] | None:
-    """Flags, misses and costs; None where the judged memes are of one class."""
+def _in_use(
+    config: dict[str, Any], label: np.ndarray, probability: np.ndarray, cost_model: CostModel
+) -> dict[str, Any] | None:
+    """Flagged and missed memes and costs; None with one class only."""
     if not both_classes(label):
         return None
     threshold = config["threshold"]
-    found = costs(label, probability, threshold, use)
+    found = costs(label, probability, threshold, cost_model)
     return {
-        "rows": per_thousand(label, probability, threshold, use),
+        "rows": per_thousand(label, probability, threshold, cost_model),
         "costs": found,
-        "chart": charts.cost_chart(*cost_curve(label, probability, use), found, threshold),
+        "chart": charts.cost_chart(*cost_curve(label, probability, cost_model), found, threshold),
     }
 
 
 def _learning(metrics: dict[str, Any]) -> dict[str, Any] | None:
-    """The learning curve and what it says; None of older bundles, and where memes are too few for one."""
+    """The learning curve with a summary; None for older bundles and too few memes."""
     learning = metrics.get("learning")
     if not learning or len(learning["curve"]) < 2:
         return None
@@ -124,7 +123,7 @@ def _learning(metrics: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _finetuning(config: dict[str, Any]) -> dict[str, str] | None:
-    """What was fine-tuned in words, and the losses by epoch; None of a bundle that was not."""
+    """The fine-tuning in words, and the losses by epoch; None for a frozen encoder."""
     tuned = config.get("finetuned")
     if tuned is None:
         return None
@@ -136,7 +135,7 @@ def _finetuning(config: dict[str, Any]) -> dict[str, str] | None:
 
 
 def _search(config: dict[str, Any]) -> dict[str, Any]:
-    """Plots of the study, each where there is anything to draw, what they measure and the numbers of trials."""
+    """Plots of the study, None where there is nothing to draw, and the numbers of trials."""
     study, measure = config["study"], words.measure_words(config)
     importances = study["importances"]
     any_value = any(run["value"] is not None for run in study["history"])
@@ -155,7 +154,7 @@ def _search(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _slices(history: list[dict[str, Any]], importances: dict[str, float]) -> dict[str, list[tuple[int, Any, float]]]:
-    """{parameter: (trial, setting, value) of finished trials}: the most important parameters with two settings."""
+    """{parameter: (trial, setting, value) of complete trials} of the most important parameters with several settings."""
     done = [run for run in history if run["state"] == "complete" and run["value"] is not None]
     ranked = sorted(importances, key=lambda name: -importances[name])
     found = {}

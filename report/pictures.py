@@ -1,6 +1,6 @@
-"""Small copies of the memes' pictures, to stand in the page itself. The names, the links and the files are hostile.
+"""Thumbnails of pictures as data URIs, for the gallery.
 
-It opens a picture only through the embedding room's finder and thumbnails. `python -m report` uses it for the gallery.
+Names, links and files are not trusted: pictures are opened only by `embed`'s finder and decoder.
 """
 
 from collections.abc import Iterable
@@ -10,15 +10,14 @@ from embed.base.threads import run_ahead
 from embed.pictures.locate import Finder, open_pictures
 from embed.pictures.thumbnails import thumbnail
 
-# Of the longer side, in pixels: sharp at the gallery's width on a screen of common density.
+# Pixels of the longer side.
 _SIDE = 320
 
 
 def thumbnails(data: str, images: Iterable[str], place: str = "") -> dict[str, str]:
-    """{image: data URI of a WebP} of the pictures that can be shown; the others are left out.
+    """{image: data URI of a WebP}; pictures that are missing, outside of the folder or not readable are left out.
 
-    data: the data folder, or its one table, as given to the embedding job; place: its IMAGES; images: paths inside
-    either. A file that is gone, that a link leads out of the folder to, or that is no picture cannot be shown.
+    data: data folder or table of the embedding job; place: its IMAGES; images: paths inside either.
     """
     if not data or not (place or Path(data).exists()):
         return {}

@@ -1,4 +1,4 @@
-"""What others report of data sets that are known, beside ours: as the papers have it, none of it measured here."""
+"""Published results on known data sets, quoted from the papers."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,13 +6,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class PublishedFigure:
-    """who: and by what; figure: in the paper's own words."""
+    """who: paper and method; figure: as in the paper."""
 
     who: str
     figure: str
 
 
-# Labelled memes of each split, and offensive ones among them, that tell the set.
+# {split: (labelled memes, offensive ones)} that identify MultiOFF.
 _MULTIOFF = {"train": (445, 187), "validation": (148, 57)}
 _FIGURES = (
     PublishedFigure(
@@ -31,7 +31,7 @@ NOTE = (
 
 
 def published_figures(config: dict[str, Any]) -> tuple[PublishedFigure, ...]:
-    """Those of the bundle's data set, which its counts tell; none of one that is not known."""
+    """Published results on the bundle's data set, identified by its counts; () for an unknown one."""
     counts = {
         split: (sum(labels.values()), labels.get("offensive", 0)) for split, labels in config["data"]["counts"].items()
     }

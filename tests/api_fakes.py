@@ -1,4 +1,4 @@
-"""A classifier without a network, and a service around it, for the tests of the server."""
+"""A fake classifier, and a service with it, for the tests of the server."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -10,25 +10,25 @@ from machine import PATIENCE
 from torch import Tensor
 
 from api.http.app import create_app
-from api.http.service import Loaded, Service
+from api.http.service import Service
 from api.metrics import Metrics
+from api.model.loading import LoadedModel
 from api.model.prediction import Predictor, Reader
 from api.schema import Model, ModelCard
 from api.settings import ServeSettings
 
 
 class FakeClassifier:
-    """Finds a meme as offensive as its text is long: 10 letters are certain. The picture does not matter to it.
+    """The probability is the length of the text / 10; the picture is ignored.
 
-    encoded: (kind, how many) of each call of an encoder. While `may_run` is clear, the encoders wait; `began` is
-    released by each call that has begun.
+    encoded: (kind, count) of each call of an encoder. Encoders wait while `may_run` is clear; each call releases `began`.
     """
 
     name, version, threshold = "fake", "0123", 0.4
 
     def __init__(self, review: dict[str, float] | None = None) -> None:
         self.review = review
-        self.broken: Exception | None = None  # what the encoders raise
+        self.broken: Exception | None = None  # raised by the encoders
         self.encoder = FakeEncoder(weights=None)  # type: ignore[arg-type]
         self.config: dict[str, Any] = {
             "name": self.name,
@@ -55,7 +55,7 @@ class FakeClassifier:
     def encode_texts(self, tokens: Sequence[Tensor]) -> Tensor:
         return self._run("text", self.encoder.text_features, tokens)
 
-    def judge(self, image: Tensor, text: Tensor) -> Tensor:
+    def probabilities(self, image: Tensor, text: Tensor) -> Tensor:
         assert len(image) == len(text)
         return (text[:, 0].double() / 10).clamp(0, 1)
 
@@ -96,7 +96,7 @@ CARD = ModelCard(
 def make_predictor(
     classifier: FakeClassifier | None = None, reader: Callable[[bytes], str] | None = None, **settings: Any
 ) -> Predictor:
-    """A predictor; `reader` reads the words on pictures. Whoever makes one closes it (`contextlib.closing`)."""
+    """A predictor with `reader` as OCR. The caller closes it (`contextlib.closing`)."""
     engine = None if reader is None else Reader(reader, "fake")
     return Predictor(classifier or FakeClassifier(), ServeSettings(**settings), Metrics(), engine)  # type: ignore[arg-type]
 
@@ -104,12 +104,12 @@ def make_predictor(
 def make_service(
     classifier: FakeClassifier | None = None, reader: Callable[[bytes], str] | None = None, **settings: Any
 ) -> Service:
-    """A service, as `serve` makes one. Whoever makes one closes its `predictor`."""
+    """A service as `serve` makes it. The caller closes its `predictor`."""
     metrics, engine = Metrics(), None if reader is None else Reader(reader, "fake")
     chosen, model = ServeSettings(**settings), classifier or FakeClassifier()
-    return Service(chosen, metrics, lambda old: Loaded(Predictor(model, chosen, metrics, engine), CARD))  # type: ignore[arg-type]
+    return Service(chosen, metrics, lambda old: LoadedModel(Predictor(model, chosen, metrics, engine), CARD))  # type: ignore[arg-type]
 
 
 def make_client(service: Service) -> FlaskClient:
-    """Calls the application around `service`, without a socket."""
+    """A client of the application of `service`, without sockets."""
     return create_app(service).test_client()

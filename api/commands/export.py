@@ -1,11 +1,9 @@
-"""A bundle with all that serving it takes, the encoder's weights too, and nothing that shows memes.
+"""`python -m api export`: a bundle that can be served without a network, with the encoder and without content of memes.
 
-    config.json, head.safetensors, metrics.json    as they were, less what names places on this machine
-    encoder_delta.safetensors    what fine-tuning changed of the encoder, where it did (see `embed.clip.delta`)
-    encoder/     the encoder as it was before, as any open_clip loads it (see `embed.clip.portable`)
-    training/    ids, labels and vectors of the memes that were tuned on, for explanations
-
-`python -m api export` writes one; `python -m api serve --bundle` serves it without a network.
+config.json, head.safetensors, metrics.json    without paths of this machine
+encoder_delta.safetensors    weight changes of a fine-tuned encoder (see `embed.clip.delta`)
+encoder/     the encoder before fine-tuning, in open_clip's format (see `embed.clip.portable`)
+training/    ids, labels and embeddings of the memes that were tuned on, for explanations
 """
 
 import re
@@ -20,9 +18,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from api.model.classifier import ENCODER, MemeClassifier, encoder_inside, encoder_named
-from api.model.explanation import TRAINING, UntoldMemes, training_memes, tuned_on
-from api.server import moved
+from api.model.classifier import ENCODER, MemeClassifier, exported_encoder, model_and_pretrained
+from api.model.explanation import TRAINING, TrainingMemesChanged, training_memes, training_rows
+from api.model.loading import encoder_source
 from api.settings import ServeSettings
 from cache import (
     KINDS,
@@ -41,22 +39,21 @@ from embed.clip.portable import SOURCE, WEIGHTS, copy_encoder, probe, save_encod
 from head.bundle.format import UnusableBundle, read_config, write_part
 
 _CPU = torch.device("cpu")
-# Predictions, gallery and report have memes' pictures, words and test labels in them.
-_KEPT = ("head.safetensors", "metrics.json")
+# Not predictions, gallery and report: they hold pictures, texts and test labels.
+_COPIED = ("head.safetensors", "metrics.json")
 _STEPS = 4
 Value = TypeVar("Value")
 
 
 def export_bundle(settings: ServeSettings, out: Path | None, say: Callable[[str], None]) -> str:
-    """Write the bundle with its encoder to `out`, whole or not at all, and in the place of an older export; return what
-    was written, in words.
+    """Write the bundle with its encoder to `out` atomically, replacing an older export. Returns a summary of the files.
 
-    out: None for one under the folder of results; say: told what had to be left out. Raises UnusableBundle,
-    EncoderUnavailable, SpecMismatch, OSError; ValueError for an `out` that must not be replaced.
+    out: None for a folder under `settings.artifacts`; say: gets a message on what is left out. Raises UnusableBundle,
+    EncoderUnavailable, SpecMismatch, OSError, and ValueError for an `out` that must not be replaced.
     """
     folder = settings.bundle.resolve()
     config = read_config(folder)
-    # the name comes from a file, and becomes part of a path
+    # the name from config.json becomes part of a path
     out = out or settings.artifacts / "exports" / re.sub(r"^\.+|[^\w.-]", "_", str(config.get("name")))
     _require_free(out, folder)
     with tqdm(total=_STEPS, bar_format="{desc} ({n}/{total}, {elapsed})", delay=1, leave=False) as bar:
@@ -66,52 +63,54 @@ def export_bundle(settings: ServeSettings, out: Path | None, say: Callable[[str]
             bar.update()
 
         begin("loading the bundle")
-        classifier = MemeClassifier.from_bundle(folder, _CPU, *moved(settings))
+        classifier = MemeClassifier.from_bundle(folder, _CPU, *encoder_source(settings))
         config, expected = classifier.config, probe(classifier.encoder)
-        del classifier  # a large encoder need not be in memory twice
+        del classifier  # not two encoders in memory
         with folder_replaced(out.resolve()) as staging:
-            for name in (*_KEPT, *([DELTA] if "delta_sha256" in config["spec"] else [])):
+            for name in (*_COPIED, *([DELTA] if "delta_sha256" in config["spec"] else [])):
                 if (folder / name).exists():
                     shutil.copyfile(folder / name, staging / name)
-            write_part(staging, "config.json", _public(config))
+            write_part(staging, "config.json", _without_paths(config))
             begin("writing the encoder")
-            _write_encoder(staging / ENCODER, folder, config, *moved(settings))
+            _write_encoder(staging / ENCODER, folder, config, *encoder_source(settings))
             begin("writing the training memes")
             memes = _copy_training(config, training_memes(folder, settings.artifacts), staging / TRAINING)
             begin("loading what was written")
             if not torch.equal(probe(MemeClassifier.from_bundle(staging, _CPU).encoder), expected):
-                raise UnusableBundle(f"{folder}: a copy of its encoder makes other vectors, so nothing was written")
+                raise UnusableBundle(
+                    f"{folder}: a copy of its encoder computes other embeddings, so nothing was written"
+                )
     if isinstance(memes, str):
-        say(f"without the training memes, so explain=true will find nothing to compare with: {memes}")
-    return _said(out, memes)
+        say(f"exported without the training memes, so explanations will be empty: {memes}")
+    return _summary(out, memes)
 
 
 def _require_free(out: Path, bundle: Path) -> None:
     if out.resolve() in (bundle, *bundle.parents):
-        raise ValueError(f"--out {out}: the bundle itself, or a folder that holds it; give another folder")
-    # a bundle without its encoder may be the only one, with its one look at test
+        raise ValueError(f"--out {out}: the bundle itself, or a folder that contains it; give another folder")
+    # only an export is replaced: another bundle may be the only copy
     if out.exists() and not (out / ENCODER / SOURCE).is_file():
-        raise ValueError(f"--out {out}: there already, and not an export that could be replaced; give another folder")
+        raise ValueError(f"--out {out}: exists and is not an export; give another folder")
 
 
 def _write_encoder(
     target: Path, bundle: Path, config: dict[str, Any], model: str | None, pretrained: str | None
 ) -> None:
-    inside = encoder_inside(bundle, model, pretrained)
-    if inside:  # whole, or it had not been loaded
+    inside = exported_encoder(bundle, model, pretrained)
+    if inside:  # checked when it was loaded
         copy_encoder(inside, target)
     else:
-        save_encoder(target, *encoder_named(config, model, pretrained), config["spec"])
+        save_encoder(target, *model_and_pretrained(config, model, pretrained), config["spec"])
 
 
-def _public(config: dict[str, Any]) -> dict[str, Any]:
-    """The config, less the places of files on this machine. The bundle keeps its version: its answers are the same."""
+def _without_paths(config: dict[str, Any]) -> dict[str, Any]:
+    """The config without folders of this machine. The version stays: the predictions are the same."""
     encoder = {name: _last_part(value) for name, value in config["encoder"].items()}
     return {**config, "encoder": encoder, "data": {**config["data"], "source": Path(config["data"]["source"]).name}}
 
 
 def _last_part(name: str) -> str:
-    """Of a path; names of models and tags stay as they are."""
+    """The last part of a path; names of models and tags are unchanged."""
     scheme, found, path = name.rpartition("local-dir:")
     if name.startswith("hf-hub:"):
         return name
@@ -119,19 +118,19 @@ def _last_part(name: str) -> str:
 
 
 def _copy_training(config: dict[str, Any], source: Path, target: Path) -> int | str:
-    """Copy of the training index what explanations read, and its vectors; the number of memes, or why there are none."""
+    """Copy the training index, without content, and its embeddings. Returns the number of memes, or why there are none."""
     try:
-        index, rows = tuned_on(config, source)
+        index, rows = training_rows(config, source)
         store = VectorStore(source / "vectors", index.spec)
         segments = {
             kind: _segment(store, kind, [getattr(index, f"{kind}_keys")[row] for row in rows]) for kind in KINDS
         }
-    except (UnusableIndex, UntoldMemes, SpecMismatch, MissingVectors, DamagedSegment) as error:
+    except (UnusableIndex, TrainingMemesChanged, SpecMismatch, MissingVectors, DamagedSegment) as error:
         return str(error)
     copied = VectorStore(target / "vectors", index.spec)
     for kind, segment in segments.items():
         copied.add(kind, segment)
-    write_index(target / "datasets" / Path(config["data"]["index"]).name, _bare(index, set(rows.tolist())))
+    write_index(target / "datasets" / Path(config["data"]["index"]).name, _without_content(index, set(rows.tolist())))
     return len(rows)
 
 
@@ -141,9 +140,9 @@ def _segment(store: VectorStore, kind: str, keys: Sequence[str]) -> Segment:
     return Segment(keys, store.read(kind, keys), tokens)
 
 
-def _bare(index: DatasetIndex, rows: set[int]) -> DatasetIndex:
-    """The index without pictures' places, texts and prompts, and without anything of the memes that are not in `rows`,
-    which become test: that is how explanations know whom to leave out, also where the data do not say it."""
+def _without_content(index: DatasetIndex, rows: set[int]) -> DatasetIndex:
+    """The index without paths of pictures, texts and prompts. Memes that are not in `rows` keep nothing and get the split
+    test, which explanations leave out."""
 
     def only(values: Sequence[Value], blank: Value) -> list[Value]:
         return [value if row in rows else blank for row, value in enumerate(values)]
@@ -168,13 +167,13 @@ def _bare(index: DatasetIndex, rows: set[int]) -> DatasetIndex:
     )
 
 
-def _said(out: Path, memes: int | str) -> str:
+def _summary(out: Path, memes: int | str) -> str:
     sizes = {path.relative_to(out): path.stat().st_size for path in out.rglob("*") if path.is_file()}
     tops = (DELTA, ENCODER, TRAINING)
     named = {top: sum(size for path, size in sizes.items() if path.parts[0] == top) for top in tops}
     heads = sum(sizes.values()) - sum(named.values())
     names = sorted(path.name for path in sizes if len(path.parts) == 1 and path.name != DELTA)
-    delta = [f"delta     {DELTA}, added to the encoder as it is loaded ({_megabytes(named[DELTA])})"]
+    delta = [f"delta     {DELTA}, added to the encoder on loading ({_megabytes(named[DELTA])})"]
     training = (
         "none" if isinstance(memes, str) else f"ids, labels and vectors of {memes:,} memes, no pictures, no texts"
     )
@@ -183,7 +182,7 @@ def _said(out: Path, memes: int | str) -> str:
             f"export    {out} ({_megabytes(sum(sizes.values()))})",
             f"heads     {', '.join(names)} ({_megabytes(heads)})",
             *(delta if named[DELTA] else []),
-            f"encoder   {ENCODER}/{WEIGHTS} and what describes it ({_megabytes(named[ENCODER])})",
+            f"encoder   {ENCODER}/{WEIGHTS} and its config files ({_megabytes(named[ENCODER])})",
             f"training  {training} ({_megabytes(named[TRAINING])})",
             f"next      make serve BUNDLE={shlex.quote(str(out))}",
         )

@@ -1,9 +1,8 @@
-"""`python -m api predict-folder SOURCE [--out FILE.csv]`: a folder or a table of memes, a row of predictions for each.
+"""`python -m api predict-folder SOURCE [--out FILE.csv]`: a CSV row with the prediction for each meme of a folder or table.
 
-A folder is walked with its subfolders, in the order of the names; hidden files and linked folders are left out. A table
-(.csv, .jsonl) names its pictures as for `make embed`, needs no labels and no texts; of a folder in MultiOFF's layout the
-tables are read. Values are written as they are, also texts that begin with `=`: the file is for programs, so import it
-into a spreadsheet as text. Knows nothing of HTTP.
+A folder is read with its subfolders, sorted by name, without hidden files and linked folders. A table (.csv, .jsonl)
+names its pictures as for `make embed` and needs no labels and texts; in a folder with MultiOFF's layout the tables are
+read. Values are not escaped for spreadsheets, also texts that begin with `=`: import the file as text.
 """
 
 import csv
@@ -22,9 +21,9 @@ from tqdm import tqdm
 
 from api.metrics import Metrics
 from api.model.batching import ModelFailure
+from api.model.loading import load_model, make_reader
 from api.model.prediction import Meme, Predictor
 from api.schema import MAX_TEXT_CHARS, Prediction
-from api.server import load, reader_of
 from api.settings import ServeSettings
 from cache import cores, write_text_atomically
 from embed.base.errors import RowError
@@ -36,19 +35,19 @@ from embed.pictures.hashing import UnusableFile, read_picture
 from embed.pictures.locate import PictureFinder
 
 COLUMNS = ("image_name", "text", "text_source", "label", "probability", "threshold", "model_version", "problem")
-# Lines end as in RFC 4180; Python's csv then quotes both of the line's ends within a value.
+# Line ends as in RFC 4180; Python's csv then quotes values with \r or \n.
 _HEADER = ",".join(COLUMNS) + "\r\n"
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".gif", ".webp", ".bmp", ".tif", ".tiff")
-# MultiOFF's tables; the pictures' folder stands beside it.
+# Folder of MultiOFF's tables, beside that of the pictures.
 _TABLES = "Split Dataset"
-# A batch in work and one that waits, for every lane; decoded, a meme is some hundred kilobytes.
-_BATCHES_PER_LANE = 2
+# One that runs and one that waits; a decoded meme has some hundred kilobytes.
+_BATCHES_PER_WORKER = 2
 
 
 @dataclass(frozen=True)
 class _Item:
-    """A meme to judge. name: as in the answer's row; image: its file; text: cleaned, "" for none; problem: "" or why
-    it cannot be judged."""
+    """A meme to classify. name: of its row; image: path; text: cleaned, "" for none; problem: "", or why it cannot be
+    classified."""
 
     name: str
     image: Path
@@ -57,56 +56,56 @@ class _Item:
 
     @property
     def key(self) -> tuple[str, str]:
-        """What tells it from other memes of the source."""
+        """Identifies the meme within the source."""
         return self.name, self.text
 
 
 def predict_folder(source: Path, out: Path | None, settings: ServeSettings, say: Callable[[str], None]) -> int:
-    """Judge every meme of `source`, write a CSV row for each; the exit code: 2 when none could be judged, else 0.
+    """Classify each meme of `source` and write a CSV row for it. Returns the exit code: 2 if none could be classified.
 
-    out: None for standard output. A file that has rows of the same model already is gone on with: each row is handed to
-    the disk before the next meme is waited for, a half-written last one is made again, a meme that has its row is not
-    judged again, even if its file has changed, and one with a problem is tried again. Raises what `load` raises,
-    ValueError for a source without memes or another file under `out`'s name; OSError.
+    out: None for standard output. An existing file with rows of the same model is continued: memes with a row are not
+    classified again, even if the picture has changed; rows with a problem and an incomplete last row are replaced. Each
+    row is flushed. Raises what `load_model` raises, OSError, and ValueError for a source without memes or an `out` that
+    this command did not write.
     """
     items = _items(source, say)
-    with closing(load(settings, Metrics(), reader_of(settings)).predictor) as predictor:
+    with closing(load_model(settings, Metrics(), make_reader(settings)).predictor) as predictor:
         version = predictor.model.version
         with _standard_output() if out is None else _opened(out, version) as (file, done):
-            left, problems = _left(items, done), 0
-            rows = _judged(predictor, left, _BATCHES_PER_LANE * settings.batch * cores())
-            # rows on the screen are progress enough, and a bar would run into them
+            remaining, problems = _remaining(items, done), 0
+            rows = _predictions(predictor, remaining, _BATCHES_PER_WORKER * settings.batch * cores())
+            # on a terminal the rows show the progress
             hidden = file.isatty()
             writer = csv.writer(file)
             with tqdm(
-                rows, "judging", len(items), initial=len(items) - len(left), unit=" memes", disable=hidden
+                rows, "classifying", len(items), initial=len(items) - len(remaining), unit=" memes", disable=hidden
             ) as bar:
                 for row in bar:
                     writer.writerow(row)
                     file.flush()
                     problems += bool(row[-1])
     if problems:
-        say(f"{problems} of {len(items)} memes could not be judged; the column `problem` says why")
+        say(f"{problems} of {len(items)} memes could not be classified; see the column `problem`")
     return 2 if problems == len(items) else 0
 
 
-def _judged(predictor: Predictor, items: Sequence[_Item], depth: int) -> Iterator[tuple[object, ...]]:
-    """The row of each meme, in order; so many are under way that the model's batches are full."""
+def _predictions(predictor: Predictor, items: Sequence[_Item], depth: int) -> Iterator[tuple[object, ...]]:
+    """The row of each meme, in order. depth: memes in progress, enough to fill the batches."""
     version = predictor.model.version
-    for item, begun in zip(items, run_ahead(partial(_begin, predictor), items, depth), strict=True):
+    for item, pending in zip(items, run_ahead(partial(_begin, predictor), items, depth), strict=True):
         try:
-            answer = begun if isinstance(begun, str) else begun()
+            answer = pending if isinstance(pending, str) else pending()
         except ModelFailure as error:
             answer = str(error)
         if isinstance(answer, str):
             yield item.name, item.text, "", "", "", "", version, answer
         else:
-            said, probability = answer.text, answer.probability
-            yield item.name, said.value, said.source, answer.label, probability, answer.threshold, version, ""
+            text, probability = answer.text, answer.probability
+            yield item.name, text.value, text.source, answer.label, probability, answer.threshold, version, ""
 
 
 def _begin(predictor: Predictor, item: _Item) -> Callable[[], Prediction] | str:
-    """Queue a meme for the model, or say what is wrong with it."""
+    """Queue a meme for the model; returns what waits for its prediction, or the problem."""
     if item.problem:
         return item.problem
     try:
@@ -121,19 +120,19 @@ def _items(source: Path, say: Callable[[str], None]) -> list[_Item]:
         raise ValueError(f"{source}: expected a folder of pictures, or a table of them that ends in .csv or .jsonl")
     if is_table:
         root = source.parent.parent if source.parent.name == _TABLES else source.parent
-        items = _listed(root, [source])
+        items = _from_tables(root, [source])
     elif (source / _TABLES).is_dir():
-        items = _listed(source, find_tables(source))
+        items = _from_tables(source, find_tables(source))
     else:
-        items = _found(source, say)
+        items = _from_folder(source, say)
     if not items:
         raise ValueError(
-            f"{source}: no pictures there; names end in {', '.join(_SUFFIXES)}, a table has a row for each"
+            f"{source}: no pictures; expected files that end in {', '.join(_SUFFIXES)}, or a table with a row for each"
         )
     return items
 
 
-def _listed(root: Path, tables: Iterable[Path]) -> list[_Item]:
+def _from_tables(root: Path, tables: Iterable[Path]) -> list[_Item]:
     finder = PictureFinder(root)
     rows = (row for table in tables for row in read_table(table, required=("image",)))
     return [_item_of(row, root, finder) for row in rows]
@@ -152,7 +151,7 @@ def _item_of(row: tuple[str, dict[str, object]] | RowError, root: Path, finder: 
     return _Item(name, root / image, text[:MAX_TEXT_CHARS], problem)
 
 
-def _found(root: Path, say: Callable[[str], None]) -> list[_Item]:
+def _from_folder(root: Path, say: Callable[[str], None]) -> list[_Item]:
     """The pictures of a folder and its subfolders."""
     names, others = [], 0
     for folder, subfolders, files in os.walk(root, onerror=_raise):
@@ -163,13 +162,13 @@ def _found(root: Path, say: Callable[[str], None]) -> list[_Item]:
         names += [Path(folder, name).relative_to(root).as_posix() for name in pictures]
         others += linked + len(seen) - len(pictures)
     if others:
-        say(f"left out: {others} files and linked folders; taken are files that end in {', '.join(_SUFFIXES)}")
+        say(f"skipped {others} files and linked folders; pictures are files that end in {', '.join(_SUFFIXES)}")
     finder = PictureFinder(root, folders=("",))
-    return [_Item(_written(name), root / name, problem=finder.find(name)[1]) for name in sorted(names)]
+    return [_Item(_as_utf8(name), root / name, problem=finder.find(name)[1]) for name in sorted(names)]
 
 
-def _written(name: str) -> str:
-    """A file's name as UTF-8, whatever bytes it is made of."""
+def _as_utf8(name: str) -> str:
+    """A file name as UTF-8; bytes that are not are replaced."""
     return os.fsencode(name).decode("utf-8", "replace")
 
 
@@ -177,17 +176,17 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _left(items: Sequence[_Item], done: Sequence[dict[str, str]]) -> list[_Item]:
-    """The memes that have no row yet."""
-    # a text that was read off the picture is not the meme's own
-    there = Counter((row["image_name"], "" if row["text_source"] == "ocr" else row["text"]) for row in done)
-    left = []
+def _remaining(items: Sequence[_Item], done: Sequence[dict[str, str]]) -> list[_Item]:
+    """The memes without a row in `done`."""
+    # an OCR text is not part of the meme's key
+    counts = Counter((row["image_name"], "" if row["text_source"] == "ocr" else row["text"]) for row in done)
+    remaining = []
     for item in items:
-        if there[item.key]:
-            there[item.key] -= 1
+        if counts[item.key]:
+            counts[item.key] -= 1
         else:
-            left.append(item)
-    return left
+            remaining.append(item)
+    return remaining
 
 
 @contextmanager
@@ -199,16 +198,18 @@ def _standard_output() -> Iterator[tuple[TextIO, list[dict[str, str]]]]:
 
 @contextmanager
 def _opened(out: Path, version: str) -> Iterator[tuple[TextIO, list[dict[str, str]]]]:
-    """The file, ready to be added to, and the judged memes' rows, which are all that it has. Raises ValueError for one
-    that is not to be added to."""
+    """Open the file for appending, and return its rows without a problem; the others are removed.
+
+    Raises ValueError for a file of another program or model.
+    """
     data = out.read_bytes() if out.exists() else b""
-    rows = [] if _HEADER.encode().startswith(data) else _rows_of(data[: _whole(data)], version, out)
-    judged = [row for row in rows if not row["problem"]]
-    kept = _HEADER + _lines(judged)
+    rows = [] if _HEADER.encode().startswith(data) else _rows_of(data[: _complete(data)], version, out)
+    done = [row for row in rows if not row["problem"]]
+    kept = _HEADER + _lines(done)
     if kept.encode() != data:
         write_text_atomically(out, kept)
     with out.open("a", encoding="utf-8", newline="") as file:
-        yield file, judged
+        yield file, done
 
 
 def _lines(rows: Iterable[dict[str, str]]) -> str:
@@ -217,8 +218,8 @@ def _lines(rows: Iterable[dict[str, str]]) -> str:
     return text.getvalue()
 
 
-def _whole(data: bytes) -> int:
-    """How many bytes the whole rows take. A line that ends within quotes is not a row's end."""
+def _complete(data: bytes) -> int:
+    """Bytes of the complete rows. A line end within quotes does not end a row."""
     end = at = quotes = 0
     for line in data.splitlines(keepends=True):
         at += len(line)
@@ -236,10 +237,10 @@ def _rows_of(data: bytes, version: str, out: Path) -> list[dict[str, str]]:
     except (UnicodeDecodeError, csv.Error):
         ours = False
     if not ours:
-        raise ValueError(f"--out {out}: a file that predict-folder did not write; give another name")
+        raise ValueError(f"--out {out}: not a file of predict-folder; give another name")
     others = {row["model_version"] for row in rows} - {version}
     if others:
         raise ValueError(
-            f"--out {out}: its rows are of model {min(others)}, and this is {version}; give another name, or delete it"
+            f"--out {out}: its rows are of model {min(others)}, the bundle is {version}; give another name, or delete it"
         )
     return rows

@@ -1,4 +1,4 @@
-"""How many memes may be under way at once; whoever comes beyond that is told to come again."""
+"""Admission control: limits the number of memes in progress."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,36 +6,36 @@ from threading import Lock
 
 
 class Overloaded(RuntimeError):
-    """As many memes are under way as the server takes, or it is stopping."""
+    """Too many memes are being processed, or the server is stopping."""
 
-    # Places come free all the time; a full queue of ViT-B-32 takes two cores one and a half.
+    # Seconds; a full queue of ViT-B-32 takes 1.5 s on two cores.
     retry_after = 1
 
 
 class Admission:
-    """Counts memes, so that a batch of sixteen takes sixteen places."""
+    """Counts memes rather than requests: a batch of 16 counts 16."""
 
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self._taken = 0
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._count = 0
         self._lock = Lock()
 
-    def under_way(self) -> int:
-        """Memes admitted and not yet answered."""
-        return self._taken
+    def in_progress(self) -> int:
+        """Number of memes admitted and not yet answered."""
+        return self._count
 
     @contextmanager
-    def places(self, count: int = 1) -> Iterator[None]:
-        """Hold `count` places. Raises Overloaded at once when they are not free."""
+    def admit(self, count: int = 1) -> Iterator[None]:
+        """Count `count` memes as in progress. Raises Overloaded at once if the limit is exceeded."""
         with self._lock:
-            if self._taken + count > self.most:
+            if self._count + count > self.limit:
                 raise Overloaded(
-                    f"{self._taken} memes are under way and the server takes {self.most} at a time; come again in "
+                    f"{self._count} memes are being processed, the limit is {self.limit}; try again in "
                     f"{Overloaded.retry_after} s"
                 )
-            self._taken += count
+            self._count += count
         try:
             yield
         finally:
             with self._lock:
-                self._taken -= count
+                self._count -= count

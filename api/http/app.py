@@ -1,13 +1,13 @@
-"""The HTTP contract: `create_app` makes the Flask application around a service.
+"""The HTTP API: `create_app` makes the Flask application of a service.
 
     POST /predict         multipart form (image, text) or JSON {"image": "<base64>", "text": "..."}
-    POST /predict/batch   JSON {"memes": [{...}, ...]}: one entry for each, in order
-    GET  /                a page to try it by hand
+    POST /predict/batch   JSON {"memes": [{...}, ...]}: one entry per meme, in order
+    GET  /                a web page to try it
     GET  /model           the model card;  GET /openapi.json, GET /metrics
-    GET  /healthz         the process is alive;  GET /readyz: it has its model and takes requests
+    GET  /healthz         the process is alive;  GET /readyz: it accepts requests
 
-Errors are RFC 9457 `application/problem+json` with a sentence that says what to change. It never fetches or runs what a
-caller sends, and logs it only where `log_content` asks for that.
+Errors are RFC 9457 `application/problem+json`. Content of requests is never fetched or executed, and is logged only with
+`log_content`.
 """
 
 import logging
@@ -25,8 +25,8 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from api.http.admission import Overloaded
-from api.http.openapi import Operation, open_paths, openapi, operation
-from api.http.requests import FORM, JSON, InMemoryRequest, Refusal, meme_of, read_batch, read_meme
+from api.http.openapi import Operation, openapi, operation, public_paths
+from api.http.requests import FORM, JSON, InMemoryRequest, Refusal, parse_meme, read_batch, read_meme
 from api.http.service import Service
 from api.model.batching import ModelFailure
 from api.model.prediction import Meme
@@ -49,94 +49,97 @@ from cache import content_key
 from embed.pictures.decoding import NotAnImage, TooManyPixels, UnreadableImage
 
 _log = logging.getLogger(__name__)
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 _MAX_FORM_PARTS = 10
-_OWN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 _BAD_BODY = (400, 413, 415, 422, 500, 503)
 
 
 def create_app(service: Service) -> Flask:
-    """The application; `service` has its model loaded and warm."""
+    """The application of a service whose model is loaded and warmed up."""
     app = Flask("api", static_folder=None, template_folder="http/templates")
     app.request_class = InMemoryRequest
-    app.url_map.merge_slashes = False  # /predict//batch is no address, not a redirect to one
+    app.url_map.merge_slashes = False  # /predict//batch is 404, not a redirect
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
-    app.config["MAX_FORM_MEMORY_SIZE"] = MAX_BODY_BYTES  # a long text is refused by its own rule, with its own words
+    app.config["MAX_FORM_MEMORY_SIZE"] = MAX_BODY_BYTES  # the length of a text is checked later, with its own error
     app.config["MAX_FORM_PARTS"] = _MAX_FORM_PARTS
-    _predict(app, service)
-    _tell(app, service)
-    _page(app, service)
-    _identify(app, service)
+    _add_predict(app, service)
+    _add_info(app, service)
+    _add_page(app, service)
+    _add_hooks(app, service)
     _handle_errors(app)
     return app
 
 
-def _predict(app: Flask, service: Service) -> None:
+def _add_predict(app: Flask, service: Service) -> None:
     @app.post("/predict")
-    @operation(Operation("Judge a meme", Prediction, {FORM: MemeForm, JSON: MemeRequest}, _BAD_BODY))
+    @operation(Operation("Classify a meme", Prediction, {FORM: MemeForm, JSON: MemeRequest}, _BAD_BODY))
     def predict() -> Response:
-        with service.admission.places():
-            return _answer(_judged(service, read_meme()))
+        with service.admission.admit():
+            return _respond(_predict(service, read_meme()))
 
     @app.post("/predict/batch")
-    @operation(Operation("Judge several memes", BatchAnswer, {JSON: BatchRequest}, _BAD_BODY))
+    @operation(Operation("Classify several memes", BatchAnswer, {JSON: BatchRequest}, _BAD_BODY))
     def predict_batch() -> Response:
-        with service.admission.places():
+        with service.admission.admit():
             memes = read_batch(service.settings.queue)
-            with service.admission.places(len(memes) - 1):
-                return _answer(BatchAnswer(_each(service, memes)))
+            with service.admission.admit(len(memes) - 1):
+                return _respond(BatchAnswer(_predict_each(service, memes)))
 
 
-def _each(service: Service, memes: list[Any]) -> list[Prediction | Refused]:
-    """All are queued before the first answer is waited for, so that they run together; one bad meme fails alone."""
+def _predict_each(service: Service, memes: list[Any]) -> list[Prediction | Refused]:
+    """Queue all memes, then wait for them, so that they share batches. A bad meme does not fail the others."""
 
     def begin(fields: Any) -> Callable[[], Prediction]:
-        return _begun(service, meme_of(fields))
+        return _begin(service, parse_meme(fields))
 
     begun = [_or_refused(partial(begin, fields)) for fields in memes]
     return [one if isinstance(one, Refused) else _or_refused(one) for one in begun]
 
 
-def _or_refused(step: Callable[[], Made]) -> Made | Refused:
+def _or_refused(step: Callable[[], Result]) -> Result | Refused:
     try:
         return step()
     except (Refusal, UnreadableImage, ModelFailure) as error:
         return Refused(_as_problem(error))
 
 
-def _judged(service: Service, meme: Meme) -> Prediction:
-    prediction = _begun(service, meme)()
-    said = {"label": prediction.label, "probability": prediction.probability, "text_source": prediction.text.source}
-    g.noted |= said
+def _predict(service: Service, meme: Meme) -> Prediction:
+    prediction = _begin(service, meme)()
+    g.log_fields |= {
+        "label": prediction.label,
+        "probability": prediction.probability,
+        "text_source": prediction.text.source,
+    }
     return prediction
 
 
-def _begun(service: Service, meme: Meme) -> Callable[[], Prediction]:
+def _begin(service: Service, meme: Meme) -> Callable[[], Prediction]:
     if service.settings.log_content:
-        g.noted.setdefault("memes", []).append({"image_sha256": content_key(meme.data), "text": meme.text})
+        g.log_fields.setdefault("memes", []).append({"image_sha256": content_key(meme.data), "text": meme.text})
     return service.begin(meme, g.request_id)
 
 
-def _tell(app: Flask, service: Service) -> None:
-    """Everything about the server itself."""
+def _add_info(app: Flask, service: Service) -> None:
+    """The routes about the server itself."""
 
     @app.get("/healthz")
-    @operation(Operation("The process is alive", Health, open_to_all=True))
+    @operation(Operation("The process is alive", Health, public=True))
     def healthz() -> Response:
-        return _answer(Health("ok"))
+        return _respond(Health("ok"))
 
     @app.get("/readyz")
-    @operation(Operation("It has its model, warm, and takes requests", Ready, problems=(503,), open_to_all=True))
+    @operation(Operation("The model is loaded and requests are accepted", Ready, problems=(503,), public=True))
     def readyz() -> Response:
         if service.stopping:
-            raise Overloaded("the server is stopping; ask another one")
-        return _answer(Ready("ready", service.predictor.model))
+            raise Overloaded("the server is stopping; send the request to another one")
+        return _respond(Ready("ready", service.predictor.model))
 
     @app.get("/model")
     @operation(Operation("The model card", ModelCard))
     def model() -> Response:
-        return _answer(service.card)
+        return _respond(service.card)
 
     @app.get("/metrics")
     @operation(Operation("Prometheus metrics", "text/plain"))
@@ -144,21 +147,21 @@ def _tell(app: Flask, service: Service) -> None:
         return Response(service.metrics.text(), content_type=CONTENT_TYPE_LATEST)
 
     @app.get("/openapi.json")
-    @operation(Operation("This document", dict, open_to_all=True))
+    @operation(Operation("This document", dict, public=True))
     def contract() -> Response:
-        return _answer(openapi(app, service.predictor.model.version, service.wants_key))
+        return _respond(openapi(app, service.predictor.model.version, service.requires_key))
 
 
-def _page(app: Flask, service: Service) -> None:
+def _add_page(app: Flask, service: Service) -> None:
     @app.get("/")
-    @operation(Operation("A page to try it by hand", "text/html", open_to_all=True))
+    @operation(Operation("A web page to try it", "text/html", public=True))
     def page() -> Response:
         nonce = secrets.token_urlsafe(16)
         html = render_template(
             "page.html",
             nonce=nonce,
             card=service.card,
-            wants_key=service.wants_key,
+            requires_key=service.requires_key,
             reads=service.predictor.reader is not None,
             most_chars=MAX_TEXT_CHARS,
             most_bytes=MAX_BODY_BYTES,
@@ -171,18 +174,18 @@ def _page(app: Flask, service: Service) -> None:
         return response
 
 
-def _identify(app: Flask, service: Service) -> None:
-    """Request ids, keys, headers, the log's line and the counts of every request."""
-    without_key = open_paths(app)
+def _add_hooks(app: Flask, service: Service) -> None:
+    """Request ids, API keys, headers, log and metrics of every request."""
+    public = public_paths(app)
 
     @app.before_request
     def begin() -> None:
-        g.started, g.noted = perf_counter(), {}
+        g.started, g.log_fields = perf_counter(), {}
         own = request.headers.get("X-Request-ID", "")
-        g.request_id = own if _OWN_ID.fullmatch(own) else uuid.uuid4().hex
-        if service.wants_key and request.method != "OPTIONS" and request.path not in without_key:
+        g.request_id = own if _REQUEST_ID.fullmatch(own) else uuid.uuid4().hex
+        if service.requires_key and request.method != "OPTIONS" and request.path not in public:
             scheme, _, key = request.headers.get("Authorization", "").partition(" ")
-            if scheme.lower() != "bearer" or not service.knows_key(key.strip()):
+            if scheme.lower() != "bearer" or not service.is_valid_key(key.strip()):
                 raise Refusal(401, "Unauthorized", "send one of the server's API keys: `Authorization: Bearer <key>`")
 
     @app.after_request
@@ -193,7 +196,7 @@ def _identify(app: Flask, service: Service) -> None:
         if origin:
             response.headers.update(_cors(origin))
         seconds = perf_counter() - g.started
-        # neither may be made up by callers, who could otherwise fill the memory with new ones
+        # a fixed set of labels: clients could otherwise create any number of time series
         path = request.url_rule.rule if request.url_rule else "other"
         method = request.method if request.method in _METHODS else "other"
         service.metrics.requests.labels(path, method, response.status_code).inc()
@@ -202,7 +205,7 @@ def _identify(app: Flask, service: Service) -> None:
             "request",
             extra={
                 "request_id": g.request_id, "method": method, "path": path, "status": response.status_code,
-                "ms": round(1000 * seconds, 1), "remote": request.remote_addr, **g.noted,
+                "ms": round(1000 * seconds, 1), "remote": request.remote_addr, **g.log_fields,
             },
         )  # fmt: skip
         return response
@@ -225,7 +228,7 @@ def _handle_errors(app: Flask) -> None:
     @app.errorhandler(Overloaded)
     @app.errorhandler(HTTPException)
     def refused(error: Exception) -> Response:
-        response = _answer(_as_problem(error))
+        response = _respond(_as_problem(error))
         if isinstance(error, Overloaded):
             response.headers["Retry-After"] = str(error.retry_after)
         if response.status_code == 401:
@@ -235,35 +238,35 @@ def _handle_errors(app: Flask) -> None:
         return response
 
     @app.errorhandler(Exception)
-    def bug(error: Exception) -> Response:
+    def internal_error(error: Exception) -> Response:
         _log.exception("a request failed", extra={"request_id": g.request_id})
-        return _answer(_as_problem(error))
+        return _respond(_as_problem(error))
 
 
 _IMAGE_PROBLEMS = {NotAnImage: (415, "Not an image"), TooManyPixels: (413, "Image too large")}
 _DETAILS = {
-    404: "there is no such address; POST /predict classifies a meme, GET / is a page to try it",
+    404: "there is no such path; POST /predict classifies a meme, GET / is a page to try it",
     413: f"the body has more than {MAX_BODY_BYTES:,} bytes or {_MAX_FORM_PARTS} parts; send a smaller picture alone",
 }
 
 
 def _as_problem(error: Exception) -> Problem:
     if isinstance(error, Refusal):
-        told = error.status, error.title, error.detail
+        found = error.status, error.title, error.detail
     elif isinstance(error, UnreadableImage):
-        told = *_IMAGE_PROBLEMS.get(type(error), (400, "Unreadable image")), f"image: {error}"
+        found = *_IMAGE_PROBLEMS.get(type(error), (400, "Unreadable image")), f"image: {error}"
     elif isinstance(error, Overloaded):
-        told = 503, "Service Unavailable", str(error)
+        found = 503, "Service Unavailable", str(error)
     elif isinstance(error, HTTPException):
         code = error.code or 500
-        told = code, error.name, _DETAILS.get(code, error.description or "")
+        found = code, error.name, _DETAILS.get(code, error.description or "")
     else:
-        told = 500, "Internal Server Error", "this is our fault; the server's log says more"
-    status, title, detail = told
+        found = 500, "Internal Server Error", "an error of the server; its log says more"
+    status, title, detail = found
     return Problem("about:blank", title, status, detail, g.request_id)
 
 
-def _answer(value: Any) -> Response:
+def _respond(value: Any) -> Response:
     if isinstance(value, Problem):
         return Response(msgspec.json.encode(value), value.status, content_type="application/problem+json")
     return Response(msgspec.json.encode(value), content_type="application/json")

@@ -1,4 +1,4 @@
-"""`/openapi.json`, made from the application's own routes and from the types that requests are checked against."""
+"""`/openapi.json`, generated from the application's routes and the request and response types."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,18 +17,18 @@ View = TypeVar("View", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Operation:
-    """What a view takes and gives. bodies: {media type: type}; answer: a type for JSON, or another media type's name;
-    problems: the statuses of its refusals."""
+    """Describes a view. bodies: {media type: type} of requests; answer: type of a JSON response, or another media type;
+    problems: error statuses; public: needs no API key."""
 
     summary: str
     answer: type | str
     bodies: dict[str, type] = field(default_factory=dict)
     problems: tuple[int, ...] = ()
-    open_to_all: bool = False
+    public: bool = False
 
 
 def operation(described: Operation) -> Callable[[View], View]:
-    """Note on a view what it takes and gives."""
+    """Attach the description to a view."""
 
     def note(view: View) -> View:
         vars(view)["operation"] = described
@@ -37,13 +37,13 @@ def operation(described: Operation) -> Callable[[View], View]:
     return note
 
 
-def open_paths(app: Flask) -> set[str]:
-    """The addresses that answer without an API key, where keys are asked for; also those who ask them wrongly."""
-    return {path for (path, _), each in _operations(app).items() if each.open_to_all}
+def public_paths(app: Flask) -> set[str]:
+    """The paths that need no API key."""
+    return {path for (path, _), each in _operations(app).items() if each.public}
 
 
-def openapi(app: Flask, version: str, wants_key: bool) -> dict[str, Any]:
-    """The OpenAPI 3.1 document. version: of the model that answers."""
+def openapi(app: Flask, version: str, requires_key: bool) -> dict[str, Any]:
+    """The OpenAPI 3.1 document. version: of the model."""
     described = _operations(app)
     types: dict[type, None] = dict.fromkeys((Problem, Prediction, Refused))
     for each in described.values():
@@ -52,8 +52,8 @@ def openapi(app: Flask, version: str, wants_key: bool) -> dict[str, Any]:
     shape = dict(zip(types, shapes, strict=True))
     paths: dict[str, dict[str, Any]] = {}
     for (path, method), each in described.items():
-        paths.setdefault(path, {})[method] = _described(each, shape, wants_key)
-    security = {"securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}} if wants_key else {}
+        paths.setdefault(path, {})[method] = _described(each, shape, requires_key)
+    security = {"securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}} if requires_key else {}
     return {
         "openapi": "3.1.0",
         "info": {"title": _TITLE, "version": version},
@@ -71,8 +71,8 @@ def _operations(app: Flask) -> dict[tuple[str, str], Operation]:
     }
 
 
-def _described(each: Operation, shape: dict[type, Any], wants_key: bool) -> dict[str, Any]:
-    locked = wants_key and not each.open_to_all
+def _described(each: Operation, shape: dict[type, Any], requires_key: bool) -> dict[str, Any]:
+    locked = requires_key and not each.public
     good = {"application/json": {"schema": shape[each.answer]}} if isinstance(each.answer, type) else {each.answer: {}}
     problem = {_PROBLEM: {"schema": shape[Problem]}}
     statuses = (*each.problems, *([401] if locked else []))

@@ -1,13 +1,9 @@
-"""What the application answers with: the predictor of the moment, its card, the places for memes, the keys.
-
-A bundle that was swapped on disk is taken over while the server answers, or refused and the old one kept.
-"""
+"""The state behind the application: current predictor, model card, admission, API keys; and its reload from disk."""
 
 import hashlib
 import hmac
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
@@ -16,31 +12,26 @@ import msgspec
 from api.http.admission import Admission
 from api.metrics import Metrics
 from api.model.batching import Closed
+from api.model.loading import LoadedModel
 from api.model.prediction import Meme, Predictor
 from api.schema import ModelCard, Prediction
 from api.settings import ServeSettings
 
 _log = logging.getLogger(__name__)
-# Short ones can be guessed.
+# Shorter keys can be guessed.
 _LEAST_KEY_CHARS = 16
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """A predictor and its card."""
-
-    predictor: Predictor
-    card: ModelCard
-
-
 class Service:
-    """load: makes the predictor of the bundle that is on disk now, given the one that it is to replace, if any."""
+    """load: loads the bundle that is on disk now; its argument is the predictor to replace, None at the start."""
 
-    def __init__(self, settings: ServeSettings, metrics: Metrics, load: Callable[[Predictor | None], Loaded]) -> None:
-        """Raises what `load` raises, and ValueError for a file of keys that cannot be used."""
+    def __init__(
+        self, settings: ServeSettings, metrics: Metrics, load: Callable[[Predictor | None], LoadedModel]
+    ) -> None:
+        """Raises what `load` raises, and ValueError for an unusable file of keys."""
         self.settings, self.metrics = settings, metrics
         self.admission = Admission(settings.queue)
-        metrics.watch(self.admission.under_way)
+        metrics.set_in_progress(self.admission.in_progress)
         self.stopping = False
         self._load = load
         self._reloading = Lock()
@@ -50,55 +41,55 @@ class Service:
 
     @property
     def predictor(self) -> Predictor:
-        """The one that answers now."""
+        """The current predictor."""
         return self._loaded.predictor
 
     @property
     def card(self) -> ModelCard:
-        """What answers now, described."""
+        """The current model card."""
         return self._loaded.card
 
     @property
-    def wants_key(self) -> bool:
-        """Whether callers must send an API key."""
+    def requires_key(self) -> bool:
+        """Whether requests must have an API key."""
         return bool(self._digests)
 
-    def knows_key(self, key: str) -> bool:
-        """Whether it is one of the API keys; takes as long for a wrong one as for a right one."""
+    def is_valid_key(self, key: str) -> bool:
+        """Whether it is one of the API keys, in constant time."""
         digest = _digest(key)
-        return sum(hmac.compare_digest(digest, known) for known in self._digests) > 0  # any() would stop at the first
+        return sum(hmac.compare_digest(digest, known) for known in self._digests) > 0  # any() would stop early
 
     def begin(self, meme: Meme, request_id: str) -> Callable[[], Prediction]:
-        """As `Predictor.begin`, by the predictor of the moment."""
+        """As `Predictor.begin`, with the current predictor."""
         while True:
             predictor = self.predictor
             try:
                 return predictor.begin(meme, request_id)
-            except Closed:  # it was replaced after we looked
+            except Closed:  # replaced meanwhile
                 if predictor is self.predictor:
                     raise
 
     def reload(self) -> bool:
-        """Take over bundle and keys as they are on disk now; whether that went well. Requests are answered meanwhile."""
+        """Load bundle and keys again, while requests are answered; on any error keep the old ones and return False."""
         with self._reloading:
             old = self._loaded
             try:
                 digests = _key_digests(self.settings.keys_file)
                 new = self._load(old.predictor)
-            except Exception as error:  # noqa: BLE001 - whatever is wrong with the new one, the old one goes on
-                _log.exception("reload refused, %s %s goes on answering: %s", *_named(old.predictor), error)
+            except Exception as error:  # noqa: BLE001 - the old bundle stays in use
+                _log.exception("reload failed, %s %s stays in use: %s", *_named(old.predictor), error)
                 self.metrics.reloads.labels("refused").inc()
                 return False
             self._digests, self._loaded = digests, new
             self._announce()
             self.metrics.reloads.labels("taken").inc()
-            _log.info("reloaded: %s %s answers now", *_named(new.predictor))
-            old.predictor.close()  # who still waits in its lanes is answered first
+            _log.info("reloaded: %s %s is in use", *_named(new.predictor))
+            old.predictor.close()  # after the memes that wait for it
             return True
 
     def _announce(self) -> None:
         predictor = self._loaded.predictor
-        self.metrics.serving(*_named(predictor), predictor.waiting)
+        self.metrics.set_model(*_named(predictor), predictor.waiting)
 
 
 def _named(predictor: Predictor) -> tuple[str, str]:
@@ -106,7 +97,7 @@ def _named(predictor: Predictor) -> tuple[str, str]:
 
 
 def _key_digests(keys_file: str) -> tuple[bytes, ...]:
-    """The keys' hashes: comparing those leaks nothing of a key's length. Raises ValueError, naming the line."""
+    """SHA-256 of each key, which has a constant length. Raises ValueError that names the line."""
     if not keys_file:
         return ()
     try:
@@ -117,11 +108,11 @@ def _key_digests(keys_file: str) -> tuple[bytes, ...]:
     for number, key in keys.items():
         if len(key) < _LEAST_KEY_CHARS or not key.isascii() or not key.isprintable() or " " in key:
             raise ValueError(
-                f"keys_file: {keys_file}, line {number}: expected at least {_LEAST_KEY_CHARS} letters, digits or signs "
+                f"keys_file: {keys_file}, line {number}: expected at least {_LEAST_KEY_CHARS} ASCII characters "
                 "without spaces; `openssl rand -hex 24` makes a key"
             )
     if not keys:
-        raise ValueError(f"keys_file: {keys_file} holds no key; write one a line, or leave keys_file out")
+        raise ValueError(f"keys_file: {keys_file} holds no key; write one per line, or leave keys_file out")
     return tuple(_digest(key) for key in keys.values())
 
 

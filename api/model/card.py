@@ -1,7 +1,4 @@
-"""The model card that `GET /model` shows: what answers, how good it was found to be, and what it is not for.
-
-Made from the bundle's files, without anything that names a place on this machine.
-"""
+"""The model card of `GET /model`, made from the bundle's files. It holds no path of this machine."""
 
 from pathlib import Path
 from typing import Any
@@ -15,29 +12,31 @@ from head.judge.threshold import aim_words
 from head.judge.verdict import verdict
 
 _INTENDED = [
-    "To order and pre-sort memes for people who moderate: a probability that a picture with its words is offensive.",
-    "To be compared with a threshold that fits the cost of mistakes where it is used.",
+    "To rank and pre-sort memes for human moderators, by the probability that a meme is offensive.",
+    "To be compared with a threshold that fits the costs of errors in its use.",
 ]
 _LIMITS = [
-    "It knows what the training memes' labellers called offensive, and shares their view and their blind spots.",
+    "It learnt what the annotators of the training memes called offensive, and shares their biases.",
     (
-        "Every figure holds for memes like those it was judged on; others, other years and other languages need labels "
-        "of their own, and a model tuned and judged on them."
+        "Every metric holds for memes like those that it was evaluated on; other sources, years and languages need labels "
+        "of their own, and a model tuned and evaluated on them."
     ),
-    "Words that it did not get, or that were read wrongly off the picture, are words that it did not judge.",
+    "Text that is missing, or that OCR misread, is not taken into account.",
     "It must not be the only reason to punish, publish or profile a person.",
 ]
 
 
 def model_card(folder: Path, classifier: MemeClassifier, engine: str | None) -> ModelCard:
-    """The card of a bundle that is loaded. engine: what reads texts off pictures, None for nothing. Raises
-    UnusableBundle where the bundle does not hold what it shows."""
+    """The card of a loaded bundle. engine: the name of the OCR engine, None for no OCR.
+
+    Raises UnusableBundle if config.json or metrics.json lacks a value.
+    """
     metrics = read_part(folder, "metrics.json")
     try:
         return _card(classifier, classifier.config["tuning_metrics"] if metrics is None else metrics, engine)
     except (KeyError, TypeError, AttributeError) as error:
         raise UnusableBundle(
-            f"{folder}: {error!r} is missing or unfit in {'config' if metrics is None else 'metrics'}.json; run "
+            f"{folder}: {error!r} is missing or invalid in {'config' if metrics is None else 'metrics'}.json; run "
             "`make tune`, then `make report`, again"
         ) from error
 
@@ -67,7 +66,7 @@ def _card(classifier: MemeClassifier, metrics: dict[str, Any], engine: str | Non
         training_memes=config["data"]["counts"],
         training_fingerprint=config["data"]["fingerprint"],
         encoder=config["spec"],
-        text_reading=engine or "none: a meme without text is judged by its picture",
+        text_reading=engine or "none: a meme without text is classified by its picture",
         intended_use=_INTENDED,
         limits=_LIMITS,
         finetuned=_fine_tuning(config["finetuned"]) if "finetuned" in config else UNSET,
@@ -75,11 +74,12 @@ def _card(classifier: MemeClassifier, metrics: dict[str, Any], engine: str | Non
 
 
 _JUDGED_ON = {
-    "test": "test memes that tuning never saw, looked at once",
-    "tuning": "the memes tuned on, each by what was fitted without it: a little optimistic",
+    "test": "the test split, which tuning never used, evaluated once",
+    "tuning": "the memes tuned on, out of fold: slightly optimistic",
 }
 
 
-def _fine_tuning(said: dict[str, Any]) -> FineTuning:
+def _fine_tuning(finetuned: dict[str, Any]) -> FineTuning:
     shown = ("towers", "blocks", "lora", "trained", "learning_rate", "epochs", "best_epoch")
-    return FineTuning(Model(said["from"]["name"], said["from"]["version"]), **{name: said[name] for name in shown})
+    source = Model(finetuned["from"]["name"], finetuned["from"]["version"])
+    return FineTuning(source, **{name: finetuned[name] for name in shown})

@@ -1,13 +1,12 @@
-"""One module from picture and tokens to the probability of `offensive`, rebuilt from a bundle on disk.
+"""The classifier as one torch module, from pixels and tokens to the probability of `offensive`, loaded from a bundle.
 
     classifier = MemeClassifier.from_bundle(Path("artifacts/bundles/latest"), torch.device("cpu"))
     pixels, tokens = classifier.prepare_image(image_bytes), classifier.prepare_text("the text on it")
     classifier([pixels], [tokens])   # -> tensor([0.87])
 
-A bundle that `python -m api export` wrote has its encoder in itself, and is rebuilt without a network. One that
-`python -m finetune` wrote has beside its head what was changed of the encoder (see `embed.clip.delta`), and that is added to
-the encoder wherever it comes from. It goes through the same decoding, transform and tokenizer as the embedding job; it
-knows nothing of HTTP.
+A bundle of `python -m api export` contains its encoder and needs no network. One of `python -m finetune` contains the
+encoder's weight changes (see `embed.clip.delta`), which are added to the encoder. Preprocessor and tokenizer are those of
+the embedding job.
 """
 
 from collections.abc import Sequence
@@ -24,15 +23,15 @@ from embed.clip.options import EncoderOptions
 from embed.clip.portable import load_portable
 from head.bundle.format import Bundle, UnusableBundle, load_bundle
 
-# Where an exported bundle has its encoder.
+# Folder of the encoder in an exported bundle.
 ENCODER = "encoder"
 
 
 class MemeClassifier(nn.Module):
-    """A frozen CLIP, the heads that were trained on its vectors, and their calibration."""
+    """A CLIP encoder, the heads that were trained on its embeddings, and their calibration."""
 
     def __init__(self, encoder: ClipEncoder, bundle: Bundle) -> None:
-        """Join the two. Raises SpecMismatch when the heads were trained on another encoder's vectors."""
+        """Raises SpecMismatch if the heads were trained on embeddings of another encoder."""
         super().__init__()
         name = bundle.config["name"]
         require_same_spec(bundle.config["spec"], encoder.spec, f"the bundle {name} and the encoder that was loaded")
@@ -43,7 +42,7 @@ class MemeClassifier(nn.Module):
         self.version: str = bundle.config["version"]
         self.config = bundle.config
         self.threshold: float = bundle.config["threshold"]
-        # probabilities from low to below high are left to a person; None where the bundle answers always
+        # probabilities in [low, high) are answered `review`; None: never
         band = bundle.config["review"]
         self.review: dict[str, float] | None = band and {end: band[end] for end in ("low", "high")}
         self._encoder = encoder
@@ -58,28 +57,30 @@ class MemeClassifier(nn.Module):
         pretrained: str | None = None,
         loaded: ClipEncoder | None = None,
     ) -> "MemeClassifier":
-        """Rebuild from a bundle; `model` and `pretrained` say where its encoder is now, if neither in the bundle nor
-        where it was; `loaded`: an encoder that is used where it is the bundle's own.
+        """Load a bundle. model, pretrained: of the open_clip encoder, None for the bundle's; loaded: an encoder that is
+        reused if it has the bundle's spec.
 
-        Raises UnusableBundle, EncoderUnavailable or SpecMismatch, each naming what to do.
+        Raises UnusableBundle, EncoderUnavailable, SpecMismatch.
         """
         bundle = load_bundle(folder)
         if "imported" in bundle.config["spec"]:
             raise UnusableBundle(
-                f"{folder}: its head was tuned on imported vectors, and no encoder here makes such; tune on vectors of "
-                "`make embed`, or on a file that `python -m cache export` wrote"
+                f"{folder}: its head was tuned on imported vectors, which no encoder here can compute; tune on vectors "
+                "of `make embed`, or on a file that `python -m cache export` wrote"
             )
         if loaded is not None and loaded.spec == bundle.config["spec"]:
             return cls(loaded, bundle)
-        options, delta = EncoderOptions.of_spec(bundle.config["spec"]), delta_inside(folder, bundle.config)
-        inside = encoder_inside(folder, model, pretrained)
+        options, delta = EncoderOptions.of_spec(bundle.config["spec"]), bundle_delta(folder, bundle.config)
+        inside = exported_encoder(folder, model, pretrained)
         if inside:
             return cls(load_portable(inside, device, options, delta), bundle)
-        return cls(load_encoder(*encoder_named(bundle.config, model, pretrained), device, options, delta), bundle)
+        return cls(
+            load_encoder(*model_and_pretrained(bundle.config, model, pretrained), device, options, delta), bundle
+        )
 
     @property
     def encoder(self) -> ClipEncoder:
-        """What makes the vectors; another bundle of the same spec can take it over."""
+        """The encoder, which another bundle of the same spec can reuse."""
         return self._encoder
 
     def prepare_image(self, data: bytes) -> Tensor:
@@ -87,46 +88,47 @@ class MemeClassifier(nn.Module):
         return self._encoder.pixels(data)
 
     def prepare_text(self, text: str) -> Tensor:
-        """A text that `clean_text` has cleaned -> token rows (P, L) int64."""
+        """A text cleaned by `clean_text` -> tokens (P, L) int64, P prompts."""
         return self._encoder.tokens(text)
 
     def encode_images(self, pixels: Sequence[Tensor]) -> Tensor:
-        """N prepared pictures -> (N, Di) float32."""
+        """N outputs of `prepare_image` -> (N, Di) float32 embeddings."""
         return self._encoder.image_features(pixels)
 
     def encode_texts(self, tokens: Sequence[Tensor]) -> Tensor:
-        """N prepared texts -> (N, Dt) float32."""
+        """N outputs of `prepare_text` -> (N, Dt) float32 embeddings."""
         return self._encoder.text_features(tokens)
 
     @torch.inference_mode()
-    def judge(self, image: Tensor, text: Tensor) -> Tensor:
-        """(N, Di) and (N, Dt) vectors -> (N,) float64 probabilities of `offensive`."""
+    def probabilities(self, image: Tensor, text: Tensor) -> Tensor:
+        """(N, Di) and (N, Dt) float32 embeddings -> (N,) float64 calibrated probabilities of `offensive`."""
         logits = self.head(image, text).double()
         return torch.sigmoid(self.calibration.slope * logits + self.calibration.offset)
 
     def forward(self, pixels: Sequence[Tensor], tokens: Sequence[Tensor]) -> Tensor:
-        """N prepared pictures and N prepared texts -> (N,) float64 probabilities of `offensive`."""
-        return self.judge(self.encode_images(pixels), self.encode_texts(tokens))
+        """N outputs of `prepare_image` and `prepare_text` each -> (N,) float64 probabilities of `offensive`."""
+        return self.probabilities(self.encode_images(pixels), self.encode_texts(tokens))
 
     def warm_up(self, most: int = 1) -> None:
-        """Run on nothing in particular, once alone and once `most` at a time: the first calls of a torch module are
-        several times slower."""
+        """Run on blank input, one meme and `most` memes: the first calls of a torch module are several times slower."""
         size = self._encoder.spec["preprocess"]["size"]
         height, width = (size, size) if isinstance(size, int) else size
-        blank, silent = torch.zeros(height, width, 3, dtype=torch.uint8), self.prepare_text("")
+        blank, empty = torch.zeros(height, width, 3, dtype=torch.uint8), self.prepare_text("")
         for count in {1, most}:
-            self([blank] * count, [silent] * count)
+            self([blank] * count, [empty] * count)
 
 
-def encoder_inside(folder: Path, model: str | None, pretrained: str | None) -> Path | None:
-    """The encoder that an exported bundle has in itself; None where it has none, or where another is asked for."""
+def exported_encoder(folder: Path, model: str | None, pretrained: str | None) -> Path | None:
+    """The encoder folder of an exported bundle; None if there is none, or model or pretrained is given."""
     inside = folder / ENCODER
     return inside if model is None and pretrained is None and inside.is_dir() else None
 
 
-def delta_inside(folder: Path, config: dict[str, Any]) -> Path | None:
-    """What fine-tuning changed of the bundle's encoder; None where the bundle is of an encoder as it was found. Raises
-    UnusableBundle for a file that is missing, damaged or of another bundle."""
+def bundle_delta(folder: Path, config: dict[str, Any]) -> Path | None:
+    """The file of a fine-tuned bundle's weight changes; None for a frozen encoder.
+
+    Raises UnusableBundle if it is missing, damaged or of another bundle.
+    """
     expected = config["spec"].get("delta_sha256")
     if expected is None:
         return None
@@ -142,7 +144,7 @@ def delta_inside(folder: Path, config: dict[str, Any]) -> Path | None:
     return path
 
 
-def encoder_named(config: dict[str, Any], model: str | None, pretrained: str | None) -> tuple[str, str]:
-    """Model and pretrained as they are asked for, else as the bundle's config has them."""
+def model_and_pretrained(config: dict[str, Any], model: str | None, pretrained: str | None) -> tuple[str, str]:
+    """(model, pretrained) of open_clip: those given, else those of the bundle's config."""
     source = config["encoder"]
     return source["model"] if model is None else model, source["pretrained"] if pretrained is None else pretrained

@@ -1,7 +1,4 @@
-"""The vectors, and the words read, of pictures and texts that came before: popular memes come again and again.
-
-Kept by content hash, the least recently used forgotten first. Knows nothing of models; one store per encoder.
-"""
+"""In-memory LRU cache of embeddings and OCR texts by content hash; one per encoder."""
 
 from threading import Lock
 from typing import Any
@@ -13,9 +10,8 @@ from torch import Tensor
 from api.metrics import Metrics
 
 
-class Remembered:
-    """At most `size` values of each kind ("image" and "text": vectors (D,); "ocr": words); safe to use from many
-    threads."""
+class EmbeddingCache:
+    """At most `size` values of each kind ("image", "text": (D,) float32; "ocr": str). Thread-safe."""
 
     def __init__(self, size: int, metrics: Metrics) -> None:
         self._kinds: dict[str, Any] = {"image": _Vectors(size), "text": _Vectors(size), "ocr": LRUCache(size)}
@@ -23,31 +19,31 @@ class Remembered:
         self._metrics = metrics
 
     def get(self, kind: str, key: str) -> Any | None:
-        """What is kept under `key`, or None; counted as a hit or a miss."""
+        """The value of `key`, or None; counted as a hit or a miss."""
         value = self.peek(kind, key)
         self._metrics.lookups.labels(kind, "miss" if value is None else "hit").inc()
         return value
 
     def peek(self, kind: str, key: str) -> Any | None:
-        """As `get`, and not counted: a second look at what was just missed."""
+        """As `get`, but not counted: for a second look-up after a miss."""
         with self._lock:
             return self._kinds[kind].get(key)
 
     def put(self, kind: str, key: str, value: Any) -> None:
-        """Keep a value; nothing where the size is 0."""
+        """Store a value; does nothing if the size is 0."""
         with self._lock:
             if self._kinds[kind].maxsize:
                 self._kinds[kind][key] = value
 
 
 class _Vectors:
-    """Vectors in the rows of one tensor. Each as a tensor of its own, they lie scattered among the model's large
-    passing ones, which then find less room (measured: 84 MB more in the second minute of `bench.load`; so, 45)."""
+    """LRU cache whose vectors are rows of one tensor: separate tensors would fragment the heap (84 MB of growth in the
+    second minute of `bench.load` instead of 45)."""
 
     def __init__(self, size: int) -> None:
         self.maxsize = size
         self._rows: LRUCache[str, int] = LRUCache(size)  # key: row
-        self._vectors: Tensor | None = None  # (size, D); the system gives memory as rows are filled
+        self._vectors: Tensor | None = None  # (size, D); pages are allocated as rows are filled
 
     def get(self, key: str) -> Tensor | None:
         row = self._rows.get(key)

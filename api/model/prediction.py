@@ -1,7 +1,6 @@
-"""From a meme's bytes to the answer of the HTTP contract.
+"""From a meme's bytes to the response: decode, tokenize, OCR, encode, classify. Knows nothing of Flask.
 
-Decoding and tokenising happen in a few threads, one per core; reading words off a picture goes one at a time; the model
-runs in the batcher's lanes. It knows nothing of Flask: the command line prints the same answer.
+Decoding and tokenizing run in a pool of one thread per core, OCR one picture at a time, the model in the batcher.
 """
 
 import logging
@@ -16,10 +15,10 @@ from msgspec import UNSET, UnsetType
 from torch import Tensor
 
 from api.metrics import Metrics
-from api.model.batching import Batcher, Closed, Job, Side
+from api.model.batching import Batcher, Closed, EncoderInput, Job
 from api.model.classifier import MemeClassifier
 from api.model.explanation import Explainer
-from api.model.kept_vectors import Remembered
+from api.model.kept_vectors import EmbeddingCache
 from api.schema import MAX_TEXT_CHARS, Explanation, Label, Model, Prediction, Probabilities, ReadText, Review
 from api.settings import ServeSettings
 from cache import content_key, cores, text_key
@@ -27,12 +26,12 @@ from embed.base.text import clean_text
 from embed.ocr.reader import OcrFailed, OcrUnavailable
 
 _log = logging.getLogger(__name__)
-Sent = TypeVar("Sent", bytes, str)
+Input = TypeVar("Input", bytes, str)
 
 
 @dataclass(frozen=True)
 class Meme:
-    """One meme to judge. text None or blank: the picture is read where `ocr` is true and the server can."""
+    """One meme. data: the encoded image; text: None or blank: by OCR, if `ocr` is true and the server has it."""
 
     data: bytes
     text: str | None
@@ -42,27 +41,24 @@ class Meme:
 
 @dataclass(frozen=True)
 class Reader:
-    """What reads the words on a picture: (bytes) -> text, raises UnreadableImage and OcrFailed; and its name.
+    """OCR. read: (image bytes) -> text, raises UnreadableImage and OcrFailed; engine: its name.
 
-    load: begins to make it ready, where that takes a while; alone: held by who reads; here, since a predictor and the
-    one that replaces it have the same reader.
+    load: starts loading in the background; lock: held while reading, shared by a predictor and its replacement.
     """
 
     read: Callable[[bytes], str]
     engine: str
     load: Callable[[], None] = lambda: None
-    alone: Lock = field(default_factory=Lock, compare=False)
+    lock: Lock = field(default_factory=Lock, compare=False)
 
 
 @dataclass(eq=False)
-class _Asked(Job):
-    """A meme on its way, and the text that it is judged with."""
-
-    said: ReadText = field(kw_only=True)
+class _PredictionJob(Job):
+    read_text: ReadText = field(kw_only=True)
 
 
 class Predictor:
-    """A classifier, warm, with its lanes and what it remembers. Whoever calls `predict` bounds how many do at once."""
+    """A classifier, warmed up, with its batcher and embedding cache. The caller limits the memes in progress."""
 
     def __init__(
         self,
@@ -70,20 +66,20 @@ class Predictor:
         settings: ServeSettings,
         metrics: Metrics,
         reader: Reader | None = None,
-        remembered: Remembered | None = None,
+        embedding_cache: EmbeddingCache | None = None,
     ) -> None:
-        """remembered: that of another predictor with the same encoder, which this one takes over."""
+        """embedding_cache: of another predictor with the same encoder; None for a new one."""
         self.classifier, self.reader = classifier, reader
-        self.remembered = Remembered(settings.cache, metrics) if remembered is None else remembered
+        self.embedding_cache = EmbeddingCache(settings.cache, metrics) if embedding_cache is None else embedding_cache
         self._metrics = metrics
         self._explainer = Explainer(classifier, settings.artifacts)
-        # more would take each other's cores, and 64 megapixels are 300 MB while they are decoded; the same few threads
-        # each time, since malloc keeps for every thread what its largest picture took
+        # one thread per core: decoding 64 megapixels takes 300 MB; a fixed pool, since malloc keeps the largest
+        # allocation of each thread
         self._decoders = ThreadPoolExecutor(cores(), "decode")
-        self._batcher = Batcher(classifier, settings.batch, settings.wait_ms / 1000, self.remembered, metrics)
+        self._batcher = Batcher(classifier, settings.batch, settings.wait_ms / 1000, self.embedding_cache, metrics)
         try:
             self._batcher.warm_up()
-        except BaseException:  # nobody would end its threads, which keep the model in memory
+        except BaseException:  # or its threads would keep the model in memory
             self.close()
             raise
 
@@ -97,86 +93,88 @@ class Predictor:
         return self._batcher.waiting()
 
     def predict(self, meme: Meme, request_id: str) -> Prediction:
-        """The answer for one meme. Raises UnreadableImage, and ModelFailure when the model failed on its batch."""
+        """The response to one meme. Raises UnreadableImage, Closed, and ModelFailure if the model failed on its batch."""
         return self.begin(meme, request_id)()
 
     def begin(self, meme: Meme, request_id: str) -> Callable[[], Prediction]:
-        """Decode a meme and queue it for the model; what is returned waits for the answer. Raises as `predict` does,
-        and Closed."""
-        asked = self._batcher.submit(lambda: self._prepare(meme))
-        return partial(self._finish, asked, request_id, meme.explain)
+        """Decode a meme and queue it for the model. Returns a function that waits for the response and returns it.
+
+        Raises UnreadableImage, Closed; the function raises ModelFailure.
+        """
+        job = self._batcher.submit(lambda: self._prepare(meme))
+        return partial(self._finish, job, request_id, meme.explain)
 
     def close(self) -> None:
-        """Finish what waits for the model, and end its threads."""
+        """Finish the memes that wait for the model, and end the threads."""
         self._batcher.close()
-        self._decoders.shutdown(wait=False)  # who is being decoded goes to the predictor that comes next
+        self._decoders.shutdown(wait=False)  # memes that are being decoded get Closed and go to the next predictor
 
-    def _prepare(self, meme: Meme) -> _Asked:
+    def _prepare(self, meme: Meme) -> _PredictionJob:
         image = self._image(meme.data)
-        said = self._said(meme, image.key)
-        return _Asked(image, self._text(said.value), said=said)
+        text = self._read_text(meme, image.key)
+        return _PredictionJob(image, self._text(text.value), read_text=text)
 
-    def _image(self, data: bytes) -> Side:
+    def _image(self, data: bytes) -> EncoderInput:
         key = content_key(data)
-        if (vector := self.remembered.get("image", key)) is not None:
-            return Side(key, vector=vector)
+        if (vector := self.embedding_cache.get("image", key)) is not None:
+            return EncoderInput(key, vector=vector)
         with self._metrics.stage("decode"):
-            return Side(key, self._decoded(self.classifier.prepare_image, data))
+            return EncoderInput(key, self._decoded(self.classifier.prepare_image, data))
 
-    def _text(self, value: str) -> Side:
+    def _text(self, value: str) -> EncoderInput:
         key = text_key(value)
-        if (vector := self.remembered.get("text", key)) is not None:
-            return Side(key, vector=vector)
-        return Side(key, self._decoded(self.classifier.prepare_text, value))
+        if (vector := self.embedding_cache.get("text", key)) is not None:
+            return EncoderInput(key, vector=vector)
+        return EncoderInput(key, self._decoded(self.classifier.prepare_text, value))
 
-    def _decoded(self, prepare: Callable[[Sent], Tensor], sent: Sent) -> Tensor:
+    def _decoded(self, prepare: Callable[[Input], Tensor], value: Input) -> Tensor:
         try:
-            future = self._decoders.submit(prepare, sent)
-        except RuntimeError as error:  # it was shut down
+            future = self._decoders.submit(prepare, value)
+        except RuntimeError as error:  # the pool was shut down
             raise Closed("the predictor is closed") from error
         return future.result()
 
-    def _said(self, meme: Meme, key: str) -> ReadText:
-        """The text to judge, cleaned: the request's, else what the picture says."""
+    def _read_text(self, meme: Meme, key: str) -> ReadText:
+        """The text of a meme, cleaned: from the request, else by OCR. key: of the picture."""
         sent = clean_text(meme.text or "")
         if sent:
             return ReadText(sent, "request")
         if not meme.ocr or self.reader is None:
             return ReadText("", "none")
-        value: str | None = self.remembered.get("ocr", key)
+        value: str | None = self.embedding_cache.get("ocr", key)
         if value is None:
             try:
-                value = self._read(self.reader, meme.data, key)
-            except (OcrFailed, OcrUnavailable):  # the picture is judged alone, and the answer's `source` says so
-                _log.exception("the words on a picture could not be read")
-                self._metrics.unread.inc()
+                value = self._ocr(self.reader, meme.data, key)
+            except (OcrFailed, OcrUnavailable):  # classified by the picture only; `text.source` is "none"
+                _log.exception("OCR failed on a picture")
+                self._metrics.ocr_failures.inc()
                 return ReadText("", "none")
         return ReadText(value, "ocr")
 
-    def _read(self, reader: Reader, data: bytes, key: str) -> str:
-        with self._metrics.stage("ocr"), reader.alone:
-            value = self.remembered.peek("ocr", key)  # it may have been read for another while this one waited
+    def _ocr(self, reader: Reader, data: bytes, key: str) -> str:
+        with self._metrics.stage("ocr"), reader.lock:
+            value = self.embedding_cache.peek("ocr", key)  # it may have been read for another request meanwhile
             if value is None:
                 value = clean_text(reader.read(data)[:MAX_TEXT_CHARS])
-                self.remembered.put("ocr", key, value)
+                self.embedding_cache.put("ocr", key, value)
             return value
 
-    def _finish(self, asked: _Asked, request_id: str, explain: bool) -> Prediction:
-        probability = asked.done.result()
-        explanation = self._explained(asked, probability) if explain else UNSET
-        answer = self._answer(probability, asked.said, request_id, explanation)
-        self._metrics.predictions.labels(answer.label).inc()
+    def _finish(self, job: _PredictionJob, request_id: str, explain: bool) -> Prediction:
+        probability = job.done.result()
+        explanation = self._explain(job, probability) if explain else UNSET
+        prediction = self._response(probability, job.read_text, request_id, explanation)
+        self._metrics.predictions.labels(prediction.label).inc()
         self._metrics.probabilities.observe(probability)
-        return answer
+        return prediction
 
-    def _explained(self, job: Job, probability: float) -> Explanation:
+    def _explain(self, job: Job, probability: float) -> Explanation:
         image, text = job.image.vector, job.text.vector
-        assert image is not None and text is not None  # it is done
+        assert image is not None and text is not None  # set by the batcher
         with self._metrics.stage("explain"):
             return self._explainer.explain(image, text, probability, self._batcher.call)
 
-    def _answer(
-        self, probability: float, said: ReadText, request_id: str, explanation: Explanation | UnsetType
+    def _response(
+        self, probability: float, text: ReadText, request_id: str, explanation: Explanation | UnsetType
     ) -> Prediction:
         band = self.classifier.review
         probability = round(probability, 6)
@@ -185,7 +183,7 @@ class Predictor:
             probability=probability,
             probabilities=Probabilities(probability, round(1 - probability, 6)),
             threshold=self.classifier.threshold,
-            text=said,
+            text=text,
             model=self.model,
             request_id=request_id,
             review=UNSET if band is None else Review(**band),

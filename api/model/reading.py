@@ -1,6 +1,4 @@
-"""The engine that reads words off pictures, loaded when it is first needed, or beside the answers to the first requests:
-it takes two seconds, which no start should wait for.
-"""
+"""OCR that is loaded on first use or in the background: loading takes two seconds, which would delay the start."""
 
 import logging
 from threading import Lock, Thread
@@ -8,32 +6,32 @@ from threading import Lock, Thread
 from cache import cores
 from embed.ocr.reader import OcrUnavailable, TextReader, engine_name
 
-# More hardly helps a single picture, and the model needs cores too.
+# More are hardly faster for one picture, and the model needs cores too.
 _THREADS = 2
 
 _log = logging.getLogger(__name__)
 
 
-class PictureReader:
-    """engine: its name. Raises OcrUnavailable where it is not installed."""
+class LazyTextReader:
+    """engine: its name. Raises OcrUnavailable if it is not installed."""
 
     def __init__(self) -> None:
         self.engine = engine_name()
         self._lock = Lock()
         self._reader: TextReader | None = None
 
-    def load_beside(self) -> None:
-        """Begin to load, in a thread of its own."""
+    def load_in_background(self) -> None:
+        """Start loading in a thread."""
         Thread(target=self._load_alone, name="ocr", daemon=True).start()
 
     def read(self, data: bytes) -> str:
-        """The words on a picture. Raises UnreadableImage, OcrFailed, and OcrUnavailable when it cannot be loaded."""
+        """The text on an encoded image. Raises UnreadableImage, OcrFailed, and OcrUnavailable if loading fails."""
         return self._loaded().read(data)
 
     def _load_alone(self) -> None:
         try:
             self._loaded()
-        except OcrUnavailable as error:  # whoever needs it is told again
+        except OcrUnavailable as error:  # raised again by `read`
             _log.error("%s", error)
 
     def _loaded(self) -> TextReader:

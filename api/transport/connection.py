@@ -1,7 +1,8 @@
-"""One client's connection: waitress's channel and parser, and what they lack against hostile and slow clients.
+"""One client's connection: waitress's channel and parser, with limits for hostile and slow clients.
 
-A request that the application never sees is refused here: problem+json, a request id, one line in the log `api.transport`.
-What is too slow is cut, and a refused client is heard out, so that it sees why. `api.transport` makes these.
+A request that does not reach the application is refused here, with problem+json, a request id and a line in the log
+`api.transport`. Requests and responses have deadlines. The body of a refused request is read before the connection
+closes, so that the client gets the response.
 """
 
 import logging
@@ -26,14 +27,14 @@ from waitress.utilities import BadRequest, Error
 from api.http.admission import Overloaded
 from api.schema import HEADERS, Problem
 
-# waitress copies all that follows each chunk: 256 KB in chunks of one byte stopped the server for 0.4 s.
+# waitress copies the rest of the data after each chunk: 256 KB in chunks of one byte took 0.4 s.
 _CHUNKED_BYTES = 8_192
-# What lengths, extensions and trailers of chunks may take beside an eighth of the body: nobody's chunks are below 50 bytes.
+# Chunked framing (lengths, extensions, trailers) may have this many bytes and an eighth of the body: chunks of 50 bytes.
 _FRAMING_BYTES = 65_536
-# waitress's own expressions try every way to split an address or a run of blanks, with the interpreter locked: a request
-# of 16 KB stopped everything for 20 s and more. What passes these two, they match at once.
+# waitress's regular expressions backtrack on addresses and runs of blanks while they hold the GIL: 20 s for a request of
+# 16 KB. What passes these two they match in linear time.
 _FIRST_LINE = re.compile(rb"[^ ]+ [^ ]+(?: HTTP/[0-9]\.[0-9])?")
-# RFC 9112, 5.2 lets a server refuse folded lines; nobody writes 64 blanks in a row.
+# RFC 9112, 5.2 allows refusing folded lines; no client sends 64 blanks in a row.
 _FOLDS_AND_BLANKS = re.compile(rb"\r\n[ \t]|[ \t]{64}")
 
 _LOG = logging.getLogger("api.transport")
@@ -41,24 +42,24 @@ _LOG = logging.getLogger("api.transport")
 
 @dataclass(frozen=True)
 class Limits:
-    """How long one client may take, in seconds, and how much it may send in vain, in bytes."""
+    """Limits of one connection, in seconds and bytes."""
 
-    # Load balancers drop idle connections after 60 s; it must be they who do, or requests meet a closing connection.
+    # Above the 60 s of load balancers, which must close first, or requests would meet a closing connection.
     idle_seconds: float = 75.0
-    # From a request's first byte to its last, and a second more for each `slowest_rate` bytes that arrived. A photo of
-    # 4 MB over a poor mobile line (40 kB/s) takes 100 s of 230 s allowed; a byte every ten seconds is cut after 30 s.
+    # From a request's first byte to its last, plus a second for each `slowest_rate` bytes received. 4 MB at 40 kB/s take
+    # 100 s of 230 s allowed; a byte every ten seconds is refused after 30 s.
     request_seconds: float = 30.0
     slowest_rate: float = 20_000.0
-    # Without taking a byte of its answer.
-    answer_seconds: float = 30.0
-    # After a refusal: many clients look for an answer only when they have sent everything.
+    # Without receiving a byte of the response.
+    response_seconds: float = 30.0
+    # Reading after a refusal: many clients read the response only after sending the whole request.
     linger_seconds: float = 30.0
     linger_silence_seconds: float = 5.0
     linger_bytes: float = 250_000_000
 
 
 class _RefusalTask(ErrorTask):
-    """Answers a request that the application does not see."""
+    """The response to a request that does not reach the application."""
 
     channel: "Connection"
     request: HTTPRequestParser  # type: ignore[assignment] # the stubs have its `error` here
@@ -66,8 +67,8 @@ class _RefusalTask(ErrorTask):
 
     def execute(self) -> None:
         error, request_id = self.request.error, uuid.uuid4().hex
-        assert error is not None  # or the application would see it
-        # waitress says 501 to encodings that it does not know, but the request is what is wrong
+        assert error is not None  # waitress makes this task for errors only
+        # waitress answers 501 to unknown transfer encodings, which are errors of the client
         code, title = (400, "Bad Request") if error.code == 501 else (error.code, error.reason)
         detail = _detail(code, error.body, self.channel.adj)
         body = msgspec.json.encode(Problem("about:blank", title, code, detail, request_id))
@@ -86,17 +87,17 @@ class _RefusalTask(ErrorTask):
 
 
 def _detail(code: int, reason: str, adjustments: Adjustments) -> str:
-    """A sentence for the client and the log."""
+    """The detail for the client and the log."""
     if code == 413:
         return f"the body has more than {adjustments.max_request_body_size - 1:,} bytes; send a smaller one"
     if code == 431:
         limit = adjustments.max_request_header_size
         return f"the request line and its headers have {limit:,} bytes or more; send shorter ones"
     if code == 400:
-        # what waitress quotes may be a line with a key in it
-        return f"the request is not HTTP as this server reads it: {reason.partition(chr(34))[0].rstrip(' .')}"
+        # without what waitress quotes, which may be a header with an API key
+        return f"the request is not valid HTTP: {reason.partition(chr(34))[0].rstrip(' .')}"
     if code == 500:
-        return "this is our fault; the server's log says more"
+        return "an error of the server; its log says more"
     return reason
 
 
@@ -110,26 +111,26 @@ class _ApplicationTask(WSGITask):
 
 
 class _Parser(HTTPRequestParser):
-    """One request. Whatever follows it in the same read is not a request of ours: nobody's client sends a second one
-    before the first answer, and thousands of them in one read would be thousands of answers to keep."""
+    """Parses one request. Pipelined requests in the same read are dropped, and the connection closes after the response:
+    no client in use pipelines, and thousands of responses would be held in memory."""
 
     headers: dict[str, str]
-    path = ""  # waitress logs it, and a request with a broken first line has none
+    path = ""  # waitress logs it; a request with an invalid first line has none
 
     def received(self, data: bytes) -> int:
         used = len(data)
         try:
             used = super().received(data[:_CHUNKED_BYTES] if self.chunked else data)
-        except ValueError:  # not caught by waitress: an address like http://[ and a Content-Length of 5,000 digits
+        except ValueError:  # not caught by waitress: addresses like http://[, a Content-Length of 5,000 digits
             self.error = BadRequest("Start line or Content-Length is invalid")
         if self._has_tiny_chunks():
-            self.error = BadRequest("the chunks are too small for what they bring")
+            self.error = BadRequest("the chunks are too small for their content")
         if not self.completed and not self.error:
             return used
-        # waitress would send `100 Continue` for a request that is refused or has no body, and wait
+        # or waitress would send `100 Continue` to a request that is refused or has no body, and wait
         self.completed, self.expect_continue = True, False
         if data[used:].strip():
-            self.headers["CONNECTION"] = "close"  # so that the client knows to send the rest again
+            self.headers["CONNECTION"] = "close"  # tells the client to send the rest again
         return len(data)
 
     def parse_header(self, header_plus: bytes) -> None:
@@ -148,7 +149,7 @@ class _Parser(HTTPRequestParser):
 
 
 class BoundedServer(TcpWSGIServer):
-    """What a Connection asks of its server."""
+    """A server as `Connection` needs it."""
 
     limits: Limits
     clock: Callable[[], float]  # as `time.monotonic`
@@ -156,7 +157,7 @@ class BoundedServer(TcpWSGIServer):
 
 
 class Connection(HTTPChannel):
-    """waitress's channel. Public methods are for the thread that moves the bytes."""
+    """waitress's channel. Public methods are for the I/O thread."""
 
     server: BoundedServer
     requests: list[HTTPRequestParser]
@@ -171,17 +172,17 @@ class Connection(HTTPChannel):
     parser_class = _Parser
 
     def __init__(self, server: BoundedServer, *more: Any, **kwargs: Any) -> None:
-        self.moved = server.clock()  # the last byte, in either direction
-        self._begun = 0.0  # the first byte of `request`
-        self._lingering: float | None = None  # since when
-        self._thrown_away = 0
+        self.last_byte_at = server.clock()  # of the last byte in either direction
+        self._started = 0.0  # of the first byte of `request`
+        self._lingering: float | None = None  # since this time
+        self._discarded = 0
         super().__init__(server, *more, **kwargs)
 
     @property
     def idle(self) -> bool:
         """Between two requests."""
         return not (
-            self.requests  # first: a thread that ends a request sets the others before it empties this
+            self.requests  # first: a thread that finishes a request sets the others before it empties this
             or self.request
             or self.total_outbufs_len
             or self.close_when_flushed
@@ -190,17 +191,17 @@ class Connection(HTTPChannel):
 
     @property
     def body_bytes(self) -> int:
-        """What has arrived of a body that is still arriving."""
+        """Received bytes of a body that is not complete."""
         return self.request.body_bytes_received if self.request else 0
 
     def check(self, now: float) -> None:
-        """Refuse or close it if it has taken too long. waitress's own clean-up asks for the next chance to write, which a
-        client that takes no answer never gives, and forgets senders that trickle."""
-        limits, silence = self.server.limits, now - self.moved
+        """Refuse the request or close the connection after a deadline. waitress's own clean-up waits until the socket is
+        writable, so it never closes a client that does not read, and ignores slow senders."""
+        limits, silence = self.server.limits, now - self.last_byte_at
         if self._lingering:
             overdue = now - self._lingering > limits.linger_seconds or silence > limits.linger_silence_seconds
         elif self.total_outbufs_len:
-            overdue = silence > limits.answer_seconds
+            overdue = silence > limits.response_seconds
         else:
             overdue = self.idle and silence > limits.idle_seconds
         if overdue:
@@ -209,61 +210,61 @@ class Connection(HTTPChannel):
             self._refuse_late()
 
     def refuse(self, code: int, detail: str) -> None:
-        """Answer the half-received request with this status and sentence."""
+        """Answer the incomplete request with this status and detail."""
         error = Error(detail)
         error.code, error.reason = code, HTTPStatus(code).phrase
         with self.requests_lock:
             request, self.request = self.request, None
-            assert request is not None  # who calls this has looked
+            assert request is not None  # checked by the callers
             request.error, request.completed = error, True
             self.requests.append(request)
-            self.server.add_task(self)  # type: ignore[arg-type] # in the stubs, waitress queues its tasks and not these
+            self.server.add_task(self)  # type: ignore[arg-type] # the stubs expect a task
 
     def restart_clock(self, now: float) -> None:
-        """What has begun may take its time again."""
-        self._begun = now
+        """Restart the deadlines of the request and of lingering."""
+        self._started = now
         self._lingering = self._lingering and now
 
     def _is_late(self, request: HTTPRequestParser, now: float) -> bool:
         arrived = request.header_bytes_received + request.body_bytes_received
         limits = self.server.limits
-        return now - self._begun > limits.request_seconds + arrived / limits.slowest_rate
+        return now - self._started > limits.request_seconds + arrived / limits.slowest_rate
 
     def _refuse_late(self) -> None:
         if self.server.stopping:
-            self.refuse(503, "the server is stopping and the request had not arrived as a whole; send it again")
+            self.refuse(503, "the server is stopping and the request was not complete; send it again")
         else:
-            self.refuse(408, "the request took too long to arrive; send it again, smaller or over a faster line")
+            self.refuse(408, "the request took too long to arrive; send a smaller one, or use a faster connection")
 
-    # What waitress calls:
+    # Called by waitress:
 
     def recv(self, size: int) -> bytes:
-        self.moved = self.server.clock()
+        self.last_byte_at = self.server.clock()
         return super().recv(size)
 
     def received(self, data: bytes) -> bool:
         if self._lingering:
-            self._thrown_away += len(data)
-            if self._thrown_away > self.server.limits.linger_bytes:
+            self._discarded += len(data)
+            if self._discarded > self.server.limits.linger_bytes:
                 self.handle_close()
             return False
         if self.request is None:
-            data = data.lstrip()  # empty lines between requests are allowed; waitress makes a request of each
-            self._begun = self.server.clock()
+            data = data.lstrip()  # empty lines between requests are allowed, but waitress makes a request of each
+            self._started = self.server.clock()
         return super().received(data)
 
     def write_soon(self, data: Any) -> int:
-        self.moved = self.server.clock()  # before the bytes count as waiting
+        self.last_byte_at = self.server.clock()  # before `total_outbufs_len` grows
         return super().write_soon(data)
 
     def send(self, data: bytes, do_close: bool = True) -> int:
         sent = super().send(data, do_close)
         if sent:
-            self.moved = self.server.clock()
+            self.last_byte_at = self.server.clock()
         return sent
 
     def handle_write(self) -> None:
-        # a thread that is still answering holds the lock while it adds to the buffer
+        # do not block: a thread that is still responding holds the lock while it adds to the buffer
         self._flush_exception(self._flush_some_if_lockable if self.requests else self._flush_some)
         if self.will_close:
             self.handle_close()
@@ -271,12 +272,12 @@ class Connection(HTTPChannel):
             self._linger()
 
     def _linger(self) -> None:
-        """Say that nothing more will come, and read on until the client has closed too: closing with bytes unread is a
-        reset, which destroys the answer before the client has looked at it (RFC 9112, 9.6)."""
+        """Lingering close: shut down the sending side and read until the client closes. Closing with unread bytes sends a
+        reset, which can destroy the response before the client reads it (RFC 9112, 9.6)."""
         self.close_when_flushed = False
-        self.moved = self._lingering = self.server.clock()
-        assert self.socket is not None  # since it was made
+        self.last_byte_at = self._lingering = self.server.clock()
+        assert self.socket is not None  # set until the connection closes
         try:
             self.socket.shutdown(socket.SHUT_WR)
-        except OSError:  # it has gone already
+        except OSError:  # already disconnected
             self.handle_close()

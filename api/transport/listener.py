@@ -1,11 +1,10 @@
-"""The HTTP server under the application: waitress, with an orderly end and bounds on what clients may take.
+"""The WSGI server: waitress with a graceful shutdown and limits on connections, uploads and time.
 
     listener = listen(application, "127.0.0.1", 8080, threads=40, max_body=20_000_000)
     listener.run()  # until listener.stop()
 
-It takes any WSGI application and knows nothing of Flask or memes. One thread (that of `run`) moves all bytes, so that a
-client holds one of the others only while the application works for it: a request is handed over when it is there as a
-whole, an answer is taken back into a buffer. `python -m api serve` uses it.
+One thread (that of `run`) does all I/O. A request is handed to one of the others when it is complete and its response is
+buffered, so slow clients hold no thread. Works with any WSGI application.
 """
 
 import errno
@@ -26,30 +25,30 @@ from api.transport.connection import BoundedServer, Connection, Limits
 # `docker stop` kills after 10 s.
 STOP_SECONDS = 8.0
 
-# Twice what browsers send with large cookies, and we set none.
+# Twice what browsers send with large cookies; this server sets none.
 _MAX_HEADER_BYTES = 16_384
-# Far above the threads, since a connection costs nothing but its file; most wait for their next request.
+# Far more than threads: an idle connection costs only its file descriptor.
 _MAX_CONNECTIONS = 1000
-# At that number, a connection that has been idle for this long is closed for a new one; one that has been for less may
-# have its next request on the way.
+# At the limit, a connection that has been idle for longer is closed for a new one; the next request of others may be on
+# its way.
 _SPARE_SECONDS = 1.0
-# Sockets and bodies (waitress keeps those above 512 KB in temporary files) leave these to everybody else.
+# File descriptors for all else than sockets and bodies (above 512 KB waitress keeps those in temporary files).
 _SPARE_FILES = 100
-# Bodies that are still arriving, together: 25 of the largest. Without it, each connection could fill the disk with one.
-_HELD_BODIES = 25
-# Measured: twice the rate of uploads of 2 MB that waitress's 8 KB give.
+# Incomplete bodies together: the size of 25 of the largest. Without this limit they could fill the disk.
+_MAX_HELD_BODIES = 25
+# Uploads of 2 MB are twice as fast as with waitress's 8 KB.
 _RECEIVE_BYTES = 262_144
-# How often clocks are looked at.
+# How often deadlines are checked.
 _TICK_SECONDS = 0.25
-# After the last answer only threads that the application keeps are left, and they do not outlive the process.
+# How long to wait for threads at the end; those that are still busy end with the process.
 _THREADS_SECONDS = 0.5
-_USUAL_LIMITS = Limits()
-# While stopping: a request that is on its way still gets in, a half-received one has a second.
-_LAST_LIMITS = Limits(
+_DEFAULT_LIMITS = Limits()
+# While stopping: a request on its way is still accepted, an incomplete one has a second.
+_STOPPING_LIMITS = Limits(
     idle_seconds=0.25,
     request_seconds=1.0,
     slowest_rate=math.inf,
-    answer_seconds=2.0,
+    response_seconds=2.0,
     linger_seconds=2.0,
     linger_silence_seconds=0.5,
 )
@@ -60,23 +59,23 @@ Application = Callable[..., Iterable[bytes]]
 
 
 def listen(
-    application: Application, host: str, port: int, threads: int, max_body: int, limits: Limits = _USUAL_LIMITS
+    application: Application, host: str, port: int, threads: int, max_body: int, limits: Limits = _DEFAULT_LIMITS
 ) -> "Listener":
-    """A listening server; clients can connect from now on and are answered once `run` is called.
+    """A listening server; clients can connect now and are answered once `run` is called.
 
-    port 0 takes any free one; max_body is in bytes (a chunked body's framing counts).
-    Raises ValueError when the host has no address, OSError when it or the port cannot be had.
+    port 0: any free one; threads: that run the application; max_body: bytes, of a chunked body with its framing.
+    Raises ValueError if the host has no address, OSError if it or the port is not available.
     """
     sockets: dict[int, Any] = {}
     dispatcher = ThreadedTaskDispatcher()
-    # waitress warns of every request that waits for a thread, which under load is every request
+    # waitress warns for each request that waits for a thread
     dispatcher.queue_logger = logging.getLogger("api.transport.queue")
     dispatcher.queue_logger.setLevel(logging.ERROR)
     settings = _settings(max_body)
     servers: list[_Server] = []
     try:
         for family, kind, protocol, _, address in _addresses(host, port):
-            # of several addresses (localhost), all have the port that the first was given
+            # all addresses of a host (localhost) get the port of the first
             address = (address[0], port or (servers[0].port if servers else 0), *address[2:])
             where = (family, kind, protocol, address)
             servers.append(_Server(application, sockets, dispatcher=dispatcher, adj=settings, sockinfo=where))
@@ -90,7 +89,7 @@ def listen(
 
 
 class Listener:
-    """What `listen` returns. `run` it once."""
+    """The server that `listen` returns. `run` can be called once."""
 
     def __init__(self, servers: list["_Server"], sockets: dict[int, Any], dispatcher: ThreadedTaskDispatcher) -> None:
         self._servers, self._sockets, self._dispatcher = servers, sockets, dispatcher
@@ -100,51 +99,52 @@ class Listener:
         self.port: int = servers[0].port
 
     def stop(self) -> None:
-        """End `run` when what has been received is answered; the second call ends it at once. For signal handlers and
-        other threads; may be called at any time, after the end too."""
+        """End `run` after the received requests are answered; a second call ends it at once. May be called at any time,
+        from signal handlers and other threads."""
         self._stops += 1
         if not self._closed:
             self._servers[0].pull_trigger()
 
     def run(self, stop_after: float = STOP_SECONDS, clock: Callable[[], float] = monotonic) -> None:
-        """Answer until `stop`, then close the door, answer what has been received, and return: at most `stop_after`
-        seconds (and half a second for threads) after `stop`, whatever is still at work then. clock: what the seconds of
-        all limits are read from."""
+        """Answer requests until `stop`, then accept no more, answer those received, and return.
+
+        stop_after: most seconds from `stop` to the return, and half a second for threads; clock: of all deadlines.
+        """
         for server in self._servers:
             server.clock = clock
         try:
             while not self._stops:
-                self._make_room()
-                self._turn(_TICK_SECONDS)
+                self._close_idle()
+                self._poll(_TICK_SECONDS)
             self._finish(self._now() + stop_after)
         finally:
             self._close()
 
-    def _turn(self, timeout: float) -> None:
-        """Move what can be moved; from time to time, see who takes too long."""
+    def _poll(self, timeout: float) -> None:
+        """Do the I/O that is ready, for at most `timeout` seconds; check deadlines every _TICK_SECONDS."""
         wasyncore.poll2(timeout, self._sockets)
         now = self._now()
         if now >= self._next_check:
             for connection in self._connections():
                 connection.check(now)
-            self._bound_bodies()
+            self._limit_bodies()
             self._next_check = now + _TICK_SECONDS
 
     def _finish(self, deadline: float) -> None:
         now = self._now()
         for server in self._servers:
-            server.close_door()
-            server.limits, server.stopping = _LAST_LIMITS, True
+            server.stop_accepting()
+            server.limits, server.stopping = _STOPPING_LIMITS, True
         for connection in self._connections():
             connection.restart_clock(now)
-        self._turn(0)  # what lies in the sockets' buffers has been received as well
+        self._poll(0)  # data in the sockets' buffers counts as received
         while (left := self._connections()) and self._stops < 2 and self._now() < deadline:
-            self._turn(_TICK_SECONDS / 5)
+            self._poll(_TICK_SECONDS / 5)
         if left:
             _LOG.warning("stopped with %d connections open", len(left))
 
     def _close(self) -> None:
-        self._closed = True  # before the trigger goes that `stop` pulls
+        self._closed = True  # before the trigger that `stop` pulls is closed
         for connection in self._connections():
             connection.handle_close()
         self._dispatcher.shutdown(timeout=_THREADS_SECONDS)  # type: ignore[arg-type] # any number does
@@ -156,33 +156,32 @@ class Listener:
     def _connections(self) -> list[Connection]:
         return [connection for server in self._servers for connection in server.active_channels.values()]
 
-    def _make_room(self) -> None:
-        """Close the connection that has waited longest for its next request, when there are too many: waitress would
-        accept none until one of them went by itself."""
+    def _close_idle(self) -> None:
+        """At the limit of connections, close the one that has been idle longest; waitress would only stop accepting."""
         if len(self._sockets) < self._servers[0].adj.connection_limit:
             return
         since = self._now() - _SPARE_SECONDS
-        idle = [connection for connection in self._connections() if connection.idle and connection.moved < since]
+        idle = [connection for connection in self._connections() if connection.idle and connection.last_byte_at < since]
         if idle:
-            min(idle, key=lambda connection: connection.moved).handle_close()
+            min(idle, key=lambda connection: connection.last_byte_at).handle_close()
 
-    def _bound_bodies(self) -> None:
-        """Refuse the largest of the half-received bodies when all of them together are too much."""
+    def _limit_bodies(self) -> None:
+        """Refuse the largest incomplete bodies while all of them together exceed the limit."""
         arriving = sorted(self._connections(), key=lambda connection: -connection.body_bytes)
         excess = sum(connection.body_bytes for connection in arriving)
-        excess -= _HELD_BODIES * self._servers[0].adj.max_request_body_size
+        excess -= _MAX_HELD_BODIES * self._servers[0].adj.max_request_body_size
         for connection in arriving:
             if excess <= 0:
                 break
             excess -= connection.body_bytes
-            connection.refuse(503, "too many uploads are under way; send it again in a moment")
+            connection.refuse(503, "too many uploads in progress; send the request again later")
 
 
 class _Server(BoundedServer):
     """One listening socket."""
 
     channel_class = Connection
-    next_channel_cleanup = math.inf  # type: ignore[assignment] # never: `Connection.check` does it
+    next_channel_cleanup = math.inf  # type: ignore[assignment] # `Connection.check` replaces it
     active_channels: dict[int, Connection]  # type: ignore[assignment] # the stubs have one of its values
     effective_port: str  # not in the stubs
 
@@ -190,23 +189,23 @@ class _Server(BoundedServer):
     def port(self) -> int:
         return int(self.effective_port)
 
-    def close_door(self) -> None:
-        """Accept those who have connected already, and nobody after them."""
+    def stop_accepting(self) -> None:
+        """Accept the connections that are waiting, then no more."""
         before = -1
         while before != len(self.active_channels):
             before = len(self.active_channels)
             self.handle_accept()
-        wasyncore.dispatcher.close(self)  # not its trigger, which the threads need until the end
+        wasyncore.dispatcher.close(self)  # not its trigger, which threads use until the end
 
 
 def _settings(max_body: int) -> Adjustments:
     return Adjustments(
-        max_request_body_size=max_body + 1,  # waitress refuses what reaches it
+        max_request_body_size=max_body + 1,  # waitress refuses bodies of this size
         max_request_header_size=_MAX_HEADER_BYTES,
         recv_bytes=_RECEIVE_BYTES,
         connection_limit=_connection_limit(),
-        # no reading while a request is at work: an end of file read then, from a client that closed its sending side
-        # and waits for the answer, would close the connection
+        # no reading while a request is processed: the end of file of a client that closed its sending side and waits
+        # for the response would close the connection
         channel_request_lookahead=0,
         ident=None,
         expose_tracebacks=False,
@@ -222,7 +221,7 @@ def _connection_limit() -> int:
 
 
 def _addresses(host: str, port: int) -> list[tuple[Any, ...]]:
-    """What `socket.getaddrinfo` returns, without its repetitions. Raises ValueError."""
+    """The result of `socket.getaddrinfo` without duplicates. Raises ValueError."""
     try:
         found = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM, socket.IPPROTO_TCP, socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:

@@ -1,4 +1,4 @@
-"""What `/metrics` says, read as Prometheus reads it; two servers in one process share no counts."""
+"""The metrics, parsed as Prometheus does."""
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -16,13 +16,13 @@ def samples(metrics: Metrics) -> dict[tuple[str, ...], float]:
     }
 
 
-def test_every_stage_is_there_before_the_first_meme() -> None:
+def test_all_stages_exist_at_the_start() -> None:
     seen = samples(Metrics())
     assert {stage: seen["meme_stage_seconds_count", stage] for stage in STAGES} == dict.fromkeys(STAGES, 0)
     assert seen["process_resident_memory_bytes",] > 1e6 and seen["meme_under_way",] == seen["meme_queue_depth",] == 0
 
 
-def test_a_stage_is_timed_also_when_it_fails() -> None:
+def test_a_failing_stage_is_timed() -> None:
     metrics = Metrics()
     with metrics.stage("decode"):
         pass
@@ -33,20 +33,20 @@ def test_a_stage_is_timed_also_when_it_fails() -> None:
     assert 0 < seen["meme_stage_seconds_sum", "decode"] < 1
 
 
-def test_gauges_are_read_when_somebody_asks() -> None:
+def test_gauges_are_read_at_each_scrape() -> None:
     metrics, under_way, waiting = Metrics(), [1, 2], [3]
-    metrics.watch(lambda: len(under_way))
-    metrics.serving("a", "v1", lambda: len(waiting))
+    metrics.set_in_progress(lambda: len(under_way))
+    metrics.set_model("a", "v1", lambda: len(waiting))
     assert samples(metrics)["meme_under_way",] == 2 and samples(metrics)["meme_queue_depth",] == 1
     under_way.clear()
     waiting.extend([4, 5])
     assert samples(metrics)["meme_under_way",] == 0 and samples(metrics)["meme_queue_depth",] == 3
 
 
-def test_one_bundle_at_a_time_answers() -> None:
+def test_only_the_current_model_is_exported() -> None:
     metrics = Metrics()
-    metrics.serving("a", "v1", lambda: 9)
-    metrics.serving('b "quoted"', "v2", lambda: 4)
+    metrics.set_model("a", "v1", lambda: 9)
+    metrics.set_model('b "quoted"', "v2", lambda: 4)
     seen = samples(metrics)
     assert {key: value for key, value in seen.items() if key[0] == "meme_model"} == {
         ("meme_model", 'b "quoted"', "v2"): 1
@@ -57,7 +57,7 @@ def test_one_bundle_at_a_time_answers() -> None:
 @pytest.mark.parametrize(
     ("probability", "bucket"), [(0.0, "0.05"), (0.05, "0.05"), (0.050001, "0.1"), (0.5, "0.5"), (1.0, "1.0")]
 )
-def test_probabilities_fall_into_twenty_equal_bins(probability: float, bucket: str) -> None:
+def test_probability_buckets(probability: float, bucket: str) -> None:
     metrics = Metrics()
     metrics.probabilities.observe(probability)
     seen = samples(metrics)
@@ -65,7 +65,7 @@ def test_probabilities_fall_into_twenty_equal_bins(probability: float, bucket: s
     assert len(bins) == 21 and next(edge for edge, count in bins.items() if count) == bucket
 
 
-def test_two_servers_share_no_counts_and_no_line_says_when_a_count_began() -> None:
+def test_servers_are_separate_and_there_are_no_created_series() -> None:
     one, other = Metrics(), Metrics()
     one.failures.inc()
     assert samples(one)["meme_model_failures_total",] == 1 and samples(other)["meme_model_failures_total",] == 0

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from api_fakes import make_service
 
-import api.__main__
+import api.server
 from api.__main__ import main
 from api.settings import ServeSettings
 
@@ -35,13 +35,13 @@ VALUES: dict[str, tuple[Any, str]] = {
 def served(monkeypatch: pytest.MonkeyPatch) -> list[ServeSettings]:
     """The settings that `serve` was called with."""
     calls: list[ServeSettings] = []
-    monkeypatch.setattr(api.__main__, "serve", lambda settings, say: calls.append(settings))
+    monkeypatch.setattr(api.server, "serve", lambda settings, say: calls.append(settings))
     for field in fields(ServeSettings):
         monkeypatch.delenv(f"API_{field.name.upper()}", raising=False)
     return calls
 
 
-def test_the_table_of_values_here_is_whole_and_has_no_default() -> None:
+def test_the_table_of_values_is_complete_and_has_no_defaults() -> None:
     assert {field.name for field in fields(ServeSettings)} == VALUES.keys()
     assert not [field.name for field in fields(ServeSettings) if field.default == VALUES[field.name][0]]
 
@@ -63,11 +63,11 @@ def test_each_field_is_a_flag_and_a_variable(
     assert getattr(served[-1], name) == value, "a flag wins over the environment"
 
 
-def test_what_is_not_said_stays_as_it_is(served: list[ServeSettings]) -> None:
+def test_defaults(served: list[ServeSettings]) -> None:
     assert main(["serve"]) == 0 and served == [ServeSettings()]
 
 
-def test_only_this_machine_may_ask_and_nothing_is_logged_until_somebody_says_so() -> None:
+def test_the_defaults_are_local_and_private() -> None:
     assert ServeSettings().host == "127.0.0.1" and not ServeSettings().log_content and not ServeSettings().cors_origin
 
 
@@ -89,7 +89,7 @@ def test_only_this_machine_may_ask_and_nothing_is_logged_until_somebody_says_so(
         ("--cors-origin=https://example.org/", "cors_origin: expected an origin"),
     ],
 )
-def test_what_cannot_be_served_is_a_sentence(
+def test_values_out_of_range_are_errors(
     bad: str, sentence: str, served: list[ServeSettings], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["serve", bad]) == 2 and not served
@@ -105,7 +105,7 @@ def test_what_cannot_be_served_is_a_sentence(
         ("API_LOG_CONTENT", "yes", "expected true or false, got 'yes'"),
     ],
 )
-def test_a_bad_value_in_the_environment_is_refused_as_one_in_a_flag_is(
+def test_bad_variables_are_refused_like_bad_flags(
     variable: str,
     value: str,
     sentence: str,
@@ -124,7 +124,7 @@ def test_a_bad_value_in_the_environment_is_refused_as_one_in_a_flag_is(
 
 
 @pytest.mark.parametrize(("word", "value"), [("true", True), ("True", True), ("false", False), ("FALSE", False)])
-def test_content_is_logged_by_a_word(
+def test_log_content_is_true_or_false(
     word: str, value: bool, served: list[ServeSettings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("API_LOG_CONTENT", word)
@@ -132,7 +132,7 @@ def test_content_is_logged_by_a_word(
 
 
 @pytest.mark.parametrize("command", ["serve", "predict"])
-def test_help_says_every_default_and_variable(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_has_all_defaults_and_variables(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main([command, "--help"])
     told = " ".join(capsys.readouterr().out.split())
@@ -149,12 +149,12 @@ def test_help_says_every_default_and_variable(command: str, capsys: pytest.Captu
         (b"\xff\xfe", "cannot be read"),
         (b"", "holds no key"),
         (b"# a remark\n\n", "holds no key"),
-        (b"a-long-enough-key\nshort\n", "line 2: expected at least 16 letters"),
+        (b"a-long-enough-key\nshort\n", "line 2: expected at least 16 ASCII"),
         (b"a key with some spaces in it\n", "line 1: expected"),
         ("ein-schlüssel-mit-umlaut\n".encode(), "line 1: expected"),
     ],
 )
-def test_a_file_of_keys_that_cannot_be_used_is_a_sentence_without_a_key(
+def test_an_unusable_file_of_keys_is_an_error_without_a_key(
     tmp_path: Path, content: bytes | None, sentence: str
 ) -> None:
     path = tmp_path / "keys"

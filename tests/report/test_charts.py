@@ -1,4 +1,4 @@
-"""Plots: the axis that suits a parameter, names that are no formulas, the same bytes every time."""
+"""Plots: the scale of axes, names without formulas, reproducible bytes."""
 
 import base64
 from typing import Any
@@ -11,9 +11,9 @@ from report import charts
 
 
 def axis_of(settings: list[Any]) -> tuple[str, list[str]]:
-    """The scale of the axis on which settings are placed, and the names on it."""
+    """The scale of the axis of these settings, and its tick labels."""
     axes = Figure().subplots()
-    places = charts._places(axes, settings, range(len(settings)))
+    places = charts._positions(axes, settings, range(len(settings)))
     assert len(places) == len(settings)
     return axes.get_xscale(), [text.get_text() for text in axes.get_xticklabels() if text.get_text()]
 
@@ -31,19 +31,19 @@ def axis_of(settings: list[Any]) -> tuple[str, list[str]]:
         ([0.0, 1e-5, 1e-2], "linear", None),
     ],
 )
-def test_a_parameter_gets_the_axis_that_suits_it(settings: list[Any], scale: str, names: list[str] | None) -> None:
+def test_the_scale_of_a_parameters_axis(settings: list[Any], scale: str, names: list[str] | None) -> None:
     assert axis_of(settings)[0] == scale
     assert names is None or axis_of(settings)[1] == names
 
 
-def test_a_category_s_points_stay_beside_its_name() -> None:
+def test_points_of_a_category_stay_near_its_tick() -> None:
     axes = Figure().subplots()
-    places = np.array(charts._places(axes, ["a", "b"] * 50, range(100)))
+    places = np.array(charts._positions(axes, ["a", "b"] * 50, range(100)))
     assert (np.abs(places - np.tile([0, 1], 50)) <= 0.25).all() and len(set(places.tolist())) == 100
 
 
 @pytest.mark.parametrize("name", ["$x$", r"$\frac", "x" * 300])
-def test_a_name_is_drawn_as_it_stands(name: str) -> None:
+def test_a_name_is_drawn_as_plain_text(name: str) -> None:
     label = np.array([0, 1, 0, 1])
     for uri in (
         charts.roc_chart(label, {name: np.array([0.1, 0.2, 0.3, 0.4])}),
@@ -55,7 +55,7 @@ def test_a_name_is_drawn_as_it_stands(name: str) -> None:
 
 
 @pytest.mark.parametrize("count", [2, 8, 20_000])
-def test_few_memes_and_many_give_a_plot_of_some_kilobytes(count: int) -> None:
+def test_the_size_of_plots(count: int) -> None:
     rng = np.random.default_rng(0)
     label, probability = np.arange(count) % 2, rng.random(count)
     for uri in (
@@ -67,12 +67,12 @@ def test_few_memes_and_many_give_a_plot_of_some_kilobytes(count: int) -> None:
         assert 5_000 < len(uri) < 500_000
 
 
-def test_the_same_history_gives_the_same_bytes() -> None:
+def test_plots_are_reproducible() -> None:
     history = [{"trial": 0, "state": "pruned", "value": 0.5}, {"trial": 1, "state": "complete", "value": 0.6}]
     assert charts.history_chart(history, "AUROC") == charts.history_chart(history, "AUROC")
 
 
-def test_losses_are_drawn_where_there_are_any() -> None:
+def test_missing_losses_are_not_drawn() -> None:
     start = {"epoch": 0, "train_loss": None, "validation_loss": 0.5}
     curves = [[start], [start, {"epoch": 1, "train_loss": 0.4, "validation_loss": None}]]
     curves.append([*curves[1][:1], {"epoch": 1, "train_loss": 0.4, "validation_loss": 0.45}])

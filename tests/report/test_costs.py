@@ -2,23 +2,25 @@ import numpy as np
 import pytest
 from sklearn.metrics import precision_score, recall_score
 
-from report.costs import Use, aimed, cost_curve, costs, per_thousand
+from report.costs import CostModel, cost_curve, costs, per_thousand, threshold_metrics
 
 RNG = np.random.default_rng(0)
 LABEL = (RNG.random(400) < 0.3).astype(int)
 CHANCES = np.clip(0.3 + 0.3 * LABEL + 0.2 * RNG.normal(size=400), 0, 1)
 
 
-def test_recall_precision_and_flags_are_those_of_scikit_learn_with_intervals() -> None:
-    called, found = CHANCES >= 0.5, aimed(LABEL, CHANCES, 0.5)
+def test_threshold_metrics_equal_those_of_scikit_learn() -> None:
+    called, found = CHANCES >= 0.5, threshold_metrics(LABEL, CHANCES, 0.5)
     assert found["recall"].point == pytest.approx(recall_score(LABEL, called))
     assert found["precision"].point == pytest.approx(precision_score(LABEL, called))
     assert found["flagged"].point == called.mean() and all(one.contains(one.point) for one in found.values())
-    assert aimed(LABEL, CHANCES, 1.5)["precision"].point is None
+    assert threshold_metrics(LABEL, CHANCES, 1.5)["precision"].point is None
 
 
-def test_at_another_prevalence_the_counts_are_those_of_memes_drawn_anew() -> None:
-    (own, *_), (asked, *others) = (per_thousand(LABEL, CHANCES, 0.5, use) for use in (Use(), Use(0.02)))
+def test_counts_at_another_prevalence_equal_those_of_resampled_memes() -> None:
+    (own, *_), (asked, *others) = (
+        per_thousand(LABEL, CHANCES, 0.5, cost_model) for cost_model in (CostModel(), CostModel(0.02))
+    )
     called = CHANCES >= 0.5
     assert own["flagged"] == pytest.approx(1000 * called.mean())
     assert own["missed"] == pytest.approx(1000 * (~called & (LABEL == 1)).mean())
@@ -28,14 +30,14 @@ def test_at_another_prevalence_the_counts_are_those_of_memes_drawn_anew() -> Non
     assert [row["prevalence"] for row in others] == [0.01, 0.05, 0.2, 0.5]
 
 
-def test_costs_are_those_of_counting_and_the_cheapest_threshold_is_the_lowest_of_all() -> None:
-    use = Use(0.1, miss=20, alarm=2)
-    thresholds, curve = cost_curve(LABEL, CHANCES, use)
+def test_costs_equal_plain_counting() -> None:
+    cost_model = CostModel(0.1, miss=20, alarm=2)
+    thresholds, curve = cost_curve(LABEL, CHANCES, cost_model)
     for threshold, cost in zip(thresholds, curve):
         called = CHANCES >= threshold
         missed, alarms = (~called[LABEL == 1]).mean(), called[LABEL == 0].mean()
         assert cost == pytest.approx(1000 * (0.1 * 20 * missed + 0.9 * 2 * alarms))
-    found = costs(LABEL, CHANCES, 0.5, use)
+    found = costs(LABEL, CHANCES, 0.5, cost_model)
     called = CHANCES >= 0.5
     assert found["chosen"] == pytest.approx(
         1000 * (0.1 * 20 * (~called[LABEL == 1]).mean() + 0.9 * 2 * called[LABEL == 0].mean())
@@ -44,6 +46,6 @@ def test_costs_are_those_of_counting_and_the_cheapest_threshold_is_the_lowest_of
 
 
 @pytest.mark.parametrize("wrong", [{"prevalence": 0.0}, {"prevalence": 1.0}, {"miss": 0.0}, {"alarm": float("inf")}])
-def test_uses_that_cannot_be_are_refused_by_name(wrong: dict[str, float]) -> None:
+def test_values_out_of_range_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        Use(**wrong)
+        CostModel(**wrong)

@@ -1,4 +1,4 @@
-"""The commands: what they write, print and answer."""
+"""The commands: files, output and exit codes."""
 
 import copy
 import json
@@ -22,7 +22,7 @@ def values() -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def without_weights(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, Path]]:
-    """Bundles of JSON files only, judged already; returns what was given to be judged."""
+    """Evaluated bundles of JSON files only; returns the arguments of `evaluate_bundle`."""
     asked: list[tuple[Path, Path]] = []
 
     def load(folder: Path) -> SimpleNamespace:
@@ -78,10 +78,10 @@ def test_compare_writes_into_the_first_bundle(
     out = capsys.readouterr().out
     path = Path(out.rsplit("page  ", 1)[1].strip())
     assert path.parent == first and re.fullmatch(r"compare-[._]+é_b\.html", path.name)
-    assert "<title>" in path.read_text("utf-8") and "cannot be told apart" in out
+    assert "<title>" in path.read_text("utf-8") and "do not differ significantly" in out
 
 
-def test_a_name_that_is_no_text_still_gives_a_page(tmp_path: Path, values: dict[str, Any]) -> None:
+def test_a_name_that_is_not_utf8_is_escaped(tmp_path: Path, values: dict[str, Any]) -> None:
     odd = copy.deepcopy(values)
     odd["gallery"]["mistakes"][0]["id"] = "caf\udce9.png"
     assert command.main([str(write_bundle(tmp_path, odd))]) == 0
@@ -101,16 +101,16 @@ def broken(values: dict[str, Any], name: str, change: Any) -> dict[str, Any]:
     ("name", "change", "said"),
     [
         ("config", None, "config.json: cannot be read"),
-        ("metrics", None, "metrics.json: not there"),
+        ("metrics", None, "metrics.json: missing"),
         ("predictions", None, "predictions.json: not there"),
-        ("predictions", lambda part: part.pop("test"), "not what it should be (KeyError('test'))"),
+        ("predictions", lambda part: part.pop("test"), "damaged (KeyError('test'))"),
         ("config", lambda config: config.pop("aim"), "KeyError('aim')"),
         ("metrics", lambda metrics: metrics.pop("copies"), "'dict object' has no attribute 'copies'"),
         ("gallery", lambda gallery: gallery["mistakes"][0].pop("neighbours"), "KeyError('neighbours')"),
         ("config", lambda config: config["study"].update(history=[1]), "TypeError"),
     ],
 )
-def test_a_bundle_that_is_not_whole_is_refused_in_a_sentence(
+def test_a_damaged_bundle_is_an_error_in_one_line(
     tmp_path: Path, values: dict[str, Any], capsys: pytest.CaptureFixture[str], name: str, change: Any, said: str
 ) -> None:
     write_bundle(tmp_path, broken(values, name, change))
@@ -120,7 +120,7 @@ def test_a_bundle_that_is_not_whole_is_refused_in_a_sentence(
     assert not (tmp_path / "report.html").exists()
 
 
-def test_compare_refuses_a_bundle_that_was_never_judged(
+def test_compare_refuses_a_bundle_without_metrics(
     tmp_path: Path, values: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = write_bundle(tmp_path / "one", values)
@@ -132,19 +132,19 @@ def test_compare_refuses_a_bundle_that_was_never_judged(
 @pytest.mark.parametrize(
     "words", [["a", "b"], ["--nonsense"], ["compare"], ["compare", "a"], ["compare", "a", "b", "c"]]
 )
-def test_words_that_are_no_command_are_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_arguments_are_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         command.main(words)
     assert stopped.value.code == 2 and "usage: " in capsys.readouterr().err
 
 
-def test_libraries_keep_to_the_cores(tmp_path: Path, values: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_are_limited(tmp_path: Path, values: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[bool] = []
     monkeypatch.setattr(command, "limit_threads", lambda: called.append(True))
     assert command.main([str(write_bundle(tmp_path, values))]) == 0 and called
 
 
-def test_ctrl_c_is_said_and_answered_with_130(
+def test_ctrl_c_exits_with_130(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupted(*_: Any) -> None:

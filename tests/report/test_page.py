@@ -1,4 +1,4 @@
-"""The page of a bundle: whole, escaped, alone in the world, and readable whatever the bundle holds."""
+"""The report page: complete, escaped, self-contained, and rendered for unusual bundles."""
 
 import base64
 import copy
@@ -14,7 +14,7 @@ import pytest
 from head.candidates.table import CANDIDATES
 from head.judge.metrics import METRICS, measure, read_estimate
 from report import charts
-from report.costs import Use
+from report.costs import CostModel
 from report.page import render
 from report.words import main_methods, methods_table
 
@@ -45,7 +45,7 @@ def part(count: int, seed: int, one_class: bool = False, equal: bool = False) ->
 
 
 def metrics_of(judged: dict[str, Any], split: str) -> dict[str, Any]:
-    """What judging the predictions gives, by the room that does it."""
+    """The metrics of the predictions, by `head`."""
     probabilities = {name: np.array(values) for name, values in judged["probability"].items()}
     thresholds = dict.fromkeys(probabilities, 0.5)
     label = np.array(judged["label"])
@@ -79,7 +79,7 @@ def metrics_of(judged: dict[str, Any], split: str) -> dict[str, Any]:
 
 
 def history(trials: int) -> list[dict[str, Any]]:
-    """Trials of a search that learns a little; every fourth one pruned."""
+    """Trials with slowly rising values; every fourth one is pruned."""
     rng = np.random.default_rng(trials)
     runs = []
     for trial in range(trials):
@@ -188,7 +188,7 @@ def bundle(count: int = 149, trials: int = 40, **odd: bool) -> dict[str, Any]:
         "readings": [
             {"bundle": f"b{number}", "version": "0", "date": f"2025-0{number}-01", "memes": 149} for number in (1, 2, 2)
         ],
-        "use": Use(),
+        "cost_model": CostModel(),
     }
 
 
@@ -198,7 +198,7 @@ def nested_of() -> dict[str, Any]:
 
 
 def write_bundle(folder: Path, values: dict[str, Any]) -> Path:
-    """The bundle's JSON files, as on disk."""
+    """Write the bundle's JSON files."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("config", "metrics", "predictions", "gallery"):
         if values[name] is not None:
@@ -243,26 +243,24 @@ def values() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def page(values: dict[str, Any]) -> str:
-    """Its page."""
+    """The rendered page of `values`."""
     return render(**values)
 
 
 @pytest.fixture
 def ours(values: dict[str, Any]) -> dict[str, Any]:
-    """A bundle to change."""
+    """A copy of `values` to change."""
     return copy.deepcopy(values)
 
 
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plots take nearly all the time: none for tests of what stands around them."""
+    """Replaces the plots, which take nearly all the time, by an empty one."""
     for name in ("roc", "precision_recall", "reliability", "threshold", "history", "importance", "slice"):
         monkeypatch.setattr(charts, f"{name}_chart", lambda *given: "data:image/svg+xml;base64,")
 
 
-def test_every_figure_of_every_method_is_on_the_page_with_its_interval_and_one_p(
-    values: dict[str, Any], page: str
-) -> None:
+def test_the_page_has_every_metric_with_its_interval_and_one_p(values: dict[str, Any], page: str) -> None:
     text = _Outline(page).text
     for method in values["metrics"]["methods"].values():
         for figures in method["figures"].values():
@@ -272,17 +270,17 @@ def test_every_figure_of_every_method_is_on_the_page_with_its_interval_and_one_p
         assert word in text
 
 
-def test_the_page_says_what_was_judged_how_and_what_made_it(page: str) -> None:
+def test_the_page_describes_data_protocol_and_provenance(page: str) -> None:
     text = _Outline(page).text
     for words in (
         "the test split: 149 memes, 59 offensive",
-        "looked at 3 times, for 2 bundles, from 2025-01-01 to 2025-02-01: the best of several looks is optimistic",
-        "5-fold cross-validation on train and validation, near-copies in one fold",
+        "used 3 times, for 2 bundles, from 2025-01-01 to 2025-02-01: the best of several results is optimistic",
+        "5-fold cross-validation on train and validation, near-duplicates in one fold",
         "fusion ensemble, 10 heads of 2 methods",
         "0.500, chosen for the highest macro-F1",
         "from 0.450 to 0.560: a person decides",
         "memes answered 80.0 % 79.0 %",
-        "3 memes of those judged have near-copies",
+        "3 memes of those evaluated have near-duplicates",
         "ab" * 32,
         "583 groups",
         "picked 2 times; image_dim 8, text_dim 8, fusion align, width 64, optimizer adamw",
@@ -294,7 +292,7 @@ def test_the_page_says_what_was_judged_how_and_what_made_it(page: str) -> None:
         assert words in text, words
 
 
-def test_the_confusion_matrix_counts_every_judged_meme_once(values: dict[str, Any], page: str) -> None:
+def test_the_confusion_matrix_counts_each_meme_once(values: dict[str, Any], page: str) -> None:
     text = _Outline(page).text
     found = re.search(r"called non-offensive labelled offensive(.*?)labelled non-offensive(.*?) The review band", text)
     assert found
@@ -310,7 +308,7 @@ def test_the_confusion_matrix_counts_every_judged_meme_once(values: dict[str, An
         ]
 
 
-def test_what_the_page_shows_of_the_data_is_escaped(ours: dict[str, Any]) -> None:
+def test_values_from_the_data_are_escaped(ours: dict[str, Any]) -> None:
     ours["config"] |= {"name": HOSTILE, "spec": {HOSTILE: HOSTILE}, "versions": {HOSTILE: HOSTILE}}
     ours["config"]["data"]["source"] = HOSTILE
     ours["config"]["study"]["importances"] = {HOSTILE: 1.0}
@@ -327,7 +325,7 @@ def test_what_the_page_shows_of_the_data_is_escaped(ours: dict[str, Any]) -> Non
     assert outline.text.count(HOSTILE) >= 8
 
 
-def test_the_page_asks_for_nothing_from_outside(ours: dict[str, Any]) -> None:
+def test_the_page_loads_nothing_from_outside(ours: dict[str, Any]) -> None:
     ours["gallery"]["mistakes"][0]["text"] = "see http://example.org"
     page = render(**ours)
     outline = _Outline(page)
@@ -351,18 +349,18 @@ def test_the_same_bundle_gives_the_same_bytes(values: dict[str, Any], page: str)
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_pictures_stand_beside_their_memes_and_a_lost_one_leaves_a_box(ours: dict[str, Any]) -> None:
+def test_pictures_are_shown_and_a_missing_one_leaves_a_box(ours: dict[str, Any]) -> None:
     del ours["pictures"]["img/0.png"]
     page = _Outline(render(**ours))
     shown = [source for source in page.images().values() if source == PIXEL]
     assert len(shown) == 11
     assert page.text.count("no picture") == 1 + 36
     ours["pictures"] = {}
-    assert "not where tuning found them, in data/multioff" in _Outline(render(**ours)).text
+    assert "no longer in data/multioff" in _Outline(render(**ours)).text
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_long_texts_are_folded_and_missing_ones_named(ours: dict[str, Any]) -> None:
+def test_long_texts_are_collapsed_and_missing_ones_marked(ours: dict[str, Any]) -> None:
     ours["gallery"]["mistakes"] = ours["gallery"]["mistakes"][:2]
     ours["gallery"]["mistakes"][0]["text"] = "word " * 1000
     ours["gallery"]["mistakes"][1]["text"] = ""
@@ -380,26 +378,26 @@ def test_long_texts_are_folded_and_missing_ones_named(ours: dict[str, Any]) -> N
         ({"trials": 1000}, "1,000 trials: 750 complete, 250 pruned"),
     ],
 )
-def test_an_odd_bundle_is_still_a_page(odd: dict[str, Any], said: str) -> None:
+def test_an_unusual_bundle_is_rendered(odd: dict[str, Any], said: str) -> None:
     assert said in _Outline(render(**bundle(**odd))).text
 
 
-def test_figures_that_are_undefined_are_called_so() -> None:
+def test_undefined_metrics_are_shown_as_n_a() -> None:
     page = _Outline(render(**bundle(one_class=True)))
     assert page.text.count("n/a") >= 2 * len(NAMES)
-    assert {"ROC curves", "Precision and recall", "If the threshold were another"}.isdisjoint(page.images())
+    assert {"ROC curves", "Precision and recall", "Metrics by threshold"}.isdisjoint(page.images())
     assert "Reliability of the fusion ensemble" in page.images()
 
 
-def test_a_search_that_tells_nothing_says_so(ours: dict[str, Any]) -> None:
+def test_a_search_without_importances(ours: dict[str, Any]) -> None:
     ours["config"]["study"] |= {"importances": {}, "history": history(1)}
     page = _Outline(render(**ours))
-    assert "too few, or too alike" in page.text
+    assert "too few or too similar" in page.text
     assert "Importance of the parameters" not in page.images()
     assert not any(name.startswith("AUROC against") for name in page.images())
 
 
-def test_trials_without_a_value_and_parameters_of_some_trials_only_are_drawn(ours: dict[str, Any]) -> None:
+def test_trials_with_missing_values_and_parameters_are_drawn(ours: dict[str, Any]) -> None:
     runs = ours["config"]["study"]["history"]
     for run in runs:
         run["value"] = None if run["state"] == "pruned" else run["value"]
@@ -414,15 +412,18 @@ def test_trials_without_a_value_and_parameters_of_some_trials_only_are_drawn(our
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_without_band_subgroups_copies_and_mistakes_their_places_are_empty_or_gone(ours: dict[str, Any]) -> None:
+def test_sections_without_content_are_empty_or_missing(ours: dict[str, Any]) -> None:
     ours["config"]["review"] = ours["metrics"]["review"] = None
     ours["metrics"] |= {"subgroups": [], "copies": {"memes": 0, "auroc_without": figure(0.6)}}
     ours["gallery"]["mistakes"] = []
     text = _Outline(render(**ours)).text
     assert "review" not in text and "Subgroups" not in text
-    assert "No meme was judged by a head that had learnt a near-copy of it" in text and "made no mistake" in text
+    assert (
+        "No meme was evaluated by a head that was trained on a near-duplicate of it" in text
+        and "made no mistake" in text
+    )
     ours["gallery"] = None
-    assert "No gallery was kept" in _Outline(render(**ours)).text
+    assert "There is no gallery" in _Outline(render(**ours)).text
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -437,8 +438,10 @@ def test_twenty_subgroups_are_twenty_rows(ours: dict[str, Any]) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
-@pytest.mark.parametrize(("split", "said"), [("test", "on all of train and validation"), ("tuning", "the honest ones")])
-def test_nested_cross_validation_has_its_section(ours: dict[str, Any], split: str, said: str) -> None:
+@pytest.mark.parametrize(
+    ("split", "said"), [("test", "on all of train and validation"), ("tuning", "the unbiased ones")]
+)
+def test_nested_cross_validation_section(ours: dict[str, Any], split: str, said: str) -> None:
     ours["nested"] = nested_of()
     ours["metrics"]["split"] = split
     text = _Outline(render(**ours)).text
@@ -447,7 +450,7 @@ def test_nested_cross_validation_has_its_section(ours: dict[str, Any], split: st
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_the_official_protocol_and_a_shipped_baseline_are_named(ours: dict[str, Any]) -> None:
+def test_official_protocol_and_a_shipped_baseline(ours: dict[str, Any]) -> None:
     ours["config"] |= {
         "shipped": REFERENCE,
         "protocol": {"name": "official", "folds": 5, "repeats": 1},
@@ -487,7 +490,7 @@ def finetuned() -> dict[str, Any]:
     return values
 
 
-def test_fine_tuning_has_a_section_with_its_losses() -> None:
+def test_fine_tuning_section() -> None:
     page = _Outline(render(**finetuned()))
     assert "Losses" in page.images() and "p 0.456" in page.text
     words = (
@@ -498,12 +501,12 @@ def test_fine_tuning_has_a_section_with_its_losses() -> None:
     assert "The cross-validated AUROC against" in page.text and "official: trained on train" in page.text
 
 
-def test_without_fine_tuning_nothing_is_said_of_it(page: str) -> None:
+def test_no_fine_tuning_section_for_a_frozen_encoder(page: str) -> None:
     assert "ine-tun" not in page
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_lesser_candidates_are_folded_away_and_what_ships_never_is(ours: dict[str, Any]) -> None:
+def test_candidates_beyond_the_best_are_collapsed_but_never_the_shipped_one(ours: dict[str, Any]) -> None:
     methods, candidates = ours["metrics"]["methods"], list(CANDIDATES)
     for place, name in enumerate(candidates):
         methods[name] = {
@@ -520,11 +523,11 @@ def test_lesser_candidates_are_folded_away_and_what_ships_never_is(ours: dict[st
     first, folded = page.split(f"{len(candidates) - 4} more methods, none with a higher AUROC", 1)
     for name in candidates[3:-1]:
         assert f'<th scope="row">{name}</th>' not in first and f'<th scope="row">{name}</th>' in folded
-    assert f"and {len(candidates) - 4} more in the page" in methods_table(ours["config"], ours["metrics"])
+    assert f"and {len(candidates) - 4} more on the page" in methods_table(ours["config"], ours["metrics"])
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_recipes_are_told_with_what_they_reached_and_how_they_differ_from_the_papers(ours: dict[str, Any]) -> None:
+def test_recipes_are_shown_with_their_values_and_differences(ours: dict[str, Any]) -> None:
     study = ours["config"]["study"]
     study["history"][0] |= {"recipe": "RGCL", "value": 0.61}
     study["history"][1] |= {"recipe": "MemeCLIP", "value": None}
@@ -533,6 +536,6 @@ def test_recipes_are_told_with_what_they_reached_and_how_they_differ_from_the_pa
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_a_candidate_in_the_ensemble_is_named_and_its_settings_are_in_the_table(ours: dict[str, Any]) -> None:
+def test_a_candidate_in_the_ensemble_is_shown(ours: dict[str, Any]) -> None:
     ours["config"]["study"]["picks"] = [{"method": "random forest", "picked": 3}]
     assert "random forest picked 3 times" in _Outline(render(**ours)).text

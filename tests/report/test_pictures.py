@@ -1,4 +1,4 @@
-"""Thumbnails: small copies of what the data folder holds, and nothing for what it does not, or must not, show."""
+"""Thumbnails of the data folder; none for pictures that are missing, unreadable or outside of it."""
 
 import base64
 import io
@@ -24,29 +24,29 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ["a.png", "Labelled Images/a.png"])
-def test_a_picture_is_found_by_its_name_or_its_path(data: Path, name: str) -> None:
+def test_a_picture_is_found_by_name_or_path(data: Path, name: str) -> None:
     assert opened(thumbnails(str(data), [name, name])[name]).size == (24, 16)
 
 
-def test_a_large_picture_becomes_small_and_keeps_its_shape(data: Path) -> None:
+def test_a_large_picture_is_scaled_down(data: Path) -> None:
     (data / "large.png").write_bytes(picture(size=(1600, 800)))
     uri = thumbnails(str(data), ["large.png"])["large.png"]
     assert opened(uri).size == (320, 160)
 
 
-def test_pictures_stand_beside_a_data_set_that_is_one_table(data: Path) -> None:
+def test_pictures_of_a_single_table(data: Path) -> None:
     table = data / "Split Dataset" / "Training_meme_dataset.csv"
     (table.parent / "b.png").write_bytes(picture())
     assert list(thumbnails(str(table), ["b.png"])) == ["b.png"]
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "I;16"])
-def test_every_kind_of_pixel_can_be_shown(data: Path, mode: str) -> None:
+def test_every_image_mode(data: Path, mode: str) -> None:
     Image.new(mode, (9, 9)).save(data / "x.tif", "TIFF")
     assert opened(thumbnails(str(data), ["x.tif"])["x.tif"]).mode == "RGB"
 
 
-def test_what_must_not_or_cannot_be_shown_is_left_out(data: Path, tmp_path: Path) -> None:
+def test_pictures_outside_or_unreadable_are_left_out(data: Path, tmp_path: Path) -> None:
     (tmp_path / "secret.png").write_bytes(picture())
     (data / "out.png").symlink_to(tmp_path / "secret.png")
     (data / "text.png").write_text("no picture")
@@ -58,6 +58,6 @@ def test_what_must_not_or_cannot_be_shown_is_left_out(data: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("folder", ["", "nowhere", "nul\0"])
-def test_without_the_data_folder_there_is_no_picture(data: Path, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_data_folder_no_picture(data: Path, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(data)
     assert thumbnails(folder, ["a.png"]) == {}

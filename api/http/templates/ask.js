@@ -1,10 +1,10 @@
-// Asks the server, and says the same as a curl command. Knows nothing of the page.
+// Sends the request, and makes the curl command for it.
 
-// A server that is still busy after these is better left alone.
+// Retries after 503.
 const MOST_RETRIES = 2;
 const MOST_RETRY_SECONDS = 30;
 
-// What the person is told. atKey: it is about the API key.
+// An error to show. atKey: it is about the API key.
 class Failure extends Error {
   constructor(sentence, requestId = "", atKey = false) {
     super(sentence);
@@ -13,7 +13,7 @@ class Failure extends Error {
   }
 }
 
-// The prediction for a form. say: told why it takes longer. Throws Failure, and AbortError once `signal` is aborted.
+// The prediction for a form. say: shows a status. Throws Failure, and AbortError once `signal` is aborted.
 async function ask(url, form, key, signal, say) {
   for (let retries = 0; ; retries += 1) {
     const response = await send(url, form, key, signal);
@@ -42,14 +42,14 @@ async function read(response, key, signal) {
   if (response.ok && typeof answer?.probability === "number") return answer;
   const requestId = answer?.request_id ?? response.headers.get("X-Request-ID") ?? "";
   const sentence = typeof answer?.detail === "string" ? answer.detail
-    : `Something else than the classifier answered (status ${response.status}). Is a proxy in between?`;
-  if (response.status === 401 && key) {  // the server's own sentence is for those who write programs
+    : `Unexpected response (status ${response.status}), perhaps of a proxy.`;
+  if (response.status === 401 && key) {  // the server's detail is for API clients
     throw new Failure(`The server does not know this key (request ${requestId}).`, "", true);
   }
   throw new Failure(sentence, requestId);
 }
 
-// The curl command that sends the same form. Only --form-string takes any text: -F reads @, < and ; as orders.
+// The curl command that sends the same form. --form-string, since -F interprets @, < and ; in texts.
 function curl(url, form, wantsKey) {
   const fields = [...form].flatMap(([name, value]) =>
     value instanceof File ? ["-F", quoted(`${name}=@"${value.name.replace(/["\\]/g, "\\$&")}"`)]
@@ -58,7 +58,7 @@ function curl(url, form, wantsKey) {
   return ["curl", ...key, ...fields, quoted(url)].join(" ");
 }
 
-// As one word of a POSIX shell.
+// Quoted for a POSIX shell.
 function quoted(word) {
   return /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
 }

@@ -1,13 +1,13 @@
-// What the person does: brings a picture in any way, corrects the words, asks.
+// Input: choosing, pasting and dropping a picture, editing the text, submitting.
 
-// The server's limit for a whole request (MAX_BODY_BYTES in api/schema.py); the words need little of it.
+// The server's limit for a request (MAX_BODY_BYTES in api/schema.py).
 const MOST_BYTES = {{ most_bytes }};
 
 const form = at("form"), image = at("image"), text = at("text"), result = at("result");
-const wordless = at("wordless"), key = at("key");  // null where the server does not read, or wants no key
+const wordless = at("wordless"), key = at("key");  // null without OCR, or if no key is required
 let pictureUrl = "";
-let readText = "";  // off the picture on show
-let answered = null;  // the answer on show: the words() that it is for, and where they were from
+let readText = "";  // OCR text of the current picture
+let answered = null;  // of the answer that is shown: words() and their source
 let asking = new AbortController();
 
 at("shortcut").hidden = false;
@@ -44,7 +44,7 @@ document.addEventListener("drop", event => {
   bring(event, event.dataTransfer);
 });
 
-// A file that was pasted or dropped becomes the form's own, so that there is one place to look.
+// Put a pasted or dropped file into the form's file input.
 function bring(event, transfer) {
   const files = [...transfer.files];
   if (!files.length) return;
@@ -57,7 +57,7 @@ function bring(event, transfer) {
 
 function takePicture() {
   asking.abort();
-  // what was written belonged to the picture before; without one, it may have been written for this
+  // a text for the previous picture is removed; one typed before the first picture is kept
   if (pictureUrl) text.value = "";
   URL.revokeObjectURL(pictureUrl);
   const file = image.files[0];
@@ -71,7 +71,7 @@ function takePicture() {
   if (file) classify();
 }
 
-// null: to be judged without any
+// null: classify without a text
 function words() {
   return wordless?.checked ? null : text.value;
 }
@@ -95,7 +95,7 @@ async function classify() {
   }
 }
 
-// What need not be sent to know the answer. Throws Failure.
+// Checks before sending. Throws Failure.
 function refuse(file) {
   if (file.size > MOST_BYTES) {
     const size = (file.size / 1e6).toFixed(1);
@@ -128,7 +128,7 @@ function takeAnswer(answer, sent) {
   at("copied").textContent = "";
   noteWords();
   settle();
-  // it is on the screen already; this says it to those who do not see it
+  // for screen readers
   at("status").className = "quiet";
   at("status").textContent = `${at("verdict").textContent}. ${at("sentence").textContent} ${at("origin").textContent}`;
   if (document.activeElement !== text) at("verdict").scrollIntoView({block: "nearest"});
@@ -138,7 +138,7 @@ function fail(error) {
   clear();
   if (!(error instanceof Failure)) {
     console.error(error);
-    error = new Failure("This page could not show the answer. That is our fault.");
+    error = new Failure("This page could not show the answer: an error of the page.");
   }
   if (error.atKey && key) return tellKey(error.message);
   const lines = [error.message, error.requestId && `Request ${error.requestId}`].filter(Boolean);
@@ -168,7 +168,7 @@ function clear() {
   noteWords();
 }
 
-// Where the words are from, and whether the answer on show is for them.
+// Shows the source of the text, and whether the answer is for it.
 function noteWords() {
   text.disabled = Boolean(wordless?.checked);
   at("origin").textContent = originOf(words());
@@ -186,7 +186,7 @@ async function copyCommand() {
   try {
     await navigator.clipboard.writeText(command.textContent);
     at("copied").textContent = "Copied";
-  } catch {  // not every browser lets a page without HTTPS
+  } catch {  // clipboard access needs HTTPS in some browsers
     getSelection().selectAllChildren(command);
     at("copied").textContent = "Selected: copy it with Ctrl+C";
   }

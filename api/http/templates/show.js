@@ -1,4 +1,4 @@
-// Shows an answer, every word of it as text. Knows nothing of where it is from.
+// Shows a response; all values are inserted as text.
 
 const at = id => document.getElementById(id);
 const LABELS = {offensive: "Offensive", "non-offensive": "Not offensive", review: "For a person to decide"};
@@ -10,7 +10,7 @@ function element(tag, className = "", ...children) {
   return made;
 }
 
-// never "100.0 %" for what is only nearly certain
+// never "100.0 %" for a probability below 1
 function percent(p) {
   return p > 0.999 && p < 1 ? "over 99.9\u00a0%" : p < 0.001 && p > 0 ? "under 0.1\u00a0%" : exactly(p);
 }
@@ -36,7 +36,7 @@ function sentenceOf({label, probability, threshold, review}) {
   return `${found}, ${side} the threshold of ${exactly(threshold)}.`;
 }
 
-// A model that leaves nothing to people has no band, or an empty one.
+// Without review, the band is missing or empty.
 function bandOf({review}) {
   return review && review.low < review.high ? review : null;
 }
@@ -50,7 +50,7 @@ function showScale(answer) {
     element("div", "ends soft", left, right), key);
 }
 
-// A bar that says the same in words.
+// A bar with an accessible label.
 function bar(name, probability, answer) {
   const fill = element("div", "fill"), mark = element("div", "mark"), made = element("div", "bar", fill);
   const band = bandOf(answer);

@@ -1,4 +1,4 @@
-"""What is exported answers as the bundle does, needs no network and nothing else of this machine, and shows no meme."""
+"""Exported bundles: the same predictions, no network, no paths and no content."""
 
 import json
 import os
@@ -17,13 +17,12 @@ import torch
 from fakes import picture
 from huggingface_hub import constants
 
-from api import server
 from api.__main__ import main
 from api.commands import export
-from api.http.service import Loaded
 from api.metrics import Metrics
 from api.model import classifier as classifier_module
 from api.model.classifier import MemeClassifier
+from api.model.loading import LoadedModel, load_model
 from api.model.prediction import Meme, Predictor
 from api.schema import Explanation
 from cache import SpecMismatch, read_index
@@ -50,7 +49,7 @@ Change = Callable[[dict[str, Any]], Any]
 
 @dataclass(frozen=True)
 class Made:
-    """A bundle, the results that it was tuned from, and what was exported of it."""
+    """A bundle, its artifacts folder, and its export."""
 
     bundle: Path
     artifacts: Path
@@ -68,19 +67,19 @@ def text_of(row: int) -> str:
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """Of memes whose data say which of them are test."""
+    """Of a data set with a split column."""
     return make(tmp_path_factory, "fp32", split=True)
 
 
 @pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """Of memes of which tuning finds some to be test."""
+    """Of a data set whose test split was made by tuning."""
     return make(tmp_path_factory, "bf16", split=False)
 
 
 @pytest.fixture(scope="module")
 def finetuned(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """Of an encoder that was changed, a weight of either tower whole and one by factors."""
+    """Of a fine-tuned encoder, with a full and a low-rank change in each tower."""
     return make(tmp_path_factory, "bf16", split=True, change=mixed())
 
 
@@ -92,7 +91,7 @@ def made(request: pytest.FixtureRequest) -> Made:
 def make(
     tmp_path_factory: pytest.TempPathFactory, precision: str, split: bool, change: dict[str, torch.Tensor] | None = None
 ) -> Made:
-    """change: what fine-tuning changed of the encoder, if it did."""
+    """change: the weight changes of fine-tuning, if any."""
     root = tmp_path_factory.mktemp("made")
     data = root / "data"
     (data / "pictures").mkdir(parents=True)
@@ -125,7 +124,7 @@ def make(
 
 
 def tune(bundle: Path, asked: EmbedSettings) -> frozenset[str]:
-    """Write a bundle of heads that are as they were drawn; the ids of the memes that it says it was tuned on."""
+    """Write a bundle of heads with random weights; returns the ids of its training memes."""
     index = read_index(asked.index)
     memes = load_tuning(index, asked.vectors, False, 0)
     ensemble = fitted(as_features(memes.image, memes.text))
@@ -161,8 +160,8 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 @contextmanager
-def loaded(bundle: Path, old: Predictor | None = None, **settings: Any) -> Iterator[Loaded]:
-    found = server.load(settings_of(bundle, **settings), Metrics(), old=old)
+def loaded(bundle: Path, old: Predictor | None = None, **settings: Any) -> Iterator[LoadedModel]:
+    found = load_model(settings_of(bundle, **settings), Metrics(), old=old)
     with closing(found.predictor):
         yield found
 
@@ -175,7 +174,7 @@ def explained(made: Made, bundle: Path, artifacts: Path) -> list[Explanation]:
 
 @pytest.fixture
 def asked_of_network(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Whoever was asked for, by name or by address; nobody answers."""
+    """The hosts that were looked up or connected to; all fail."""
     asked: list[str] = []
 
     def refuse(*arguments: Any, **_: Any) -> None:
@@ -188,7 +187,7 @@ def asked_of_network(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return asked
 
 
-def test_an_export_answers_with_the_same_bits(made: Made) -> None:
+def test_an_export_gives_the_same_bits(made: Made) -> None:
     plain, other = (MemeClassifier.from_bundle(folder, CPU) for folder in (made.bundle, made.export))
     answers = [
         of(
@@ -212,8 +211,8 @@ def test_an_export_is_served_without_a_network(
     assert asked_of_network, "nothing would be noticed"
 
 
-def test_an_export_needs_nothing_of_where_it_was_made(made: Made, tmp_path: Path) -> None:
-    """Another folder, and another that the process runs in."""
+def test_an_export_can_be_moved(made: Made, tmp_path: Path) -> None:
+    """In another folder, and from another working directory."""
     before = explained(made, made.bundle, made.artifacts)
     shutil.copytree(made.export, tmp_path / "there")
     with pytest.MonkeyPatch.context() as patch:
@@ -223,7 +222,7 @@ def test_an_export_needs_nothing_of_where_it_was_made(made: Made, tmp_path: Path
     assert {near.id for one in before for near in one.neighbours} <= made.tuned
 
 
-def test_an_export_shows_no_meme_and_no_place_on_this_machine(made: Made) -> None:
+def test_an_export_has_no_content_and_no_paths(made: Made) -> None:
     index = read_index(next((made.artifacts / "datasets").iterdir()))
     rows = [row for row, id in enumerate(index.ids) if id not in made.tuned]
     assert len(rows) >= COUNT // 6
@@ -244,7 +243,7 @@ def keys_of(index: Any, row: int) -> tuple[str, str]:
     return index.image_keys[row], index.text_keys[row]
 
 
-def test_of_test_memes_nothing_is_in_the_index_but_that_there_were_some(made: Made) -> None:
+def test_the_exported_index_has_no_data_of_test_memes(made: Made) -> None:
     plain, bare = (read_index(next((of / "datasets").iterdir())) for of in (made.artifacts, made.export / "training"))
     columns = ("ids", "labels", "image_keys", "text_keys", "text_tokens", "text_cut", "groups")
     for row, id in enumerate(plain.ids):
@@ -272,7 +271,7 @@ def test_the_card_is_that_of_the_bundle(one: Made) -> None:
         assert other.card == plain.card
 
 
-def test_others_may_read_all_of_it(one: Made) -> None:
+def test_the_files_are_readable_for_others(one: Made) -> None:
     paths = [one.export, *one.export.rglob("*")]
     assert {stat.S_IMODE(path.stat().st_mode) for path in paths if path.is_dir()} == {0o755}
     assert {stat.S_IMODE(path.stat().st_mode) for path in paths if path.is_file()} == {0o644}
@@ -286,7 +285,7 @@ def test_others_may_read_all_of_it(one: Made) -> None:
     ],
     ids=["a damaged index", "no vectors"],
 )
-def test_training_memes_that_cannot_be_read_are_left_out_whole(
+def test_unreadable_training_memes_are_left_out(
     one: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: Callable[[Path], Any]
 ) -> None:
     shutil.copytree(one.artifacts, tmp_path / "artifacts")
@@ -298,7 +297,7 @@ def test_training_memes_that_cannot_be_read_are_left_out_whole(
 
 
 @pytest.mark.parametrize("name", [*(f"encoder/{name}" for name in INSIDE), "head.safetensors"])
-def test_a_damaged_file_is_refused_by_its_name(one: Made, tmp_path: Path, name: str) -> None:
+def test_a_damaged_file_is_named(one: Made, tmp_path: Path, name: str) -> None:
     folder = shutil.copytree(one.export, tmp_path / "copy")
     whole = (folder / name).read_bytes()
     for place in range(0, len(whole), len(whole) // 5):
@@ -318,13 +317,15 @@ def test_a_damaged_export_is_not_exported(one: Made, tmp_path: Path, capsys: pyt
     assert {path.name for path in tmp_path.iterdir()} == {"copy"}
 
 
-def test_a_copy_that_makes_other_vectors_is_not_kept(
+def test_a_copy_with_other_embeddings_is_not_kept(
     one: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     probes = iter([torch.zeros(3), torch.ones(3)])
     monkeypatch.setattr(export, "probe", lambda encoder: next(probes))
     assert exported(one, tmp_path / "out") == 2
-    assert "makes other vectors, so nothing was written" in capsys.readouterr().err and not list(tmp_path.iterdir())
+    assert "computes other embeddings, so nothing was written" in capsys.readouterr().err and not list(
+        tmp_path.iterdir()
+    )
 
 
 def other_bundle(one: Made, folder: Path) -> Path:
@@ -350,16 +351,16 @@ def some_file(one: Made, folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("place", "message"),
     [
-        (lambda made, folder: made.bundle, "the bundle itself, or a folder that holds it"),
-        (lambda made, folder: made.bundle.parent, "the bundle itself, or a folder that holds it"),
-        (link, "the bundle itself, or a folder that holds it"),
-        (other_bundle, "there already, and not an export"),
-        (some_folder, "there already, and not an export"),
-        (some_file, "there already, and not an export"),
+        (lambda made, folder: made.bundle, "the bundle itself, or a folder that contains it"),
+        (lambda made, folder: made.bundle.parent, "the bundle itself, or a folder that contains it"),
+        (link, "the bundle itself, or a folder that contains it"),
+        (other_bundle, "exists and is not an export"),
+        (some_folder, "exists and is not an export"),
+        (some_file, "exists and is not an export"),
     ],
     ids=["itself", "its parent", "a link to it", "another bundle", "a folder", "a file"],
 )
-def test_what_must_not_be_replaced_is_refused_and_not_touched(
+def test_other_folders_are_not_replaced(
     one: Made,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -374,7 +375,7 @@ def test_what_must_not_be_replaced_is_refused_and_not_touched(
     assert [files_of(folder) for folder in (tmp_path, one.bundle.parent)] == before
 
 
-def test_an_older_export_is_replaced_whole(one: Made, tmp_path: Path) -> None:
+def test_an_older_export_is_replaced(one: Made, tmp_path: Path) -> None:
     out = shutil.copytree(one.export, tmp_path / "out")
     (out / "encoder" / "open_clip_model.safetensors").write_bytes(b"of an older one")
     (out / "stale").write_text("of an older one")
@@ -400,7 +401,7 @@ def test_an_export_of_an_export_is_the_same_files(
         ("probe", 2, True, KeyboardInterrupt()),
     ],
 )
-def test_ctrl_c_or_a_full_disk_in_the_middle_leaves_the_older_export_or_nothing(
+def test_an_interrupted_export_leaves_the_older_one(
     one: Made,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -427,7 +428,7 @@ def test_ctrl_c_or_a_full_disk_in_the_middle_leaves_the_older_export_or_nothing(
     assert isinstance(error, KeyboardInterrupt) or "error: [Errno 28] No space left" in capsys.readouterr().err
 
 
-def test_another_encoder_that_is_asked_for_goes_before_the_one_inside(one: Made, tmp_path: Path) -> None:
+def test_a_given_encoder_is_used_instead_of_the_exported_one(one: Made, tmp_path: Path) -> None:
     folder = shutil.copytree(one.export, tmp_path / "copy")
     for path in (folder / "encoder").iterdir():
         path.write_bytes(b"")
@@ -440,10 +441,10 @@ def test_another_encoder_that_is_asked_for_goes_before_the_one_inside(one: Made,
         MemeClassifier.from_bundle(one.export, CPU, pretrained="nowhere.pt")
 
 
-def test_without_its_encoder_an_export_is_a_plain_bundle(
+def test_an_export_without_its_encoder_is_a_plain_bundle(
     one: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a published encoder, which the hub has."""
+    """Of a published encoder of the hub."""
     published = {"model": "ViT-L-14", "pretrained": "openai"}
     out = tmp_path / "out"
     shutil.copytree(one.export, out)
@@ -470,22 +471,20 @@ def test_without_its_encoder_an_export_is_a_plain_bundle(
         ("ViT-B-32", "/home/me/w.pt", ("ViT-B-32", "w.pt")),
     ],
 )
-def test_of_paths_the_last_part_is_kept_and_names_stay(model: str, pretrained: str, kept: tuple[str, str]) -> None:
+def test_paths_keep_their_last_part(model: str, pretrained: str, kept: tuple[str, str]) -> None:
     config = {"encoder": {"model": model, "pretrained": pretrained}, "data": {"source": "/home/me/memes", "more": 1}}
-    assert export._public(config) == {
+    assert export._without_paths(config) == {
         "encoder": dict(zip(("model", "pretrained"), kept)), "data": {"source": "memes", "more": 1},
     }  # fmt: skip
 
 
-def test_a_reload_from_a_bundle_to_its_export_keeps_the_encoder_that_is_loaded(one: Made) -> None:
+def test_a_reload_of_the_export_reuses_the_encoder(one: Made) -> None:
     with loaded(one.bundle) as old, loaded(one.export, old.predictor) as new:
         assert new.predictor.classifier.encoder is old.predictor.classifier.encoder
-        assert new.predictor.remembered is old.predictor.remembered
+        assert new.predictor.embedding_cache is old.predictor.embedding_cache
 
 
-def test_a_report_of_an_export_is_refused_in_a_sentence(
-    one: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_report_of_an_export_is_refused(one: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert report([str(one.export), "--artifacts", str(one.artifacts)]) == 2
     assert "predictions.json" in capsys.readouterr().err
     before = files_of(one.export)
@@ -497,19 +496,17 @@ def test_a_report_of_an_export_is_refused_in_a_sentence(
     assert files_of(one.export) == before
 
 
-def test_without_the_training_memes_it_says_so_and_exports_the_rest(
-    one: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Into a folder that has the bundle's name, which is never a way out of the folder of results."""
+def test_an_export_without_training_memes(one: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The default folder has the bundle's name, and is always inside the artifacts folder."""
     bundle = edit(shutil.copytree(one.bundle, tmp_path / "b"), lambda config: config.update(name="../a b"))
     assert main(["export", "--bundle", str(bundle), "--artifacts", str(tmp_path / "artifacts")]) == 0
     (out,) = (tmp_path / "artifacts" / "exports").iterdir()
     assert out.name == "__a_b" and not (out / "training").exists()
     printed = capsys.readouterr()
-    assert "without the training memes, so explain=true will find nothing" in printed.err and ".h5" in printed.err
+    assert "exported without the training memes, so explanations will be empty" in printed.err and ".h5" in printed.err
     first, *_, training, last = printed.out.splitlines()
     total = sum(len(data) for data in files_of(out).values())
     assert first == f"export    {out} ({total / 1e6:.1f} MB)" and last == f"next      make serve BUNDLE={out}"
     assert training == "training  none (0.0 MB)"
     (said, *_) = explained(one, out, tmp_path)
-    assert "not at hand" in said.note and said.both is not None
+    assert "is missing or damaged" in said.note and said.both is not None

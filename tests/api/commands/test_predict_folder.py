@@ -11,7 +11,7 @@ from fakes import interrupted, memes, picture, write_multioff
 
 from api import __main__ as command
 from api.commands import predict_folder as folder
-from api.http.service import Loaded
+from api.model.loading import LoadedModel
 from api.model.prediction import Meme, Predictor
 from api.schema import MAX_TEXT_CHARS
 from cache import cores
@@ -24,15 +24,15 @@ def classifier() -> FakeClassifier:
 
 @pytest.fixture
 def judged(monkeypatch: pytest.MonkeyPatch, classifier: FakeClassifier) -> list[bytes]:
-    """Makes the command judge with the fake; the pictures that it was given. "sneer" is read off each."""
+    """Makes the command use the fake, and OCR return "sneer"; returns the pictures that were classified."""
     pictures: list[bytes] = []
     usual = Predictor.begin
 
-    def load(settings: Any, metrics: Any, reader: Any) -> Loaded:
-        return Loaded(make_predictor(classifier, reader, batch=settings.batch), None)  # type: ignore[arg-type]
+    def load(settings: Any, metrics: Any, reader: Any) -> LoadedModel:
+        return LoadedModel(make_predictor(classifier, reader, batch=settings.batch), None)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(folder, "load", load)
-    monkeypatch.setattr(folder, "reader_of", lambda settings: None if settings.ocr == "off" else lambda data: "sneer")
+    monkeypatch.setattr(folder, "load_model", load)
+    monkeypatch.setattr(folder, "make_reader", lambda settings: None if settings.ocr == "off" else lambda data: "sneer")
     monkeypatch.setattr(
         Predictor, "begin", lambda self, meme, name: pictures.append(meme.data) or usual(self, meme, name)
     )
@@ -65,7 +65,7 @@ def write_table(root: Path, rows: list[tuple[str, ...]], header: tuple[str, ...]
     return root / "list.csv"
 
 
-def test_a_folder_is_walked_in_the_order_of_names_without_what_is_hidden(judged, tmp_path, capsys):
+def test_a_folder_is_sorted_by_name_without_hidden_files(judged, tmp_path, capsys):
     names = ["b.png", "a b.JPG", "deep/er/ü 🤷.webp", "=1.png", '"q", x.gif', "Labelled Images/b.png"]
     write(tmp_path, *names, ".hidden.png", ".git/x.png")
     (tmp_path / "notes.txt").write_text("no picture")
@@ -78,10 +78,10 @@ def test_a_folder_is_walked_in_the_order_of_names_without_what_is_hidden(judged,
         "image_name": '"q", x.gif', "text": "", "text_source": "none", "label": "non-offensive", "probability": "0.0",
         "threshold": "0.4", "model_version": "0123", "problem": "",
     }  # fmt: skip
-    assert out.startswith(",".join(folder.COLUMNS) + "\r\n") and "left out: 1 files" in err
+    assert out.startswith(",".join(folder.COLUMNS) + "\r\n") and "skipped 1 files" in err
 
 
-def test_words_are_read_off_pictures_that_come_without(judged, tmp_path, capsys):
+def test_ocr_of_pictures_without_text(judged, tmp_path, capsys):
     table = write_table(tmp_path, [("a.png", "four"), ("a.png", " "), ("a.png", "")])
     write(tmp_path, "a.png")
     assert run(table) == 0
@@ -95,31 +95,31 @@ def test_words_are_read_off_pictures_that_come_without(judged, tmp_path, capsys)
 TEXTS = ["=1+1", "+1", "-1", "@x", "\ttab", 'say "hi", you', "one\ntwo", "one\r\ntwo", "one\rtwo", "ü 🤷", "a" * 5000]
 
 
-def test_texts_come_back_exactly_whatever_a_spreadsheet_would_make_of_them(judged, tmp_path):
+def test_texts_are_written_unchanged(judged, tmp_path):
     table = write_table(write(tmp_path, "a.png"), [("a.png", text) for text in TEXTS])
     assert run(table, "--out", tmp_path / "out.csv") == 0
     assert [row["text"] for row in read(tmp_path / "out.csv")] == [text.strip() for text in TEXTS]
 
 
-def test_a_table_of_json_lines_needs_neither_text_nor_label(judged, tmp_path, capsys):
+def test_json_lines_without_texts_and_labels(judged, tmp_path, capsys):
     write(tmp_path, "img/a.png", "img/b.png")
     (tmp_path / "t.jsonl").write_text('{"img": "a.png"}\n{"img": "b.png", "text": null, "label": "?"}\nno JSON\n')
     assert run(tmp_path / "t.jsonl", "--ocr", "off") == 0
     out, err = capsys.readouterr()
     rows = rows_of(out)
     assert [row["image_name"] for row in rows] == ["a.png", "b.png", ""]
-    assert rows[2]["problem"].startswith("t.jsonl, row 3: not JSON") and "1 of 3 memes could not be judged" in err
+    assert rows[2]["problem"].startswith("t.jsonl, row 3: not JSON") and "1 of 3 memes could not be classified" in err
 
 
 @pytest.mark.parametrize("source", ["", "Split Dataset/Training_meme_dataset.csv"])
-def test_a_folder_in_multioffs_layout_or_one_of_its_tables_is_taken_with_its_texts(judged, tmp_path, capsys, source):
+def test_multioffs_layout(judged, tmp_path, capsys, source):
     write_multioff(tmp_path, memes(3))
     assert run(tmp_path / source) == 0
     rows = rows_of(capsys.readouterr().out)
     assert [(row["image_name"], row["text"]) for row in rows] == [(f"m{i}.png", f"text {i}") for i in range(3)]
 
 
-def test_what_cannot_be_judged_is_a_row_with_its_problem(judged, tmp_path, capsys):
+def test_a_problem_is_a_row(judged, tmp_path, capsys):
     root = write(tmp_path / "data", "good.png")
     (root / "bad.png").write_bytes(b"no picture")
     (tmp_path / "secret.png").write_bytes(picture(9))
@@ -134,7 +134,7 @@ def test_what_cannot_be_judged_is_a_row_with_its_problem(judged, tmp_path, capsy
     assert problems["good.png"] == problems["inside.png"] == "" and set(judged) == {picture(0), b"no picture"}
     assert "not an image in a known format" in problems["bad.png"]
     assert "a link that leads out" in problems["link.png"] and "a named pipe" in problems["pipe.png"]
-    assert "folder/x.png" not in problems and "3 of 5 memes could not be judged" in err
+    assert "folder/x.png" not in problems and "3 of 5 memes could not be classified" in err
     bad = next(row for row in rows_of(out) if row["image_name"] == "bad.png")
     assert (bad["label"], bad["probability"], bad["text_source"], bad["model_version"]) == ("", "", "", "0123")
 
@@ -149,7 +149,7 @@ def test_what_cannot_be_judged_is_a_row_with_its_problem(judged, tmp_path, capsy
         (("a.png", "x", "more"), "list.csv, row 2: more fields than the header has"),
     ],
 )
-def test_nothing_but_problems_is_a_failure(judged, tmp_path, capsys, row, problem):
+def test_only_problems_exit_with_2(judged, tmp_path, capsys, row, problem):
     table = write_table(write(tmp_path / "data", "a.png"), [row])
     assert run(table) == 2
     assert problem in rows_of(capsys.readouterr().out)[0]["problem"]
@@ -161,12 +161,12 @@ def test_nothing_but_problems_is_a_failure(judged, tmp_path, capsys, row, proble
     [
         ("absent", "expected a folder of pictures, or a table of them that ends in .csv or .jsonl"),
         ("a.png", "expected a folder of pictures, or a table of them that ends in .csv or .jsonl"),
-        ("empty", "no pictures there; names end in .png,"),
+        ("empty", "no pictures; expected files that end in .png,"),
         ("columns.csv", "no column for image: one of image_name,"),
     ],
 )
-def test_a_source_without_memes_is_refused_before_the_model_is_loaded(tmp_path, monkeypatch, capsys, name, sentence):
-    monkeypatch.setattr(folder, "load", lambda *_: pytest.fail("the model was loaded"))
+def test_a_source_without_memes_is_refused_before_loading(tmp_path, monkeypatch, capsys, name, sentence):
+    monkeypatch.setattr(folder, "load_model", lambda *_: pytest.fail("the model was loaded"))
     write(tmp_path, "a.png")
     (tmp_path / "empty").mkdir()
     (tmp_path / "columns.csv").write_text("words\nx\n")
@@ -182,14 +182,14 @@ SOURCES: list[Callable[[Path], Path]] = [
 
 @pytest.mark.parametrize("make", SOURCES)
 @pytest.mark.parametrize("ocr", ["on", "off"])
-def test_wherever_it_is_cut_off_the_same_command_makes_the_same_file(judged, tmp_path, monkeypatch, make, ocr):
+def test_an_interrupted_run_can_be_continued_from_any_byte(judged, tmp_path, monkeypatch, make, ocr):
     source, out = make(tmp_path / "data"), tmp_path / "out.csv"
     assert run(source, "--out", out, "--ocr", ocr) == 0
     whole = out.read_bytes()
     items, done = folder._items(source, print), []
     for size in range(len(folder._HEADER), len(whole)):
-        rows = folder._rows_of(whole[: folder._whole(whole[:size])], "0123", out)
-        assert folder._left(items, rows) == items[len(rows) :]
+        rows = folder._rows_of(whole[: folder._complete(whole[:size])], "0123", out)
+        assert folder._remaining(items, rows) == items[len(rows) :]
         done.append(len(rows))
     assert sorted(done) == done and set(done) == set(range(6))
     for size in (0, 10, len(whole) // 2, len(whole) - 1):
@@ -199,7 +199,7 @@ def test_wherever_it_is_cut_off_the_same_command_makes_the_same_file(judged, tmp
         assert out.read_bytes() == whole and len(judged) == 6 - done[max(0, size - len(folder._HEADER))]
 
 
-def test_ctrl_c_keeps_the_rows_that_were_made_and_the_rest_follows(judged, tmp_path, monkeypatch):
+def test_ctrl_c_keeps_the_rows(judged, tmp_path, monkeypatch):
     source, out = write(tmp_path / "data", *(f"m{i}.png" for i in range(6))), tmp_path / "out.csv"
     with monkeypatch.context() as patch:
         finish, _ = interrupted(Predictor._finish, at=4)
@@ -213,7 +213,7 @@ def test_ctrl_c_keeps_the_rows_that_were_made_and_the_rest_follows(judged, tmp_p
     assert run(source, "--out", out) == 0 and judged == []
 
 
-def test_what_had_a_problem_and_what_is_new_is_tried_again(judged, tmp_path):
+def test_problems_and_new_memes_are_tried_again(judged, tmp_path):
     source, out = write(tmp_path / "data", "a.png", "c.png"), tmp_path / "out.csv"
     (source / "b.png").write_bytes(b"no picture")
     assert run(source, "--out", out) == 0
@@ -231,14 +231,17 @@ def test_what_had_a_problem_and_what_is_new_is_tried_again(judged, tmp_path):
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"image_name,sentence,label\r\na.png,x,offensive\r\n", "a file that predict-folder did not write"),
-        (b"my notes", "a file that predict-folder did not write"),
-        (folder._HEADER.encode() + b"a.png,x\r\n", "a file that predict-folder did not write"),
-        (folder._HEADER.encode() + b"\xff,,,,,,0123,\r\n", "a file that predict-folder did not write"),
-        (folder._HEADER.encode() + b"a.png,,none,offensive,1,0.4,9876,\r\n", "its rows are of model 9876, and this is"),
+        (b"image_name,sentence,label\r\na.png,x,offensive\r\n", "not a file of predict-folder"),
+        (b"my notes", "not a file of predict-folder"),
+        (folder._HEADER.encode() + b"a.png,x\r\n", "not a file of predict-folder"),
+        (folder._HEADER.encode() + b"\xff,,,,,,0123,\r\n", "not a file of predict-folder"),
+        (
+            folder._HEADER.encode() + b"a.png,,none,offensive,1,0.4,9876,\r\n",
+            "its rows are of model 9876, the bundle is",
+        ),
     ],
 )
-def test_a_file_that_is_not_to_be_added_to_stays_as_it_is(judged, tmp_path, capsys, content, sentence):
+def test_other_files_are_not_changed(judged, tmp_path, capsys, content, sentence):
     source, out = write(tmp_path / "data", "a.png"), tmp_path / "out.csv"
     out.write_bytes(content)
     assert run(source, "--out", out) == 2
@@ -263,7 +266,7 @@ def test_memes_fill_batches(judged, classifier, tmp_path, monkeypatch):
     assert 4 in [size for kind, size in classifier.encoded if kind == "image"]
 
 
-def test_a_model_that_fails_on_a_meme_is_a_problem_of_that_meme(judged, classifier, tmp_path, capsys):
+def test_a_model_failure_is_a_problem_of_that_meme(judged, classifier, tmp_path, capsys):
     classifier.broken = RuntimeError("out of memory")
     assert run(write(tmp_path, "a.png")) == 2
     assert "the model failed" in rows_of(capsys.readouterr().out)[0]["problem"]

@@ -1,4 +1,4 @@
-"""The HTTP contract, with a stand-in for the model: answers, refusals, keys, headers, logs and counts."""
+"""The HTTP API with a fake model: responses, errors, keys, headers, logs and metrics."""
 
 import base64
 import io
@@ -27,7 +27,7 @@ PROBLEM = {"type", "title", "status", "detail", "request_id"}
 
 @pytest.fixture
 def services() -> Iterator[list[Service]]:
-    """Every service of the test; they are closed after it."""
+    """The services of the test, closed after it."""
     made: list[Service] = []
     yield made
     for service in made:
@@ -79,7 +79,7 @@ def body(text: str | bytes, kind: str = "application/json") -> dict[str, Any]:
 
 
 def raw_form(name: str, value: bytes) -> bytes:
-    """A form of one text field, by hand: the test client leaves a temporary file open for a large one."""
+    """A form with one text field, encoded here: the test client leaves a temporary file open for a large one."""
     return b'--b\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n--b--\r\n' % (name.encode(), value)
 
 
@@ -96,7 +96,7 @@ def problem_of(response: Any, status: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("shape", [as_form, as_json])
-def test_predict_answers_as_the_contract_says(client: FlaskClient, shape: Any) -> None:
+def test_predict_response(client: FlaskClient, shape: Any) -> None:
     response = client.post("/predict", **shape(picture(), text="sneer"))
     answer = response.get_json()
     assert response.status_code == 200 and response.content_type == "application/json"
@@ -113,12 +113,12 @@ def test_predict_answers_as_the_contract_says(client: FlaskClient, shape: Any) -
 
 @pytest.mark.parametrize("shape", [as_form, as_json])
 @pytest.mark.parametrize("fields", [{}, {"text": ""}, {"text": " \n\0 "}])
-def test_no_text_is_no_error(client: FlaskClient, shape: Any, fields: dict[str, str]) -> None:
+def test_a_text_is_optional(client: FlaskClient, shape: Any, fields: dict[str, str]) -> None:
     answer = client.post("/predict", **shape(picture(), **fields)).get_json()
     assert answer["text"] == {"value": "", "source": "none"} and answer["label"] == "non-offensive"
 
 
-def test_null_is_no_text_in_json_and_a_word_in_a_form(client: FlaskClient) -> None:
+def test_null_is_no_text_in_json_but_a_string_in_a_form(client: FlaskClient) -> None:
     texts = [client.post("/predict", **call).get_json()["text"]
              for call in (as_json(picture(), text=None), as_form(picture(), text="null"))]  # fmt: skip
     assert texts == [{"value": "", "source": "none"}, {"value": "null", "source": "request"}]
@@ -133,7 +133,7 @@ def test_the_threshold_itself_is_offensive(client: FlaskClient) -> None:
     ("text", "label"),
     [("ab", "non-offensive"), ("abc", "review"), ("four", "review"), ("sneer", "review"), ("sneers", "offensive")],
 )
-def test_from_low_to_below_high_the_answer_is_left_to_a_person(make: Make, text: str, label: str) -> None:
+def test_the_label_in_the_review_band(make: Make, text: str, label: str) -> None:
     client = make(FakeClassifier({"low": 0.3, "high": 0.6}))
     answer = client.post("/predict", **as_form(picture(), text=text)).get_json()
     assert answer["label"] == label and answer["probability"] == len(text) / 10
@@ -141,7 +141,7 @@ def test_from_low_to_below_high_the_answer_is_left_to_a_person(make: Make, text:
 
 
 @pytest.mark.parametrize(("text", "label"), [("abc", "non-offensive"), ("four", "offensive")])
-def test_an_empty_band_leaves_nothing_to_a_person(make: Make, text: str, label: str) -> None:
+def test_an_empty_review_band(make: Make, text: str, label: str) -> None:
     client = make(FakeClassifier({"low": 0.4, "high": 0.4}))
     assert client.post("/predict", **as_form(picture(), text=text)).get_json()["label"] == label
 
@@ -151,7 +151,7 @@ def test_an_empty_band_leaves_nothing_to_a_person(make: Make, text: str, label: 
     [("nul\0here", "nul here"), ("  ends \n", "ends"), ("lone \ud83d", "lone ?"), ("🤷 مرحبا", "🤷 مرحبا"),
      ("\u202eevil", "\u202eevil"), ("a" * MAX_TEXT_CHARS, "a" * MAX_TEXT_CHARS)],
 )  # fmt: skip
-def test_the_text_in_the_answer_is_the_one_that_was_judged(client: FlaskClient, sent: str, judged: str) -> None:
+def test_the_response_has_the_classified_text(client: FlaskClient, sent: str, judged: str) -> None:
     response = client.post("/predict", **body(json.dumps(meme(picture(), text=sent))))
     assert response.status_code == 200 and response.get_json()["text"] == {"value": judged, "source": "request"}
     assert response.get_json()["probability"] == min(1, len(judged) / 10)
@@ -177,19 +177,17 @@ def test_base64_may_have_line_breaks(client: FlaskClient) -> None:
         ({"text": "mine"}, {"value": "mine", "source": "request"}),
     ],
 )
-def test_words_are_read_off_the_picture_where_there_is_no_text(
-    make: Make, shape: Any, fields: dict[str, str], text: dict[str, str]
-) -> None:
+def test_ocr_without_a_text(make: Make, shape: Any, fields: dict[str, str], text: dict[str, str]) -> None:
     answer = make(None, lambda data: " read\0it ").post("/predict", **shape(picture(), **fields)).get_json()
     assert answer["text"] == text and answer["probability"] == len(text["value"]) / 10
 
 
-def test_a_picture_without_words_says_that_it_was_read(make: Make) -> None:
+def test_ocr_that_finds_no_text(make: Make) -> None:
     answer = make(None, lambda data: "").post("/predict", **as_form(picture())).get_json()
     assert answer["text"] == {"value": "", "source": "ocr"}
 
 
-def test_a_picture_that_the_reader_cannot_take_is_refused(make: Make) -> None:
+def test_a_picture_that_ocr_cannot_decode_is_refused(make: Make) -> None:
     def refuse(data: bytes) -> str:
         raise UnreadableImage("too odd to be read")
 
@@ -201,7 +199,7 @@ def test_a_picture_that_the_reader_cannot_take_is_refused(make: Make) -> None:
 
 @pytest.mark.parametrize("shape", [as_form, as_json])
 @pytest.mark.parametrize("explain", [True, False])
-def test_an_explanation_comes_when_it_is_asked_for(client: FlaskClient, shape: Any, explain: bool) -> None:
+def test_an_explanation_on_request(client: FlaskClient, shape: Any, explain: bool) -> None:
     answer = client.post("/predict", **shape(picture(), text="sneer", explain=explain)).get_json()
     assert ("explanation" in answer) == explain
     if explain:
@@ -230,7 +228,7 @@ def test_an_explanation_comes_when_it_is_asked_for(client: FlaskClient, shape: A
         (as_form(picture(), text="x" * (MAX_TEXT_CHARS + 1)), 422, "`text`: expected `str` of length <= 5000"),
         (as_form(picture(), ocr="yes"), 422, '`ocr`: expected "auto" or "off", got \'yes\''),
         (as_form(picture(), explain="maybe"), 422, "`explain`: expected `bool`"),
-        (as_form(picture(), text=["a", "b"]), 422, "'text' came more than once"),
+        (as_form(picture(), text=["a", "b"]), 422, "'text' was sent more than once"),
         (as_form(picture(), image2=(io.BytesIO(b""), "y")), 422, "file 'image2': only `image` is a file"),
         (body(raw_form("text", b"x" * 1_000_000), "multipart/form-data; boundary=b"), 422, "of length <= 5000"),
         (as_form(picture(), **{f"f{i}": "x" for i in range(50)}), 413, "parts"),
@@ -247,9 +245,7 @@ def test_an_explanation_comes_when_it_is_asked_for(client: FlaskClient, shape: A
         (body('{"image": "", "model": "x"}'), 422, "unknown field 'model'"),
     ],
 )
-def test_refusals_are_problem_json_with_a_sentence(
-    client: FlaskClient, call: dict[str, Any], status: int, sentence: str
-) -> None:
+def test_refusals_are_problem_json(client: FlaskClient, call: dict[str, Any], status: int, sentence: str) -> None:
     assert sentence in problem_of(client.post("/predict", **call), status)["detail"]
 
 
@@ -263,18 +259,18 @@ def test_a_body_over_the_limit_is_refused(client: FlaskClient) -> None:
     [("GET", "/predict", "OPTIONS, POST"), ("PUT", "/predict/batch", "OPTIONS, POST"),
      ("POST", "/model", "GET, HEAD, OPTIONS"), ("BREW", "/", "GET, HEAD, OPTIONS")],
 )  # fmt: skip
-def test_wrong_methods_are_told_the_right_ones(client: FlaskClient, method: str, path: str, allowed: str) -> None:
+def test_405_names_the_allowed_methods(client: FlaskClient, method: str, path: str, allowed: str) -> None:
     response = client.open(path, method=method)
     problem_of(response, 405)
     assert response.headers["Allow"] == allowed
 
 
 @pytest.mark.parametrize("path", ["/nowhere", "/predict/", "/predict//batch", "/static/page.html", "/predict/batch/1"])
-def test_wrong_addresses_are_told_the_right_ones(client: FlaskClient, path: str) -> None:
+def test_404_names_the_paths(client: FlaskClient, path: str) -> None:
     assert "POST /predict" in problem_of(client.post(path), 404)["detail"]
 
 
-def test_a_bug_of_ours_is_500_without_its_secrets_and_the_server_lives_on(
+def test_an_internal_error_is_500_without_details(
     client: FlaskClient, services: list[Service], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*_: Any) -> None:
@@ -284,13 +280,13 @@ def test_a_bug_of_ours_is_500_without_its_secrets_and_the_server_lives_on(
         broken.setattr(services[0].predictor, "begin", fail)
         response = client.post("/predict", **as_form(picture()))
     problem = problem_of(response, 500)
-    assert b"secret" not in response.data and "fault" in problem["detail"]
+    assert b"secret" not in response.data and "error of the server" in problem["detail"]
     told = [record for record in caplog.records if record.exc_info]
     assert [record.request_id for record in told] == [problem["request_id"]] and "a/secret/path" in caplog.text
     assert client.post("/predict", **as_form(picture())).status_code == 200
 
 
-def test_a_model_failure_is_500_for_its_batch_and_the_server_lives_on(
+def test_a_model_failure_is_500_for_its_batch_only(
     client: FlaskClient, classifier: FakeClassifier, caplog: pytest.LogCaptureFixture
 ) -> None:
     classifier.broken = RuntimeError("a secret from inside")
@@ -304,7 +300,9 @@ def test_a_model_failure_is_500_for_its_batch_and_the_server_lives_on(
 # Several at once
 
 
-def test_a_batch_is_answered_in_order_and_in_few_calls(client: FlaskClient, classifier: FakeClassifier) -> None:
+def test_a_batch_is_answered_in_order_with_few_calls_of_the_model(
+    client: FlaskClient, classifier: FakeClassifier
+) -> None:
     memes = [meme(picture(seed), text="x" * seed) for seed in range(MAX_BATCH)]
     response = client.post("/predict/batch", json={"memes": memes})
     answers = response.get_json()["predictions"]
@@ -316,7 +314,7 @@ def test_a_batch_is_answered_in_order_and_in_few_calls(client: FlaskClient, clas
     assert sum(images) == MAX_BATCH and max(images) > 1
 
 
-def test_one_bad_meme_of_a_batch_fails_alone(client: FlaskClient) -> None:
+def test_a_bad_meme_does_not_fail_its_batch(client: FlaskClient) -> None:
     good = meme(picture(), text="sneer")
     memes = [good, meme(b"hello"), {"text": "x"}, 7, meme(picture()[:-50]), {**good, "ocr": "\ud83d"}, good]
     response = client.post("/predict/batch", **body(json.dumps({"memes": memes})))
@@ -327,7 +325,7 @@ def test_one_bad_meme_of_a_batch_fails_alone(client: FlaskClient) -> None:
     assert answers[0] == answers[-1] and answers[0]["probability"] == 0.5
 
 
-def test_a_model_failure_is_told_for_each_meme_of_its_batch(client: FlaskClient, classifier: FakeClassifier) -> None:
+def test_a_model_failure_is_an_error_of_each_meme_of_the_batch(client: FlaskClient, classifier: FakeClassifier) -> None:
     classifier.broken = RuntimeError("a secret from inside")
     response = client.post("/predict/batch", json={"memes": [meme(picture()), meme(b"")]})
     assert response.status_code == 200 and b"secret" not in response.data
@@ -346,17 +344,15 @@ def test_a_model_failure_is_told_for_each_meme_of_its_batch(client: FlaskClient,
         ({"memes": [[]] * 100_001}, 422, "more than 100,000 values"),
     ],
 )
-def test_batches_that_are_none_are_refused_as_a_whole(
-    client: FlaskClient, sent: Any, status: int, sentence: str
-) -> None:
+def test_invalid_batches_are_refused(client: FlaskClient, sent: Any, status: int, sentence: str) -> None:
     assert sentence in problem_of(client.post("/predict/batch", json=sent), status)["detail"]
 
 
-def test_a_batch_comes_as_json_alone(client: FlaskClient) -> None:
+def test_a_batch_must_be_json(client: FlaskClient) -> None:
     assert "application/json" in problem_of(client.post("/predict/batch", **as_form(picture())), 415)["detail"]
 
 
-def test_sixteen_of_the_longest_texts_are_a_batch(client: FlaskClient) -> None:
+def test_a_batch_of_sixteen_longest_texts(client: FlaskClient) -> None:
     memes = [meme(picture(), text=sign * MAX_TEXT_CHARS) for sign in ",[{\U0001f937" * 4]
     response = client.post("/predict/batch", json={"memes": memes})
     assert [answer["probability"] for answer in response.get_json()["predictions"]] == [1.0] * 16
@@ -367,7 +363,7 @@ def test_sixteen_of_the_longest_texts_are_a_batch(client: FlaskClient) -> None:
 
 @contextmanager
 def held(classifier: FakeClassifier, call: Callable[[], Any]) -> Iterator[list[Any]]:
-    """While `call` waits in the model; its answer is in the list afterwards."""
+    """While a request waits in the model; its response is in the list afterwards."""
     classifier.may_run.clear()
     answers: list[Any] = []
     thread = Thread(target=lambda: answers.append(call()))
@@ -381,13 +377,15 @@ def held(classifier: FakeClassifier, call: Callable[[], Any]) -> Iterator[list[A
 
 
 @pytest.mark.parametrize(("queue", "status"), [(5, 503), (6, 200)])
-def test_each_meme_of_a_batch_takes_a_place(make: Make, classifier: FakeClassifier, queue: int, status: int) -> None:
+def test_each_meme_of_a_batch_counts_for_admission(
+    make: Make, classifier: FakeClassifier, queue: int, status: int
+) -> None:
     client = make(classifier, queue=queue)
     five = {"memes": [meme(picture(seed)) for seed in range(5)]}
     with held(classifier, lambda: client.application.test_client().post("/predict/batch", json=five)) as first:
         if status == 503:
             response = client.post("/predict", **as_form(picture()))
-            assert "5 memes are under way" in problem_of(response, 503)["detail"]
+            assert "5 memes are being processed" in problem_of(response, 503)["detail"]
             assert response.headers["Retry-After"] == "1"
             assert b"meme_under_way 5.0" in client.get("/metrics").data
             assert client.get("/readyz").status_code == 200
@@ -400,7 +398,7 @@ def test_each_meme_of_a_batch_takes_a_place(make: Make, classifier: FakeClassifi
 
 
 @pytest.mark.parametrize("call", [as_json(b"hello"), body("{")])
-def test_who_is_refused_gives_the_place_back(make: Make, call: dict[str, Any]) -> None:
+def test_a_refused_request_is_no_longer_in_progress(make: Make, call: dict[str, Any]) -> None:
     client = make(queue=1)
     for path in ("/predict", "/predict/batch"):
         assert [client.post(path, **call).status_code // 100 for _ in range(2)] == [4, 4]
@@ -410,7 +408,7 @@ def test_who_is_refused_gives_the_place_back(make: Make, call: dict[str, Any]) -
 
 
 @pytest.mark.parametrize("path", ["/", "/healthz", "/readyz", "/openapi.json"])
-def test_these_are_open_to_all(locked: FlaskClient, path: str) -> None:
+def test_paths_without_a_key(locked: FlaskClient, path: str) -> None:
     assert locked.get(path).status_code == 200
 
 
@@ -419,7 +417,7 @@ def test_these_are_open_to_all(locked: FlaskClient, path: str) -> None:
     [None, KEY, f"Basic {KEY}", "Bearer", "Bearer ", f"Bearer {KEY}x", f"Bearer {KEY[:-1]}", "Bearer # for tests",
      "Bearer \xe9", "Bearer " + "x" * 8_000],
 )  # fmt: skip
-def test_the_rest_asks_for_a_key(locked: FlaskClient, header: str | None) -> None:
+def test_other_paths_require_a_key(locked: FlaskClient, header: str | None) -> None:
     headers = {} if header is None else {"Authorization": header}
     asked = ["POST /predict", "POST /predict/batch", "GET /model", "GET /metrics", "GET /predict", "GET /nowhere"]
     for method, path in (one.split() for one in asked):
@@ -429,14 +427,14 @@ def test_the_rest_asks_for_a_key(locked: FlaskClient, header: str | None) -> Non
 
 
 @pytest.mark.parametrize("header", [f"Bearer {KEY}", f"bearer  {KEY} ", "Bearer another-key-of-this-test"])
-def test_who_has_a_key_is_answered(locked: FlaskClient, header: str) -> None:
+def test_a_valid_key_is_accepted(locked: FlaskClient, header: str) -> None:
     headers = {"Authorization": header}
     assert locked.post("/predict", **as_form(picture()), headers=headers).status_code == 200
     assert locked.get("/model", headers=headers).status_code == 200
     problem_of(locked.get("/nowhere", headers=headers), 404)
 
 
-def test_keys_are_in_no_log(locked: FlaskClient, caplog: pytest.LogCaptureFixture) -> None:
+def test_keys_are_not_logged(locked: FlaskClient, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     for key in (KEY, "a-wrong-key-of-this-test"):
         locked.get("/model", headers={"Authorization": f"Bearer {key}"})
@@ -446,14 +444,14 @@ def test_keys_are_in_no_log(locked: FlaskClient, caplog: pytest.LogCaptureFixtur
 # Headers
 
 
-def test_no_other_page_may_ask_unless_the_settings_say_so(make: Make) -> None:
+def test_no_cors_by_default(make: Make) -> None:
     headers = {"Origin": "https://example.org", "Access-Control-Request-Method": "POST"}
     for path, method in (("/predict", "OPTIONS"), ("/healthz", "GET")):
         response = make().open(path, method=method, headers=headers)
         assert response.status_code == 200 and not [name for name, _ in response.headers if "Access-Control" in name]
 
 
-def test_the_one_origin_may_ask_with_a_key(make: Make, tmp_path: Path) -> None:
+def test_cors_for_one_origin_with_a_key(make: Make, tmp_path: Path) -> None:
     (tmp_path / "keys").write_text(KEY)
     client = make(keys_file=str(tmp_path / "keys"), cors_origin="https://example.org")
     preflight = client.options("/predict", headers={"Origin": "https://other.org"})
@@ -466,13 +464,13 @@ def test_the_one_origin_may_ask_with_a_key(make: Make, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/healthz", "/nowhere", "/metrics"])
-def test_every_answer_says_that_it_is_what_it_says(client: FlaskClient, path: str) -> None:
+def test_security_headers(client: FlaskClient, path: str) -> None:
     headers = client.get(path).headers
     assert headers["X-Content-Type-Options"] == "nosniff" and headers["Cache-Control"] == "no-store"
     assert headers["Referrer-Policy"] == "no-referrer"
 
 
-def test_the_page_uses_nothing_from_outside_and_runs_only_its_own_script(client: FlaskClient) -> None:
+def test_the_content_security_policy_of_the_page(client: FlaskClient) -> None:
     first, second = client.get("/"), client.get("/")
     html, policy = first.get_data(as_text=True), first.headers["Content-Security-Policy"]
     assert first.status_code == 200 and first.content_type == "text/html; charset=utf-8" and "fake" in html
@@ -487,7 +485,7 @@ def test_the_page_uses_nothing_from_outside_and_runs_only_its_own_script(client:
 
 
 @pytest.mark.parametrize("own", ["a", "x" * 64, "2024-01-01_a.B"])
-def test_a_well_formed_request_id_is_taken(client: FlaskClient, own: str) -> None:
+def test_a_valid_request_id_is_kept(client: FlaskClient, own: str) -> None:
     for response in (
         client.post("/predict", **as_form(picture()), headers={"X-Request-ID": own}),
         client.get("/nowhere", headers={"X-Request-ID": own}),
@@ -496,7 +494,7 @@ def test_a_well_formed_request_id_is_taken(client: FlaskClient, own: str) -> Non
 
 
 @pytest.mark.parametrize("own", ["", "x" * 65, "a b", "a,b", "a/../b", "\xe9", "٣", '{"a": 1}', "a\tb"])
-def test_another_is_made_for_one_that_is_not(client: FlaskClient, own: str) -> None:
+def test_an_invalid_request_id_is_replaced(client: FlaskClient, own: str) -> None:
     sent = {"HTTP_X_REQUEST_ID": own.encode().decode("latin-1")}
     made = {client.get("/nowhere", environ_overrides=sent).headers["X-Request-ID"] for _ in range(2)}
     assert len(made) == 2 and all(len(one) == 32 and one.isalnum() for one in made)
@@ -506,14 +504,14 @@ def test_another_is_made_for_one_that_is_not(client: FlaskClient, own: str) -> N
 
 
 def logged(caplog: pytest.LogCaptureFixture) -> dict[str, Any]:
-    """What the log's one line says beside what every line says."""
+    """The fields of the one log line without the standard ones."""
     (record,) = (record for record in caplog.records if record.name.startswith("api"))
     usual = vars(logging.makeLogRecord({})).keys() | {"message", "asctime"}
     return {name: value for name, value in vars(record).items() if name not in usual}
 
 
 @pytest.mark.parametrize("log_content", [False, True])
-def test_a_request_is_a_line_that_tells_what_was_sent_only_where_asked(
+def test_a_request_is_one_log_line_with_content_only_if_enabled(
     make: Make, caplog: pytest.LogCaptureFixture, log_content: bool
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -528,7 +526,7 @@ def test_a_request_is_a_line_that_tells_what_was_sent_only_where_asked(
     }  # fmt: skip
 
 
-def test_the_memes_of_a_batch_are_in_its_line_where_asked(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_line_of_a_batch_has_its_memes_if_enabled(make: Make, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     memes = [meme(picture(), text="lone \ud83d"), {"image": "%"}, meme(b"hello")]
     make(log_content=True).post("/predict/batch", **body(json.dumps({"memes": memes})))
@@ -543,7 +541,7 @@ def test_the_memes_of_a_batch_are_in_its_line_where_asked(make: Make, caplog: py
     [("/predict", as_form(b"hello", text="sneer")), ("/predict", as_json(picture(), txet="sneer")),
      ("/predict/batch", {"json": {"memes": [meme(picture(), text="sneer")]}}), ("/sneer", {})],
 )  # fmt: skip
-def test_no_line_tells_what_was_sent(
+def test_content_is_not_logged(
     client: FlaskClient, caplog: pytest.LogCaptureFixture, path: str, call: dict[str, Any]
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -563,14 +561,14 @@ def test_health_and_readiness(client: FlaskClient, services: list[Service]) -> N
     assert client.get("/healthz").status_code == 200
 
 
-def test_the_model_card_is_that_of_the_service(client: FlaskClient) -> None:
+def test_the_model_card(client: FlaskClient) -> None:
     card = client.get("/model").get_json()
     assert card["model"] == {"name": "fake", "version": "0123"} and card["training_fingerprint"] == "abc"
     assert card.keys() == set(CARD.__struct_fields__) - {"finetuned"}
 
 
 def counted(client: FlaskClient, start: str) -> dict[str, float]:
-    """Lines of /metrics that begin so: {the rest of the name and its labels: value}."""
+    """Lines of /metrics with this start: {rest of the name and labels: value}."""
     lines = client.get("/metrics").get_data(as_text=True).splitlines()
     named = (line.removeprefix(start).rpartition(" ") for line in lines if line.startswith(start))
     return {name: float(value) for name, _, value in named}
@@ -588,7 +586,7 @@ def test_requests_are_counted_by_path_method_and_status(client: FlaskClient) -> 
     assert counted(client, "meme_request_seconds_count")['{path="/predict"}'] == 2
 
 
-def test_made_up_paths_and_methods_make_no_counts_of_their_own(client: FlaskClient) -> None:
+def test_unknown_paths_and_methods_share_one_label(client: FlaskClient) -> None:
     for number in range(5):
         client.get(f"/made-up/{number}")
         client.open(f"/made-up/{number}", method=f"BREW{number}")
@@ -619,6 +617,6 @@ def test_predictions_stages_batches_and_caches_are_counted(make: Make) -> None:
     assert counted(client, "meme_queue_depth") == {"": 0}
 
 
-def test_metrics_come_in_prometheus_own_format(client: FlaskClient) -> None:
+def test_the_content_type_of_metrics(client: FlaskClient) -> None:
     response = client.get("/metrics")
     assert response.content_type.startswith("text/plain; version=") and b"# HELP meme_requests_total" in response.data

@@ -1,4 +1,4 @@
-"""What the document at /openapi.json says is what the application does: schemathesis reads it and tries to disprove it."""
+"""The application conforms to its /openapi.json, checked by schemathesis."""
 
 import base64
 import io
@@ -50,7 +50,7 @@ def locked(tmp_path: Path) -> Iterator[FlaskClient]:
 
 @dataclass
 class Found:
-    """What a run of schemathesis did, and what it holds against us."""
+    """The requests and failures of a run of schemathesis."""
 
     failures: list[str] = field(default_factory=list)
     checks: set[str] = field(default_factory=set)
@@ -70,7 +70,7 @@ def served(client: FlaskClient) -> Iterator[str]:
 
 
 def disprove(load: Callable[..., OpenApiSchema], *source: Any, examples: int, **config: Any) -> Found:
-    """Run all that schemathesis has, except sequences of requests, since none of ours depends on another."""
+    """Run all phases of schemathesis but stateful testing: no request depends on another."""
     settings = {
         "seed": 0,
         "continue-on-failure": True,
@@ -103,7 +103,7 @@ def _note(event: events.ScenarioFinished, found: Found) -> None:
 
 
 def with_pictures(context: Any, body: Any) -> Any:
-    """A picture for every other string that stands for one: it would hardly make one up."""
+    """Replace every other generated picture by a valid one."""
     memes = body.get("memes", [body]) if isinstance(body, dict) else []
     for meme in memes if isinstance(memes, list) else []:
         if isinstance(meme, dict) and isinstance(meme.get("image"), str) and len(meme["image"]) % 2:
@@ -112,7 +112,7 @@ def with_pictures(context: Any, body: Any) -> Any:
 
 
 def excusing(document: dict[str, Any]) -> Callable[..., bool]:
-    """A filter that drops what a document cannot say, and what was never meant: that one bad meme spoils its batch."""
+    """Drop failures that OpenAPI cannot express, and that a batch with a bad meme is accepted."""
 
     def fits(shape: str, value: Any) -> bool:
         schema = {"$ref": f"#/components/schemas/{shape}", "components": document["components"]}
@@ -135,8 +135,7 @@ def excusing(document: dict[str, Any]) -> Callable[..., bool]:
 
 
 def on_the_wire(request: Any) -> dict[str, Any]:
-    """The fields of a form that was sent: null is a word there, and an empty list is nothing. schemathesis looks at that
-    itself, but not where one of them is a file."""
+    """The fields of a form as sent: null is a string, an empty list is left out. schemathesis does this only without files."""
     sent = EnvironBuilder(method="POST", data=request.body, content_type=request.headers["Content-Type"]).get_request()
     fields: dict[str, Any] = {**sent.form, **dict.fromkeys(sent.files, "")}
     sent.close()
@@ -158,7 +157,7 @@ def test_schemathesis_finds_nothing(client: FlaskClient) -> None:
 
 
 @OWN_WARNINGS
-def test_schemathesis_finds_no_way_around_the_key(locked: FlaskClient) -> None:
+def test_schemathesis_with_keys(locked: FlaskClient) -> None:
     auth = {"openapi": {"key": {"bearer": KEY}}}
     # over a socket: without one, this release fails as soon as it leaves a key out
     with served(locked) as address:
@@ -187,7 +186,7 @@ def test_every_route_is_in_the_document(client: FlaskClient) -> None:
      ("/predict", "application/json", MemeRequest, MemeRequest, {"json": {"image": PICTURE}}),
      ("/predict/batch", "application/json", BatchRequest, MemeRequest, {"json": {"memes": [{"image": PICTURE}]}})],
 )  # fmt: skip
-def test_the_document_shows_the_types_that_requests_are_checked_against(
+def test_the_document_has_the_request_types(
     client: FlaskClient,
     monkeypatch: pytest.MonkeyPatch,
     path: str,
@@ -208,7 +207,7 @@ def test_the_document_shows_the_types_that_requests_are_checked_against(
     assert types == [checked]
 
 
-def test_the_document_asks_for_a_key_where_one_is_needed(client: FlaskClient, locked: FlaskClient) -> None:
+def test_the_document_has_the_security_of_each_path(client: FlaskClient, locked: FlaskClient) -> None:
     assert "security" not in client.get("/openapi.json").get_data(as_text=True)
     paths = locked.get("/openapi.json").get_json()["paths"]
     asking = {path for path, methods in paths.items() for each in methods.values() if each.get("security")}

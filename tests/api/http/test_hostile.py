@@ -43,7 +43,7 @@ def client() -> Iterator[FlaskClient]:
 
 @pytest.fixture(autouse=True)
 def cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever a request names, nobody goes and fetches it."""
+    """Fails if the server makes a connection."""
 
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("something was fetched")
@@ -55,7 +55,7 @@ def cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def problem(response: TestResponse) -> dict[str, Any]:
-    """The refusal; it tells nothing of the inside."""
+    """The problem of the response; it has no internal details."""
     assert 400 <= response.status_code < 500, response.data
     assert response.content_type == "application/problem+json"
     told = json.loads(response.data)
@@ -93,7 +93,7 @@ def as_json(image: Any, **fields: Any) -> str:
 
 
 def black_png(width: int, height: int) -> bytes:
-    """A whole PNG of zeros, a hundredth of a thousandth of its pixels in size."""
+    """A valid PNG of zeros with far fewer bytes than pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
@@ -138,7 +138,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], int]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_no_picture_or_a_bomb_is_refused(client: FlaskClient, name: str) -> None:
+def test_bad_pictures_and_bombs_are_refused(client: FlaskClient, name: str) -> None:
     make, status = REFUSED[name]
     data = make()
     started = process_time()
@@ -150,7 +150,7 @@ def test_what_is_no_picture_or_a_bomb_is_refused(client: FlaskClient, name: str)
     assert process_time() - started < 10
 
 
-def test_a_picture_that_pillow_warns_of_is_refused_without_a_word_on_stderr() -> None:
+def test_a_warning_of_pillow_is_not_on_stderr() -> None:
     # in a process of its own: here, warnings are errors
     decode = """
 import sys
@@ -187,16 +187,16 @@ def deep_png() -> bytes:
      GOOD + b"<script>alert(1)</script>"],
 )  # fmt: skip
 @pytest.mark.parametrize("said", ["image/png", "image/svg+xml", "text/html", "", "multipart/form-data; boundary=x"])
-def test_a_picture_is_a_picture_whatever_it_is_said_to_be(client: FlaskClient, data: bytes, said: str) -> None:
+def test_the_declared_type_of_a_picture_is_ignored(client: FlaskClient, data: bytes, said: str) -> None:
     response = client.post("/predict", data={"image": (io.BytesIO(data), "x.exe", said), "text": "abc"})
     assert response.status_code == 200 and response.get_json()["probability"] == 0.3
 
 
-def test_the_bombs_of_this_file_are_whole(client: FlaskClient) -> None:
+def test_the_bombs_of_this_file_are_valid(client: FlaskClient) -> None:
     assert client.post("/predict", data={"image": (io.BytesIO(black_png(3_000, 2_000)), "x.png")}).status_code == 200
 
 
-def test_of_an_animation_the_first_frame_is_judged() -> None:
+def test_the_first_frame_of_an_animation_is_classified() -> None:
     service = make_service()
     for format, options in (("GIF", {}), ("WEBP", {"lossless": True})):
         pixels = service.predictor.classifier.prepare_image(animated(format, **options))
@@ -272,7 +272,7 @@ def test_of_an_animation_the_first_frame_is_judged() -> None:
     ],
     ids=lambda value: ascii(value)[:40] if not isinstance(value, int) else str(value),
 )
-def test_json_that_is_none_or_no_meme_is_refused(client: FlaskClient, body: str | bytes, status: int) -> None:
+def test_invalid_json_is_refused(client: FlaskClient, body: str | bytes, status: int) -> None:
     assert problem(post(client, body))["status"] == status
     if isinstance(body, str) and status == 422 and body.startswith('{"image"'):
         answer = post(client, batch(body, as_json(GOOD)), path="/predict/batch")
@@ -285,19 +285,19 @@ def test_json_that_is_none_or_no_meme_is_refused(client: FlaskClient, body: str 
 @pytest.mark.parametrize(
     "text", ["\0" * 5_000, "\ud83d\ude00", "\ud83d", "\u202e" * 100, "\ufeff", "￿", "a\u0300" * 2_500]
 )
-def test_odd_texts_are_texts(client: FlaskClient, text: str) -> None:
+def test_unusual_texts_are_accepted(client: FlaskClient, text: str) -> None:
     response = post(client, as_json(GOOD, text=text))
     assert response.status_code == 200 and response.get_json()["text"]["value"].isprintable() in (True, False)
 
 
-def test_the_last_of_two_equal_names_counts_as_json_readers_have_it(client: FlaskClient) -> None:
+def test_the_last_of_duplicate_json_keys_counts(client: FlaskClient) -> None:
     body = as_json(GOOD, text="abc").replace("{", '{"image": 7, "text": 7, ')
     assert post(client, body).get_json()["text"]["value"] == "abc"
 
 
 @pytest.mark.parametrize("body", ["[" + "[]," * 6_600_000 + "0]", as_json("aa " * 6_600_000)], ids=["lists", "spaces"])
 @pytest.mark.parametrize("path", ["/predict", "/predict/batch"])
-def test_no_body_becomes_many_times_its_size(client: FlaskClient, body: str, path: str) -> None:
+def test_the_memory_of_parsing_is_bounded(client: FlaskClient, body: str, path: str) -> None:
     sent = body.encode()
     tracemalloc.start()
     try:
@@ -307,7 +307,7 @@ def test_no_body_becomes_many_times_its_size(client: FlaskClient, body: str, pat
         tracemalloc.stop()
 
 
-def test_a_batch_of_bombs_is_refused_one_by_one(client: FlaskClient) -> None:
+def test_each_bomb_of_a_batch_is_refused(client: FlaskClient) -> None:
     bomb = as_json(black_png(10_000, 10_000))
     answer = post(client, batch(*[bomb] * MAX_BATCH), path="/predict/batch")
     assert [entry["error"]["status"] for entry in answer.get_json()["predictions"]] == [413] * MAX_BATCH
@@ -352,9 +352,7 @@ def test_a_batch_of_bombs_is_refused_one_by_one(client: FlaskClient) -> None:
     ],
     ids=lambda value: ascii(value)[-40:] if not isinstance(value, int) else str(value),
 )
-def test_forms_that_are_none_or_no_meme_are_refused(
-    client: FlaskClient, body: bytes, status: int, sentence: str
-) -> None:
+def test_invalid_forms_are_refused(client: FlaskClient, body: bytes, status: int, sentence: str) -> None:
     told = problem(post(client, body, FORM))
     assert told["status"] == status and sentence in told["detail"]
 
@@ -367,7 +365,7 @@ def test_forms_that_are_none_or_no_meme_are_refused(
      "application/json", "application/json; charset=no-such", "application/x-www-form-urlencoded", "text/plain", "image/png",
      "", "/", ";", "\xff", "application/json, multipart/form-data", "x" * 8_000],
 )  # fmt: skip
-def test_what_the_content_type_lies_about_is_refused(client: FlaskClient, kind: str) -> None:
+def test_a_wrong_content_type_is_refused(client: FlaskClient, kind: str) -> None:
     assert problem(post(client, form(IMAGE), kind))["status"] in (400, 415, 422)
     assert problem(post(client, form(IMAGE), kind, "/predict/batch"))["status"] in (400, 415, 422)
 
@@ -376,12 +374,12 @@ def test_what_the_content_type_lies_about_is_refused(client: FlaskClient, kind: 
     "filename",
     ["../../etc/passwd", "/etc/passwd", "C:\\x.png", "a\0b.png", "x" * 5_000, "x.php", "'; rm -rf /", "\u202egnp.x"],
 )
-def test_a_files_name_is_of_no_matter(client: FlaskClient, filename: str) -> None:
+def test_the_file_name_is_ignored(client: FlaskClient, filename: str) -> None:
     response = client.post("/predict", data={"image": (io.BytesIO(GOOD), filename)})
     assert response.status_code == 200 and filename.encode() not in response.data
 
 
-def test_what_follows_the_form_is_of_no_matter(client: FlaskClient) -> None:
+def test_data_after_the_form_is_ignored(client: FlaskClient) -> None:
     assert post(client, b"preamble\r\n" + form(IMAGE) + b"GET / HTTP/1.1\r\n\r\n", FORM).status_code == 200
 
 
@@ -408,7 +406,7 @@ def test_other_methods_are_refused(client: FlaskClient, method: str) -> None:
     ],
     ids=ascii,
 )  # fmt: skip
-def test_broken_lengths_and_addresses_are_refused(client: FlaskClient, environ: dict[str, str]) -> None:
+def test_invalid_lengths_and_paths_are_refused(client: FlaskClient, environ: dict[str, str]) -> None:
     problem(client.post("/predict", data=as_json(GOOD), content_type="application/json", environ_overrides=environ))
 
 
@@ -425,7 +423,7 @@ def test_broken_lengths_and_addresses_are_refused(client: FlaskClient, environ: 
     ],
     ids=lambda environ: ascii(environ)[:50],
 )  # fmt: skip
-def test_odd_headers_change_nothing(client: FlaskClient, environ: dict[str, str]) -> None:
+def test_unusual_headers_are_ignored(client: FlaskClient, environ: dict[str, str]) -> None:
     response = client.post(
         "/predict", data=as_json(GOOD, text="abc"), content_type="application/json", environ_overrides=environ
     )

@@ -1,4 +1,4 @@
-"""The page at `/`, driven in Debian's chromium: every way in, what it shows, what it says when something fails."""
+"""The page at `/` in chromium."""
 
 import base64
 import json
@@ -49,7 +49,7 @@ _WHY = Explanation(
 
 
 class Site:
-    """A page in a browser, the service behind it, and everything that the browser complained of or asked for."""
+    """A page in a browser, its service, and the errors and requests of the browser."""
 
     def __init__(self, context: BrowserContext, service: Service, classifier: FakeClassifier, url: str) -> None:
         self.service, self.classifier, self.url = service, classifier, url
@@ -77,7 +77,7 @@ class Site:
         self.at("image").set_input_files({"name": name, "mimeType": kind, "buffer": data})
 
     def classify(self, words: str) -> None:
-        """Correct the words and ask again; returns with the answer."""
+        """Change the text and submit; returns after the response."""
         with self.answer():
             self.at("text").fill(words)
             self.at("send").click()
@@ -117,8 +117,8 @@ Visit = Callable[..., Site]
 
 @pytest.fixture
 def visit(browser: Browser) -> Iterator[Visit]:
-    """visit(reads=words on every picture, why=explanation, context={...}, settings of the server) opens the page. At
-    the end nothing may have been complained of or asked of anybody else."""
+    """visit(reads=OCR text, why=explanation, context={...}, server settings) opens the page. At the end there must be no
+    errors and no requests to other hosts."""
     with ExitStack() as cleanup:
         sites: list[Site] = []
 
@@ -162,7 +162,7 @@ def keys_file(tmp_path: Path) -> str:
 # The ways in
 
 
-def test_a_chosen_picture_is_judged_at_once_with_its_words_and_shown(visit: Visit) -> None:
+def test_a_chosen_picture_is_classified_at_once(visit: Visit) -> None:
     site = visit()
     site.choose()
     expect(site.at("verdict")).to_have_text("Offensive")
@@ -183,7 +183,7 @@ def test_a_picture_can_be_pasted_and_dropped_anywhere(visit: Visit, kind: str, f
     assert site.at("image").evaluate("input => [...input.files].map(file => file.name)") == ["a.png"]
 
 
-def test_a_pasted_text_stays_a_text(visit: Visit) -> None:
+def test_a_pasted_text_goes_to_the_field(visit: Visit) -> None:
     site = visit()
     site.hand_over("paste", "#text", [("preview.png", "image/png")], words="typed elsewhere")
     site.hand_over("paste", "h1", [], words="nothing to judge")
@@ -191,7 +191,7 @@ def test_a_pasted_text_stays_a_text(visit: Visit) -> None:
     assert site.posts == [] and site.at("picture").is_hidden()
 
 
-def test_the_keyboard_alone_is_enough(visit: Visit) -> None:
+def test_keyboard_only(visit: Visit) -> None:
     site = visit()
     site.page.on("filechooser", lambda _: None)  # or the browser learns too late that no window is to open
     keyboard = site.page.keyboard
@@ -218,7 +218,7 @@ def test_the_keyboard_alone_is_enough(visit: Visit) -> None:
 # The words
 
 
-def test_read_words_are_put_into_the_field_and_their_correction_is_judged(visit: Visit) -> None:
+def test_ocr_text_can_be_corrected(visit: Visit) -> None:
     site = visit()
     site.choose()
     expect(site.at("text")).to_have_value(_WORDS)
@@ -232,7 +232,7 @@ def test_read_words_are_put_into_the_field_and_their_correction_is_judged(visit:
     assert [meme.text for meme in site.memes] == ["", "abc"]
 
 
-def test_an_emptied_field_is_read_again_unless_no_words_are_wanted(visit: Visit) -> None:
+def test_an_empty_field_runs_ocr_unless_disabled(visit: Visit) -> None:
     site = visit()
     site.choose()
     expect(site.at("text")).to_have_value(_WORDS)
@@ -251,7 +251,7 @@ def test_a_picture_without_words_says_so(visit: Visit) -> None:
     expect(site.at("origin")).to_contain_text("No words were found on it")
 
 
-def test_a_server_that_does_not_read_says_so_and_judges_what_was_typed_before(visit: Visit) -> None:
+def test_a_server_without_ocr(visit: Visit) -> None:
     site = visit(reads=None)
     expect(site.at("hint")).to_contain_text("This server does not read pictures")
     assert site.at("wordless").count() == 0
@@ -261,7 +261,7 @@ def test_a_server_that_does_not_read_says_so_and_judges_what_was_typed_before(vi
     assert site.at("text").input_value() == "abcde"
 
 
-def test_another_picture_does_not_inherit_the_words(visit: Visit) -> None:
+def test_another_picture_clears_the_text(visit: Visit) -> None:
     site = visit(reads=None)
     site.choose()
     site.classify("abcde")
@@ -270,7 +270,7 @@ def test_another_picture_does_not_inherit_the_words(visit: Visit) -> None:
     assert [meme.text for meme in site.memes] == ["", "abcde", ""] and site.at("text").input_value() == ""
 
 
-def test_words_typed_while_the_picture_is_read_are_kept(visit: Visit) -> None:
+def test_text_typed_during_ocr_is_kept(visit: Visit) -> None:
     site = visit()
     site.classifier.may_run.clear()
     site.choose()
@@ -301,7 +301,7 @@ def test_a_late_answer_does_not_replace_a_newer_one(visit: Visit) -> None:
 # The answer
 
 
-def test_the_review_band_is_drawn_and_said(visit: Visit) -> None:
+def test_the_review_band_is_shown(visit: Visit) -> None:
     site = visit()
     site.classifier.review = {"low": 0.3, "high": 0.95}
     site.choose()
@@ -318,7 +318,7 @@ def test_the_review_band_is_drawn_and_said(visit: Visit) -> None:
     assert site.page.locator(".band").count() == 0
 
 
-def test_an_explanation_shows_each_side_and_the_most_similar_memes_as_text(visit: Visit) -> None:
+def test_an_explanation_is_shown(visit: Visit) -> None:
     site = visit(why=_WHY)
     site.choose()
     expect(site.at("why")).to_be_visible()
@@ -331,7 +331,7 @@ def test_an_explanation_shows_each_side_and_the_most_similar_memes_as_text(visit
     assert site.at("note").is_hidden()
 
 
-def test_an_explanation_that_is_not_to_be_had_says_why(visit: Visit) -> None:
+def test_the_note_of_a_missing_explanation_is_shown(visit: Visit) -> None:
     site = visit(why=Explanation(None, None, 0.9, [], "the training index is gone"))
     site.choose()
     expect(site.at("note")).to_have_text("the training index is gone")
@@ -351,7 +351,7 @@ def test_an_answer_without_an_explanation_is_shown(visit: Visit) -> None:
     assert site.at("why").is_hidden()
 
 
-def test_what_was_read_is_never_markup(visit: Visit) -> None:
+def test_ocr_text_is_escaped(visit: Visit) -> None:
     hostile = '</textarea><img src=x onerror="document.title = 1">'
     site = visit(reads=hostile)
     site.choose()
@@ -375,7 +375,7 @@ _STRANGE = 'it\'s "quoted" $HOME `id` \\\n;type=x @file <in> 🤷 مرحبا'
         ('my "best" meme, #1; it\'s $new\\.png', _STRANGE),
     ],
 )
-def test_the_curl_command_gets_the_same_answer(visit: Visit, tmp_path: Path, name: str, words: str) -> None:
+def test_the_curl_command_gets_the_same_response(visit: Visit, tmp_path: Path, name: str, words: str) -> None:
     site = visit(reads=None)
     site.choose(picture(), name)
     site.classify(words)
@@ -400,7 +400,7 @@ def test_the_command_can_be_copied(visit: Visit) -> None:
     assert site.page.evaluate("navigator.clipboard.readText()") == site.at("command").inner_text()
 
 
-def test_where_copying_is_not_allowed_the_command_is_selected(visit: Visit) -> None:
+def test_without_clipboard_access_the_command_is_selected(visit: Visit) -> None:
     site = visit()
     site.page.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined})")
     site.choose()
@@ -412,7 +412,7 @@ def test_where_copying_is_not_allowed_the_command_is_selected(visit: Visit) -> N
 # What can fail
 
 
-def test_a_refusal_is_told_in_the_servers_words_with_the_request_id(visit: Visit) -> None:
+def test_an_error_shows_the_servers_detail_and_the_request_id(visit: Visit) -> None:
     site = visit()
     with site.answer() as answered:
         site.choose(b"hello", "a.txt", "text/plain")
@@ -426,7 +426,7 @@ def test_a_refusal_is_told_in_the_servers_words_with_the_request_id(visit: Visit
     expect(site.at("error")).to_be_hidden()
 
 
-def test_an_error_takes_the_old_answer_away(visit: Visit) -> None:
+def test_an_error_removes_the_old_answer(visit: Visit) -> None:
     site = visit()
     site.choose()
     expect(site.at("verdict")).to_be_visible()
@@ -436,10 +436,10 @@ def test_an_error_takes_the_old_answer_away(visit: Visit) -> None:
     assert site.at("answer").is_hidden() and site.at("shell").is_hidden()
 
 
-def test_a_busy_server_is_asked_again_after_the_time_it_named(visit: Visit) -> None:
+def test_503_is_retried_after_retry_after(visit: Visit) -> None:
     site = visit(queue=1)
     site.page.clock.install()
-    with site.service.admission.places():
+    with site.service.admission.admit():
         site.choose()
         expect(site.at("status")).to_have_text("The server is busy. Asking again in 1 s (1 of 2) …")
     site.page.clock.run_for(1000)
@@ -447,16 +447,16 @@ def test_a_busy_server_is_asked_again_after_the_time_it_named(visit: Visit) -> N
     assert len(site.posts) == 2
 
 
-def test_a_server_that_stays_busy_is_asked_twice_more(visit: Visit) -> None:
+def test_503_is_retried_twice(visit: Visit) -> None:
     site = visit(queue=1)
     site.page.clock.install()
-    with site.service.admission.places():
+    with site.service.admission.admit():
         site.choose()
         for retry in (1, 2):
             expect(site.at("status")).to_contain_text(f"({retry} of 2)")
             assert len(site.posts) == retry
             site.page.clock.run_for(1000)
-        expect(site.at("error")).to_contain_text("memes are under way")
+        expect(site.at("error")).to_contain_text("memes are being processed")
         site.page.clock.run_for(10_000)
     assert len(site.posts) == 3
 
@@ -471,7 +471,7 @@ def test_a_server_that_stays_busy_is_asked_twice_more(visit: Visit) -> None:
         (lambda route: route.fulfill(status=500, json=None), "(status 500)"),
     ],
 )
-def test_a_server_that_does_not_answer_as_agreed_is_told_in_words(visit: Visit, reply: Any, sentence: str) -> None:
+def test_unexpected_responses_show_an_error(visit: Visit, reply: Any, sentence: str) -> None:
     site = visit()
     site.page.route("**/predict", reply)
     site.choose()
@@ -492,7 +492,7 @@ def test_a_picture_over_the_limit_is_not_sent(visit: Visit, tmp_path: Path) -> N
     assert site.posts == []
 
 
-def test_a_key_is_asked_for_sent_and_not_kept(visit: Visit, keys_file: str) -> None:
+def test_the_api_key_is_sent_and_not_stored(visit: Visit, keys_file: str) -> None:
     site = visit(keys_file=keys_file)
     key, error = site.page.get_by_label("API key"), site.at("key-error")
     site.choose()
@@ -515,7 +515,7 @@ def test_a_key_is_asked_for_sent_and_not_kept(visit: Visit, keys_file: str) -> N
 # For everybody
 
 
-def test_without_javascript_the_form_itself_asks(visit: Visit) -> None:
+def test_without_javascript_the_form_is_submitted(visit: Visit) -> None:
     site = visit(context={"java_script_enabled": False})
     site.choose()
     with site.page.expect_navigation():
@@ -543,7 +543,7 @@ _FAINT = """() => {
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_everything_is_named_announced_and_readable(visit: Visit, keys_file: str, scheme: str) -> None:
+def test_accessibility(visit: Visit, keys_file: str, scheme: str) -> None:
     site = visit(why=_WHY, keys_file=keys_file, context={"color_scheme": scheme, "reduced_motion": "reduce"})
     assert site.page.evaluate(_UNNAMED) == []
     assert site.page.get_by_role("status").count() == 1 and site.page.locator("[role=alert]").count() == 2
@@ -562,7 +562,7 @@ def test_everything_is_named_announced_and_readable(visit: Visit, keys_file: str
     assert all(bar.get_attribute("aria-label") for bar in site.page.locator(".bar").all())
 
 
-def test_a_phone_shows_it_all_without_scrolling_sideways(visit: Visit, keys_file: str) -> None:
+def test_a_phone_needs_no_horizontal_scrolling(visit: Visit, keys_file: str) -> None:
     long = "x" * 300
     why = Explanation(0.1, 0.2, 0.3, [Neighbour(long + ".png", "non-offensive", 0.5, 0.5, 0.5)])
     site = visit(reads=long, why=why, keys_file=keys_file, context={"viewport": {"width": 360, "height": 640}})
@@ -576,7 +576,7 @@ def test_a_phone_shows_it_all_without_scrolling_sideways(visit: Visit, keys_file
     assert site.page.evaluate(f"{wide}.map(one => one.outerHTML)") == []
 
 
-def test_the_page_asks_nobody_else_and_may_not(visit: Visit) -> None:
+def test_the_page_loads_nothing_from_other_hosts(visit: Visit) -> None:
     site = visit()
     with site.page.expect_response(site.url) as answered:
         site.page.reload()

@@ -1,4 +1,4 @@
-"""A bundle or keys that were swapped on disk are taken over without losing a request, or refused and the old ones kept."""
+"""Reloads of bundle and keys, and admission."""
 
 import logging
 import threading
@@ -15,8 +15,9 @@ from msgspec.structs import replace
 from torch import Tensor
 
 from api.http.admission import Admission, Overloaded
-from api.http.service import Loaded, Service
+from api.http.service import Service
 from api.metrics import Metrics
+from api.model.loading import LoadedModel
 from api.model.prediction import Meme, Predictor
 from api.schema import Model
 from api.settings import ServeSettings
@@ -25,7 +26,7 @@ KEY, OTHER = "k" * 16, "o" * 24
 
 
 class Disk:
-    """What lies on disk: versions of a classifier, from v0 on, or what loading it raises."""
+    """Simulates a bundle on disk: versions v0, v1, ... of a classifier, or an error on loading."""
 
     def __init__(self, cleanup: ExitStack, **settings: object) -> None:
         self.settings, self.metrics = ServeSettings(**settings), Metrics()  # type: ignore[arg-type]
@@ -34,7 +35,7 @@ class Disk:
         self.replaced: list[Predictor | None] = []
         self._cleanup = cleanup
 
-    def load(self, old: Predictor | None) -> Loaded:
+    def load(self, old: Predictor | None) -> LoadedModel:
         self.replaced.append(old)
         if self.failure is not None:
             raise self.failure
@@ -44,7 +45,7 @@ class Disk:
         predictor = Predictor(classifier, self.settings, self.metrics)  # type: ignore[arg-type]
         self._cleanup.callback(predictor.close)
         self._cleanup.callback(classifier.may_run.set)
-        return Loaded(predictor, replace(CARD, model=Model(classifier.name, classifier.version)))
+        return LoadedModel(predictor, replace(CARD, model=Model(classifier.name, classifier.version)))
 
     def service(self) -> Service:
         return Service(self.settings, self.metrics, self.load)
@@ -63,11 +64,11 @@ def disk() -> Iterator[Make]:
 
 
 def ask(service: Service, seed: int = 0, text: str = "sneer") -> str:
-    """The version that answers."""
+    """The version of the response."""
     return service.begin(Meme(picture(seed), text), "id")().model.version
 
 
-def test_reload_takes_over_what_is_on_disk_now(disk: Make, caplog: pytest.LogCaptureFixture) -> None:
+def test_reload_uses_what_is_on_disk(disk: Make, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "api")
     made = disk()
     service = made.service()
@@ -75,11 +76,11 @@ def test_reload_takes_over_what_is_on_disk_now(disk: Make, caplog: pytest.LogCap
     assert (ask(service), service.card.model.version) == ("v0", "v0") and made.replaced == [None]
     assert service.reload() is True
     assert (ask(service), service.card.model.version) == ("v1", "v1") and made.replaced == [None, first]
-    assert "reloaded: fake v1 answers now" in caplog.messages
+    assert "reloaded: fake v1 is in use" in caplog.messages
     assert made.sample("meme_reloads_total", result="taken") == 1
 
 
-def test_the_metrics_name_the_bundle_that_answers_and_no_other(disk: Make) -> None:
+def test_the_metrics_name_the_current_bundle_only(disk: Make) -> None:
     made = disk()
     service = made.service()
     assert made.sample("meme_model", name="fake", version="v0") == 1
@@ -88,14 +89,14 @@ def test_the_metrics_name_the_bundle_that_answers_and_no_other(disk: Make) -> No
     assert made.sample("meme_model", name="fake", version="v0") is None
 
 
-def test_the_metrics_tell_how_many_wait_at_the_one_that_answers(disk: Make) -> None:
+def test_the_queue_depth_is_that_of_the_current_predictor(disk: Make) -> None:
     made = disk(wait_ms=0)
     service = made.service()
     service.reload()
     new = made.classifiers[1]
     new.may_run.clear()
     begun = []
-    for _ in range(service.predictor._batcher._lanes):
+    for _ in range(service.predictor._batcher._worker_count):
         begun.append(service.begin(Meme(picture(), "sneer"), "id"))
         assert new.began.acquire(timeout=PATIENCE)
     begun += [service.begin(Meme(picture(), "sneer"), "id") for _ in range(3)]
@@ -107,9 +108,7 @@ def test_the_metrics_tell_how_many_wait_at_the_one_that_answers(disk: Make) -> N
 @pytest.mark.parametrize(
     "failure", [ValueError("no such bundle"), OSError("no such file"), RuntimeError("out of memory"), KeyError("aim")]
 )
-def test_a_bundle_that_cannot_be_used_is_refused_and_the_old_one_goes_on(
-    disk: Make, failure: Exception, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_failed_reload_keeps_the_old_bundle(disk: Make, failure: Exception, caplog: pytest.LogCaptureFixture) -> None:
     made = disk()
     service = made.service()
     made.failure = failure
@@ -118,12 +117,12 @@ def test_a_bundle_that_cannot_be_used_is_refused_and_the_old_one_goes_on(
     assert made.sample("meme_reloads_total", result="refused") == 1
     assert made.sample("meme_model", name="fake", version="v0") == 1
     refusal = caplog.messages[-1]
-    assert refusal.startswith("reload refused, fake v0 goes on answering: ") and str(failure) in refusal
+    assert refusal.startswith("reload failed, fake v0 stays in use: ") and str(failure) in refusal
     made.failure = None
     assert service.reload() is True and ask(service) == "v1"
 
 
-def test_no_request_is_lost_or_answered_by_an_older_bundle_while_bundles_change(disk: Make) -> None:
+def test_no_request_is_lost_during_reloads(disk: Make) -> None:
     made = disk(cache=4)
     service = made.service()
     stop, told = threading.Event(), set[str]()
@@ -149,7 +148,7 @@ def test_no_request_is_lost_or_answered_by_an_older_bundle_while_bundles_change(
         assert numbers == sorted(numbers)
 
 
-def test_who_waits_in_the_old_lanes_is_answered_there_and_who_comes_is_not_held_up(disk: Make) -> None:
+def test_memes_that_wait_are_answered_by_the_old_bundle_and_new_ones_do_not_wait(disk: Make) -> None:
     made = disk()
     service = made.service()
     made.classifiers[0].may_run.clear()
@@ -164,7 +163,7 @@ def test_who_waits_in_the_old_lanes_is_answered_there_and_who_comes_is_not_held_
     assert waiting().model.version == "v0"
 
 
-def test_a_meme_that_is_decoded_while_its_bundle_is_replaced_goes_to_the_new_one(disk: Make) -> None:
+def test_a_meme_that_is_decoded_during_a_reload_goes_to_the_new_bundle(disk: Make) -> None:
     made = disk()
     service = made.service()
     old = made.classifiers[0]
@@ -184,7 +183,7 @@ def test_a_meme_that_is_decoded_while_its_bundle_is_replaced_goes_to_the_new_one
         assert answer.result(PATIENCE) == "v1"
 
 
-def test_reloads_that_are_asked_for_at_once_come_one_after_the_other(disk: Make) -> None:
+def test_concurrent_reloads_run_one_after_the_other(disk: Make) -> None:
     made = disk()
     service = made.service()
     with ThreadPoolExecutor(4) as pool:
@@ -198,16 +197,18 @@ def write(path: Path, *lines: str) -> str:
     return str(path)
 
 
-def test_keys_are_known_by_their_whole(disk: Make, tmp_path: Path) -> None:
+def test_only_whole_keys_are_valid(disk: Make, tmp_path: Path) -> None:
     service = disk(keys_file=write(tmp_path / "keys", "# ours", KEY, "", f"  {OTHER}  ")).service()
-    assert service.wants_key
-    known = {key: service.knows_key(key) for key in (KEY, OTHER, KEY[:-1], KEY + "k", KEY.upper(), "", "# ours", "ü")}
+    assert service.requires_key
+    known = {
+        key: service.is_valid_key(key) for key in (KEY, OTHER, KEY[:-1], KEY + "k", KEY.upper(), "", "# ours", "ü")
+    }
     assert [key for key, is_known in known.items() if is_known] == [KEY, OTHER]
 
 
-def test_without_a_file_of_keys_everybody_may_ask(disk: Make) -> None:
+def test_without_a_file_of_keys_none_is_required(disk: Make) -> None:
     service = disk().service()
-    assert not service.wants_key and not service.knows_key("")
+    assert not service.requires_key and not service.is_valid_key("")
 
 
 @pytest.mark.parametrize(
@@ -215,51 +216,49 @@ def test_without_a_file_of_keys_everybody_may_ask(disk: Make) -> None:
     [(["short"], "line 1: expected at least 16"), ([KEY, "with a blank in it"], "line 2"), ([KEY, "ü" * 20], "line 2"),
      (["# nothing", ""], "holds no key")],
 )  # fmt: skip
-def test_keys_that_cannot_be_used_are_refused_at_the_start(
-    disk: Make, tmp_path: Path, lines: list[str], said: str
-) -> None:
+def test_unusable_keys_are_refused_at_the_start(disk: Make, tmp_path: Path, lines: list[str], said: str) -> None:
     path = write(tmp_path / "keys", *lines)
     with pytest.raises(ValueError, match=said) as caught:
         disk(keys_file=path).service()
     assert path in str(caught.value) and not any(line in str(caught.value) for line in lines if line)
 
 
-def test_a_file_of_keys_that_is_not_there_is_named(disk: Make, tmp_path: Path) -> None:
+def test_a_missing_file_of_keys_is_named(disk: Make, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"nowhere cannot be read"):
         disk(keys_file=str(tmp_path / "nowhere")).service()
 
 
-def test_reload_takes_new_keys_and_refuses_broken_ones_together_with_the_bundle(disk: Make, tmp_path: Path) -> None:
+def test_reload_loads_keys_and_bundle_together(disk: Make, tmp_path: Path) -> None:
     path = tmp_path / "keys"
     made = disk(keys_file=write(path, KEY))
     service = made.service()
     write(path, OTHER)
     assert service.reload() is True
-    assert service.knows_key(OTHER) and not service.knows_key(KEY)
+    assert service.is_valid_key(OTHER) and not service.is_valid_key(KEY)
     write(path, "short")
     assert service.reload() is False
-    assert service.knows_key(OTHER) and ask(service) == "v1"
+    assert service.is_valid_key(OTHER) and ask(service) == "v1"
     write(path, KEY)
     made.failure = ValueError("no such bundle")
     assert service.reload() is False
-    assert service.knows_key(OTHER) and not service.knows_key(KEY)
+    assert service.is_valid_key(OTHER) and not service.is_valid_key(KEY)
 
 
-def test_places_are_given_until_all_are_taken_and_come_back_whatever_happens(disk: Make) -> None:
+def test_admission_up_to_the_limit(disk: Make) -> None:
     made = disk(queue=4)
     service = made.service()
-    with service.admission.places(3):
-        assert service.admission.under_way() == made.sample("meme_under_way") == 3
-        with pytest.raises(Overloaded, match="3 memes are under way and the server takes 4"):
-            service.admission.places(2).__enter__()
-        with service.admission.places():
+    with service.admission.admit(3):
+        assert service.admission.in_progress() == made.sample("meme_under_way") == 3
+        with pytest.raises(Overloaded, match="3 memes are being processed, the limit is 4"):
+            service.admission.admit(2).__enter__()
+        with service.admission.admit():
             assert made.sample("meme_under_way") == 4
-    with pytest.raises(ZeroDivisionError), service.admission.places(4):
+    with pytest.raises(ZeroDivisionError), service.admission.admit(4):
         raise ZeroDivisionError
-    assert service.admission.under_way() == 0
+    assert service.admission.in_progress() == 0
 
 
-def test_no_more_than_the_places_are_ever_taken() -> None:
+def test_concurrent_admission_never_exceeds_the_limit() -> None:
     admission, most, start = Admission(7), [0], threading.Barrier(20)
 
     def client(seed: int) -> int:
@@ -267,12 +266,12 @@ def test_no_more_than_the_places_are_ever_taken() -> None:
         start.wait(PATIENCE)
         for turn in range(200):
             try:
-                with admission.places(1 + (seed + turn) % 5):
-                    most[0] = max(most[0], admission.under_way())
+                with admission.admit(1 + (seed + turn) % 5):
+                    most[0] = max(most[0], admission.in_progress())
             except Overloaded:
                 refused += 1
         return refused
 
     with ThreadPoolExecutor(20) as pool:
         list(pool.map(client, range(20)))
-    assert 0 < most[0] <= 7 and admission.under_way() == 0
+    assert 0 < most[0] <= 7 and admission.in_progress() == 0

@@ -1,4 +1,4 @@
-"""Memes that arrive together run together, each gets its own answer, and nobody waits for ever."""
+"""Dynamic batching: batches, order, failures, deadlines."""
 
 import contextlib
 import random
@@ -15,16 +15,15 @@ from torch import Tensor
 
 from api.metrics import Metrics
 from api.model import batching
-from api.model.batching import Batcher, Closed, Job, ModelFailure, Side
-from api.model.kept_vectors import Remembered
+from api.model.batching import Batcher, Closed, EncoderInput, Job, ModelFailure
+from api.model.kept_vectors import EmbeddingCache
 
 LONG = 10 * PATIENCE  # a wait that is only over in time when it is cut short
 TEXT = 10_000  # a meme's probability is made of both its sides, so that neither can be another's
 
 
 class Model:
-    """Its vectors are the numbers that were prepared. While `may_run` is clear, its calls wait; `began` is released by
-    each call that has begun."""
+    """A fake classifier whose vectors are the prepared numbers. Calls wait while `may_run` is clear, and release `began`."""
 
     def __init__(self, device: str = "cpu") -> None:
         self.encoder = SimpleNamespace(device=torch.device(device))
@@ -44,7 +43,7 @@ class Model:
     def encode_texts(self, rows: Sequence[Tensor]) -> Tensor:
         return self._run("text", rows)
 
-    def judge(self, image: Tensor, text: Tensor) -> Tensor:
+    def probabilities(self, image: Tensor, text: Tensor) -> Tensor:
         self.judged.append(len(image))
         return expected(image[:, 0], text[:, 0]).double()
 
@@ -67,27 +66,27 @@ def expected(image: Any, text: Any) -> Any:
     return image + TEXT * text
 
 
-def side(number: float, vector: bool = False) -> Side:
+def side(number: float, vector: bool = False) -> EncoderInput:
     row = torch.tensor([float(number)])
-    return Side(str(number), vector=row) if vector else Side(str(number), row)
+    return EncoderInput(str(number), vector=row) if vector else EncoderInput(str(number), row)
 
 
 def job(number: float, text: float = 0.0) -> Job:
     return Job(side(number), side(text))
 
 
-class Lanes:
-    """A batcher with as many lanes as asked for, and jobs that are still on their way."""
+class Workers:
+    """A batcher with a given number of workers, and jobs that are still being prepared."""
 
-    def __init__(self, model: Model, batcher: Batcher, remembered: Remembered) -> None:
-        self.model, self.batcher, self.remembered = model, batcher, remembered
+    def __init__(self, model: Model, batcher: Batcher, embedding_cache: EmbeddingCache) -> None:
+        self.model, self.batcher, self.embedding_cache = model, batcher, embedding_cache
 
     def submit(self, *jobs: Job) -> list[Any]:
         return [self.batcher.submit(lambda one=one: one).done for one in jobs]
 
     @contextlib.contextmanager
     def arriving(self, outcome: Callable[[], Job]) -> Iterator[Callable[[], Any]]:
-        """A meme that is being prepared until what is yielded is called, which then returns what came of it."""
+        """Submit a meme that is being prepared until the yielded function is called, which returns the result."""
         begun, go_on = threading.Event(), threading.Event()
 
         def prepare() -> Job:
@@ -110,16 +109,16 @@ class Lanes:
 
 
 @pytest.fixture
-def lanes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Lanes]]:
-    made: list[Lanes] = []
+def workers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Workers]]:
+    made: list[Workers] = []
 
     def make(
         count: int = 1, most: int = 8, wait: float = 0.0, cache: int = 100, model: Model | None = None, **more: Any
-    ) -> Lanes:
+    ) -> Workers:
         monkeypatch.setattr(batching, "cores", lambda: count)
         model, metrics = model or Model(**more), Metrics()
-        remembered = Remembered(cache, metrics)
-        made.append(Lanes(model, Batcher(model, most, wait, remembered, metrics), remembered))  # type: ignore[arg-type]
+        embedding_cache = EmbeddingCache(cache, metrics)
+        made.append(Workers(model, Batcher(model, most, wait, embedding_cache, metrics), embedding_cache))  # type: ignore[arg-type]
         return made[-1]
 
     yield make
@@ -139,12 +138,12 @@ def values(futures: Sequence[Any]) -> list[float]:
     return [future.result(PATIENCE) for future in futures]
 
 
-def test_a_lone_meme_is_not_made_to_wait(lanes: Callable[..., Lanes]) -> None:
-    assert values(lanes(wait=LONG).submit(job(7, 3))) == [30_007]
+def test_a_single_meme_does_not_wait(workers: Callable[..., Workers]) -> None:
+    assert values(workers(wait=LONG).submit(job(7, 3))) == [30_007]
 
 
-def test_memes_that_come_while_the_model_is_busy_run_together_at_most_a_batch(lanes: Callable[..., Lanes]) -> None:
-    one = lanes(most=4)
+def test_memes_that_wait_for_the_model_form_a_batch(workers: Callable[..., Workers]) -> None:
+    one = workers(most=4)
     one.model.may_run.clear()
     first = one.submit(job(0))
     one.model.wait_until_it_runs()
@@ -156,10 +155,10 @@ def test_memes_that_come_while_the_model_is_busy_run_together_at_most_a_batch(la
 
 
 @pytest.mark.parametrize(("count", "memes", "sizes"), [(2, 6, [3, 3]), (3, 7, [2, 2, 3]), (2, 40, [8, 8])])
-def test_what_waits_is_shared_out_among_the_free_lanes(
-    lanes: Callable[..., Lanes], count: int, memes: int, sizes: list[int]
+def test_the_queue_is_divided_among_the_idle_workers(
+    workers: Callable[..., Workers], count: int, memes: int, sizes: list[int]
 ) -> None:
-    one = lanes(count, wait=LONG, most=8 if memes > 8 else 16)
+    one = workers(count, wait=LONG, most=8 if memes > 8 else 16)
     one.model.may_run.clear()
     with one.arriving(lambda: job(0)) as finish:
         futures = one.submit(*(job(number) for number in range(1, memes)))
@@ -173,8 +172,8 @@ def test_what_waits_is_shared_out_among_the_free_lanes(
     assert sorted(values(futures)) == list(range(memes))
 
 
-def test_a_lane_goes_when_the_last_meme_on_its_way_is_there(lanes: Callable[..., Lanes]) -> None:
-    one = lanes(wait=LONG)
+def test_a_worker_starts_when_the_last_arriving_meme_is_there(workers: Callable[..., Workers]) -> None:
+    one = workers(wait=LONG)
     with one.arriving(lambda: job(2)) as finish:
         first = one.submit(job(1))
         assert not one.model.began.acquire(timeout=0.05)
@@ -182,21 +181,21 @@ def test_a_lane_goes_when_the_last_meme_on_its_way_is_there(lanes: Callable[...,
     assert values([*first, last.done]) == [1, 2] and one.model.encoded["image"] == [2]
 
 
-def test_a_full_batch_does_not_wait_for_more(lanes: Callable[..., Lanes]) -> None:
-    one = lanes(wait=LONG, most=2)
+def test_a_full_batch_does_not_wait_for_more(workers: Callable[..., Workers]) -> None:
+    one = workers(wait=LONG, most=2)
     with one.arriving(lambda: job(3)):
         assert values(one.submit(job(1), job(2))) == [1, 2]
 
 
 @pytest.mark.parametrize("wait", [0.0, 0.01])
-def test_no_lane_waits_longer_than_it_may(lanes: Callable[..., Lanes], wait: float) -> None:
-    one = lanes(wait=wait)
+def test_a_worker_waits_at_most_max_wait(workers: Callable[..., Workers], wait: float) -> None:
+    one = workers(wait=wait)
     with one.arriving(lambda: job(2)):
         assert values(one.submit(job(1))) == [1]
 
 
-def test_nobody_waits_for_a_meme_that_could_not_be_prepared(lanes: Callable[..., Lanes]) -> None:
-    one = lanes(wait=LONG)
+def test_a_worker_does_not_wait_for_a_meme_that_failed_to_decode(workers: Callable[..., Workers]) -> None:
+    one = workers(wait=LONG)
 
     def unreadable() -> Job:
         raise ValueError("unreadable")
@@ -210,8 +209,8 @@ def test_nobody_waits_for_a_meme_that_could_not_be_prepared(lanes: Callable[...,
 
 
 @pytest.mark.parametrize("cache", [0, 50])
-def test_everybody_gets_their_own_answer(lanes: Callable[..., Lanes], cache: int) -> None:
-    one = lanes(3, most=5, wait=0.001, cache=cache)
+def test_each_meme_gets_its_own_probability(workers: Callable[..., Workers], cache: int) -> None:
+    one = workers(3, most=5, wait=0.001, cache=cache)
     start = threading.Barrier(200)
 
     def client(seed: int) -> list[tuple[float, float]]:
@@ -227,10 +226,10 @@ def test_everybody_gets_their_own_answer(lanes: Callable[..., Lanes], cache: int
 
 
 @pytest.mark.parametrize("failure", [RuntimeError("secret"), MemoryError(), SystemExit(3), KeyboardInterrupt()])
-def test_a_failure_fails_its_batch_and_the_lane_lives_on(
-    lanes: Callable[..., Lanes], failure: BaseException, caplog: pytest.LogCaptureFixture
+def test_a_failure_fails_its_batch_only(
+    workers: Callable[..., Workers], failure: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
-    one = lanes()
+    one = workers()
     one.model.may_run.clear()
     first = one.submit(job(0))
     one.model.wait_until_it_runs()
@@ -246,8 +245,8 @@ def test_a_failure_fails_its_batch_and_the_lane_lives_on(
     assert values(one.submit(job(5), job(1))) == [5, 1]
 
 
-def test_a_probability_that_is_not_a_number_fails_alone(lanes: Callable[..., Lanes]) -> None:
-    one = lanes()
+def test_nan_fails_its_meme_only(workers: Callable[..., Workers]) -> None:
+    one = workers()
     one.model.may_run.clear()
     first = one.submit(job(0))
     one.model.wait_until_it_runs()
@@ -258,11 +257,11 @@ def test_a_probability_that_is_not_a_number_fails_alone(lanes: Callable[..., Lan
         bad.result(PATIENCE)
 
 
-@pytest.mark.parametrize("method", ["encode_images", "encode_texts", "judge"])
-def test_a_model_that_answers_too_few_hangs_nobody(
-    lanes: Callable[..., Lanes], method: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("method", ["encode_images", "encode_texts", "probabilities"])
+def test_a_model_that_returns_too_few_rows_fails_the_batch(
+    workers: Callable[..., Workers], method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = lanes()
+    one = workers()
     monkeypatch.setattr(one.model, method, lambda *_: torch.zeros(0, 1))
     with pytest.raises(ModelFailure):
         one.submit(job(1))[0].result(PATIENCE)
@@ -271,8 +270,8 @@ def test_a_model_that_answers_too_few_hangs_nobody(
 
 
 @pytest.mark.parametrize("cache", [0, 100])
-def test_twins_in_a_batch_are_encoded_once(lanes: Callable[..., Lanes], cache: int) -> None:
-    one = lanes(cache=cache)
+def test_duplicates_in_a_batch_are_encoded_once(workers: Callable[..., Workers], cache: int) -> None:
+    one = workers(cache=cache)
     one.model.may_run.clear()
     first = one.submit(job(9, 9))
     one.model.wait_until_it_runs()
@@ -283,10 +282,10 @@ def test_twins_in_a_batch_are_encoded_once(lanes: Callable[..., Lanes], cache: i
 
 
 @pytest.mark.parametrize(("cache", "images"), [(100, [1]), (0, [1, 1])])
-def test_what_was_encoded_while_its_twin_waited_is_not_encoded_again(
-    lanes: Callable[..., Lanes], cache: int, images: list[int]
+def test_a_duplicate_that_waited_is_not_encoded_again(
+    workers: Callable[..., Workers], cache: int, images: list[int]
 ) -> None:
-    one = lanes(most=1, cache=cache)
+    one = workers(most=1, cache=cache)
     one.model.may_run.clear()
     futures = one.submit(job(1))
     one.model.wait_until_it_runs()
@@ -300,26 +299,26 @@ def test_what_was_encoded_while_its_twin_waited_is_not_encoded_again(
     [((True, False), {"image": [], "text": [1]}), ((False, True), {"image": [1], "text": []}),
      ((True, True), {"image": [], "text": []})],
 )  # fmt: skip
-def test_a_side_that_has_its_vector_is_not_encoded(
-    lanes: Callable[..., Lanes], known: tuple[bool, bool], encoded: dict[str, list[int]]
+def test_an_input_with_a_vector_is_not_encoded(
+    workers: Callable[..., Workers], known: tuple[bool, bool], encoded: dict[str, list[int]]
 ) -> None:
-    one = lanes()
+    one = workers()
     assert values(one.submit(Job(side(1, known[0]), side(2, known[1])))) == [20_001]
     assert one.model.encoded == encoded
 
 
-def test_a_vector_that_is_kept_keeps_no_batch_in_memory(lanes: Callable[..., Lanes]) -> None:
-    one = lanes(wait=LONG)
+def test_a_cached_vector_does_not_keep_its_batch_in_memory(workers: Callable[..., Workers]) -> None:
+    one = workers(wait=LONG)
     with one.arriving(lambda: job(2)) as finish:
         futures = one.submit(job(1))
         futures.append(finish().done)
     assert values(futures) == [1, 2] and one.model.encoded["image"] == [2]
-    kept = one.remembered.peek("image", "1")
+    kept = one.embedding_cache.peek("image", "1")
     assert kept.untyped_storage().nbytes() == 4
 
 
-def test_a_lone_meme_gets_every_core_and_memes_that_compete_one_each(lanes: Callable[..., Lanes]) -> None:
-    one = lanes(2)
+def test_a_single_meme_gets_all_cores_and_concurrent_ones_one_each(workers: Callable[..., Workers]) -> None:
+    one = workers(2)
     one.model.may_run.clear()
     futures = one.submit(job(1))
     one.model.wait_until_it_runs()
@@ -329,35 +328,35 @@ def test_a_lone_meme_gets_every_core_and_memes_that_compete_one_each(lanes: Call
     assert values(futures) == [1, 2] and one.model.threads == [2, 1]
 
 
-def test_memes_that_come_alone_all_go_to_the_wide_lane(lanes: Callable[..., Lanes]) -> None:
-    one = lanes(2)
+def test_single_memes_go_to_the_main_worker(workers: Callable[..., Workers]) -> None:
+    one = workers(2)
     for number in range(30):
         assert values(one.submit(job(number))) == [number]
         until(lambda: one.batcher._busy == 0)
     assert one.model.threads == [2] * 30, (
-        "each lane that uses several cores has workers of its own, which crowd the cores"
+        "each worker that uses several cores has workers of its own, which crowd the cores"
     )
 
 
-def test_a_gpu_has_one_lane(lanes: Callable[..., Lanes]) -> None:
-    one = lanes(4, device="cuda")
+def test_a_gpu_has_one_worker(workers: Callable[..., Workers]) -> None:
+    one = workers(4, device="cuda")
     one.model.may_run.clear()
     futures = one.submit(job(1))
     one.model.wait_until_it_runs()
     futures += one.submit(job(2), job(3))
-    assert not one.model.began.acquire(timeout=0.05), "a second lane"
+    assert not one.model.began.acquire(timeout=0.05), "a second worker"
     one.model.may_run.set()
     assert values(futures) == [1, 2, 3] and one.model.encoded["image"] == [1, 2]
 
 
-def test_every_number_of_threads_is_warm(lanes: Callable[..., Lanes]) -> None:
-    one = lanes(4, most=6)
+def test_every_number_of_threads_is_warmed_up(workers: Callable[..., Workers]) -> None:
+    one = workers(4, most=6)
     one.batcher.warm_up()
     assert sorted(one.model.warmed) == [(1, 6), (2, 6), (3, 6), (4, 6)]
 
 
-def test_closing_finishes_what_waits_and_takes_no_more(lanes: Callable[..., Lanes]) -> None:
-    one = lanes(2)
+def test_close_finishes_the_queue(workers: Callable[..., Workers]) -> None:
+    one = workers(2)
     one.model.may_run.clear()
     futures = one.submit(*(job(number) for number in range(30)))
     one.model.wait_until_it_runs()
@@ -370,26 +369,24 @@ def test_closing_finishes_what_waits_and_takes_no_more(lanes: Callable[..., Lane
         one.submit(job(1))
 
 
-def test_a_meme_that_was_on_its_way_when_it_closed_is_not_lost_in_silence(lanes: Callable[..., Lanes]) -> None:
-    one = lanes(wait=LONG)
+def test_a_meme_that_arrives_after_close_is_refused(workers: Callable[..., Workers]) -> None:
+    one = workers(wait=LONG)
     with one.arriving(lambda: job(1)) as finish:
         in_time(one.batcher.close)
         with pytest.raises(Closed):
             finish()
 
 
-def test_a_call_runs_in_a_lane_and_after_the_end_here(lanes: Callable[..., Lanes]) -> None:
-    one = lanes(2)
+def test_a_call_runs_in_a_worker_and_after_close_in_the_caller(workers: Callable[..., Workers]) -> None:
+    one = workers(2)
     assert one.batcher.call(lambda: threading.current_thread().name).result(PATIENCE).startswith("model-")
     in_time(one.batcher.close)
     assert one.batcher.call(threading.current_thread).result(PATIENCE) is threading.current_thread()
 
 
 @pytest.mark.parametrize("failure", [ZeroDivisionError(), SystemExit()])
-def test_a_call_that_fails_tells_its_caller_and_the_lane_lives_on(
-    lanes: Callable[..., Lanes], failure: BaseException
-) -> None:
-    one = lanes()
+def test_a_failing_call_raises_in_its_caller(workers: Callable[..., Workers], failure: BaseException) -> None:
+    one = workers()
 
     def fail() -> None:
         raise failure
@@ -400,11 +397,9 @@ def test_a_call_that_fails_tells_its_caller_and_the_lane_lives_on(
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_a_call_waits_neither_for_memes_on_their_way_nor_behind_those_that_wait_for_them(
-    lanes: Callable[..., Lanes], count: int
-) -> None:
-    """It wakes one lane; where that one took memes first, no other would know of the call."""
-    one = lanes(count, wait=LONG)
+def test_a_call_runs_before_waiting_memes(workers: Callable[..., Workers], count: int) -> None:
+    """The call wakes only one worker, which must not take memes first."""
+    one = workers(count, wait=LONG)
     one.model.may_run.clear()
     with one.arriving(lambda: job(2)) as finish:
         futures = one.submit(job(1))

@@ -1,4 +1,4 @@
-"""The model card tells how good the model was found to be, on which memes, and nothing of this machine."""
+"""The model card."""
 
 import copy
 import json
@@ -39,7 +39,7 @@ def figure(point: float | None, low: float = 0.0, high: float = 1.0) -> dict[str
 
 
 def metrics_of(split: str, auroc: float | None = 0.7, low: float = 0.6) -> dict[str, Any]:
-    """As `head.bundle.evaluation.describe` writes them; a third method, which the card leaves out, is there too."""
+    """As `head.bundle.evaluation.describe` writes them, with a third method that the card leaves out."""
     figures = {"auroc": figure(auroc, low, 0.8), "macro_f1": figure(0.64, 0.55, 0.71)}
     names = (SHIPPED, REFERENCE, "majority class")
     return {
@@ -51,7 +51,7 @@ def metrics_of(split: str, auroc: float | None = 0.7, low: float = 0.6) -> dict[
 
 
 def config_of(**changed: Any) -> dict[str, Any]:
-    """As a bundle's config.json, tuned with paths of this machine all over."""
+    """A config.json with paths of this machine."""
     return {
         "name": "memes-1234--ViT-B-32-5678",
         "version": "0123456789ab",
@@ -84,25 +84,25 @@ def card_of(
     return model_card(folder, classifier, engine)  # type: ignore[arg-type]
 
 
-def test_figures_are_those_of_test_once_the_report_has_looked_at_it(tmp_path: Path) -> None:
+def test_metrics_of_the_test_split_after_a_report(tmp_path: Path) -> None:
     (tmp_path / "metrics.json").write_text(json.dumps(metrics_of("test")))
     card = card_of(tmp_path, config_of())
-    assert card.judged_on == "test memes that tuning never saw, looked at once"
+    assert card.judged_on == "the test split, which tuning never used, evaluated once"
     assert card.metrics.keys() == {SHIPPED, REFERENCE}
     assert card.metrics[SHIPPED]["auroc"].point == 0.7 and card.metrics[SHIPPED]["auroc"].interval == [0.6, 0.8]
     assert card.verdict.startswith("On test") and "0.700" in card.verdict and "optimistic" not in card.verdict
     assert card.definition == DEFINITION
 
 
-def test_figures_of_tuning_are_called_optimistic(tmp_path: Path) -> None:
+def test_metrics_of_tuning_are_called_optimistic(tmp_path: Path) -> None:
     card = card_of(tmp_path, config_of())
-    assert card.judged_on == "the memes tuned on, each by what was fitted without it: a little optimistic"
+    assert card.judged_on == "the memes tuned on, out of fold: slightly optimistic"
     assert card.metrics[SHIPPED]["auroc"].point == 0.9
     assert "optimistic" in card.verdict and "0.900" in card.verdict
 
 
 @pytest.mark.parametrize("split", ["test", "tuning"])
-def test_nothing_names_a_place_on_this_machine(tmp_path: Path, split: str) -> None:
+def test_the_card_has_no_paths(tmp_path: Path, split: str) -> None:
     if split == "test":
         (tmp_path / "metrics.json").write_text(json.dumps(metrics_of("test")))
     shown = msgspec.json.encode(card_of(tmp_path, config_of(), engine="RapidOCR 3")).decode()
@@ -111,7 +111,7 @@ def test_nothing_names_a_place_on_this_machine(tmp_path: Path, split: str) -> No
         assert secret not in shown
 
 
-def test_the_card_is_of_what_answers(tmp_path: Path) -> None:
+def test_the_card_describes_the_classifier(tmp_path: Path) -> None:
     card = card_of(tmp_path, config_of(), {"low": 0.3, "high": 0.6}, "RapidOCR 3")
     assert (card.model.name, card.model.version) == ("memes-1234--ViT-B-32-5678", "0123456789ab")
     assert (card.threshold, card.threshold_aim, card.calibration) == (0.41, "the highest macro-F1", "platt")
@@ -121,29 +121,29 @@ def test_the_card_is_of_what_answers(tmp_path: Path) -> None:
     assert len(card.intended_use) > 1 and len(card.limits) > 2
 
 
-def test_no_band_and_no_reading_are_said(tmp_path: Path) -> None:
+def test_no_review_band_and_no_ocr(tmp_path: Path) -> None:
     card = card_of(tmp_path, config_of())
     assert card.review is None and card.text_reading.startswith("none")
 
 
-def test_a_wanted_recall_is_said(tmp_path: Path) -> None:
+def test_a_target_recall(tmp_path: Path) -> None:
     card = card_of(tmp_path, config_of(aim={"objective": "recall", "target": 0.9}))
     assert card.threshold_aim == "a recall of at least 0.9"
 
 
-def test_the_card_survives_the_wire(tmp_path: Path) -> None:
+def test_the_card_survives_json(tmp_path: Path) -> None:
     one_class = config_of(tuning_metrics=metrics_of("tuning", None))
     card = card_of(tmp_path, one_class, {"low": 0.3, "high": 0.6})
     assert msgspec.json.decode(msgspec.json.encode(card), type=ModelCard) == card
     assert card.metrics[SHIPPED]["auroc"].point is None
 
 
-def test_logistic_regression_that_is_shipped_stands_there_once(tmp_path: Path) -> None:
+def test_a_shipped_reference_is_listed_once(tmp_path: Path) -> None:
     assert list(card_of(tmp_path, config_of(shipped=REFERENCE)).metrics) == [REFERENCE]
 
 
 @pytest.mark.parametrize("rank", [4, 0])
-def test_a_fine_tuned_model_says_what_of_its_encoder_was_trained(tmp_path: Path, rank: int) -> None:
+def test_a_fine_tuned_card(tmp_path: Path, rank: int) -> None:
     card = card_of(tmp_path, config_of(finetuned={**FINETUNED, "lora": rank}))
     shown = msgspec.json.decode(msgspec.json.encode(card))["finetuned"]
     assert shown.pop("from") == {"name": "memes-1234--ViT-B-32-5678", "version": "ba9876543210"}
@@ -153,26 +153,26 @@ def test_a_fine_tuned_model_says_what_of_its_encoder_was_trained(tmp_path: Path,
     assert msgspec.json.decode(msgspec.json.encode(card), type=ModelCard) == card
 
 
-def test_other_models_say_nothing_of_fine_tuning(tmp_path: Path) -> None:
+def test_a_frozen_card_has_no_fine_tuning(tmp_path: Path) -> None:
     assert b"finetuned" not in msgspec.json.encode(card_of(tmp_path, config_of()))
 
 
 @pytest.mark.parametrize(
     "part", ["from", "blocks", "towers", "lora", "learning_rate", "epochs", "best_epoch", "trained"]
 )
-def test_a_fine_tuned_bundle_that_does_not_say_how_is_unusable(tmp_path: Path, part: str) -> None:
+def test_a_fine_tuned_bundle_without_details_is_unusable(tmp_path: Path, part: str) -> None:
     said = {name: value for name, value in FINETUNED.items() if name != part}
     for damaged in (said, FINETUNED | {"from": "a name"}, None):
-        with pytest.raises(UnusableBundle, match="is missing or unfit in config.json"):
+        with pytest.raises(UnusableBundle, match="is missing or invalid in config.json"):
             card_of(tmp_path, config_of(finetuned=damaged))
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [("{", "not JSON"), ("[]", "expected a JSON object"), ("{}", "'reference') is missing or unfit in metrics.json"),
+    [("{", "not JSON"), ("[]", "expected a JSON object"), ("{}", "'reference') is missing or invalid in metrics.json"),
      ('{"split": "test", "reference": []}', "metrics.json")],
 )  # fmt: skip
-def test_damaged_figures_are_an_unusable_bundle(tmp_path: Path, content: str, said: str) -> None:
+def test_damaged_metrics_are_an_unusable_bundle(tmp_path: Path, content: str, said: str) -> None:
     (tmp_path / "metrics.json").write_text(content)
     with pytest.raises(UnusableBundle, match="JSON|metrics.json") as caught:
         card_of(tmp_path, config_of())
@@ -180,8 +180,8 @@ def test_damaged_figures_are_an_unusable_bundle(tmp_path: Path, content: str, sa
 
 
 @pytest.mark.parametrize("part", ["tuning_metrics", "aim", "data", "created", "protocol"])
-def test_a_bundle_that_lacks_what_the_card_shows_is_unusable(tmp_path: Path, part: str) -> None:
+def test_a_bundle_without_a_shown_value_is_unusable(tmp_path: Path, part: str) -> None:
     config = copy.deepcopy(config_of())
     del config[part]
-    with pytest.raises(UnusableBundle, match=rf"'{part}'\) is missing or unfit in config.json"):
+    with pytest.raises(UnusableBundle, match=rf"'{part}'\) is missing or invalid in config.json"):
         card_of(tmp_path, config)

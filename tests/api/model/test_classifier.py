@@ -1,4 +1,4 @@
-"""The served probability is the one that the tuning side computes from the cache, for every kind of picture."""
+"""The served probability equals that of `head` on cached embeddings, for every image format."""
 
 import base64
 import http.client
@@ -24,13 +24,13 @@ from machine import PATIENCE, batch_tolerance, until
 from PIL import Image
 from torch import Tensor, nn
 
-from api import server
 from api.__main__ import main
 from api.http.app import create_app
-from api.http.service import Loaded, Service
+from api.http.service import Service
 from api.metrics import Metrics
 from api.model import prediction
 from api.model.classifier import MemeClassifier
+from api.model.loading import LoadedModel, load_model
 from api.model.prediction import Predictor
 from api.settings import ServeSettings
 from cache import SpecMismatch, VectorStore, read_index
@@ -54,7 +54,7 @@ LONG = "a very long tale " * 60
 
 @dataclass(frozen=True)
 class Trained:
-    """A bundle, and what the tuning side computes from the cache for each of its memes."""
+    """A bundle, and the probability of each meme by `head` on cached embeddings."""
 
     folder: Path
     root: Path
@@ -114,14 +114,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 
 
 def as_features(image: np.ndarray, text: np.ndarray) -> Features:
-    """Vectors as the tuning side takes them; what else it knows of memes is of no matter here."""
+    """Features of `head` with these embeddings; the other fields are not used."""
     count = len(image)
     numbers, words = np.zeros(count, np.int64), np.full(count, "train")
     return Features(words, image, text, numbers, words, numbers, words)
 
 
 def fitted(features: Features) -> HeadEnsemble:
-    """Two heads of two members, their scalings fitted and their weights as they are drawn."""
+    """Two heads of two members with fitted scaling and random weights."""
     dims = features.image.shape[1], features.text.shape[1]
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -141,7 +141,7 @@ def write_bundle(
     encoder: dict[str, str],
     review: dict[str, Any] | None = None,
 ) -> Bundle:
-    """A bundle that ships `ensemble`, beside another that it does not ship."""
+    """A bundle that ships `ensemble` and has another method."""
     figures = metrics_of("tuning")
     settings = {
         "name": "tested", "shipped": "this", "encoder": encoder, "spec": spec, "calibration": asdict(calibration),
@@ -160,7 +160,7 @@ def classifier(trained: Trained) -> MemeClassifier:
 @pytest.fixture(scope="module")
 def client(trained: Trained) -> Iterator[FlaskClient]:
     settings, metrics = settings_of(trained.folder), Metrics()
-    service = Service(settings, metrics, lambda old: server.load(settings, metrics, old=old))
+    service = Service(settings, metrics, lambda old: load_model(settings, metrics, old=old))
     with closing(service.predictor):
         yield create_app(service).test_client()
 
@@ -169,7 +169,7 @@ def settings_of(bundle: Path, **more: Any) -> ServeSettings:
     return ServeSettings(bundle=bundle, device="cpu", **more)
 
 
-def test_the_demo_set_has_the_kinds_that_real_sets_have(trained: Trained) -> None:
+def test_the_demo_set_has_the_usual_image_formats(trained: Trained) -> None:
     kinds = {kind(trained.root / meme.image) for meme in trained.memes.values()}
     assert kinds >= {(".png", "PNG", "RGBA"), (".png", "PNG", "P"), (".png", "JPEG", "RGB"), (".jpg", "JPEG", "RGB")}
 
@@ -188,7 +188,7 @@ def test_probability_over_http_equals_that_from_the_cache(client: FlaskClient, t
     assert labels == {"offensive", "non-offensive"}
 
 
-def test_the_module_is_one_module_and_takes_batches(classifier: MemeClassifier, trained: Trained) -> None:
+def test_the_classifier_is_one_module_and_takes_batches(classifier: MemeClassifier, trained: Trained) -> None:
     names = list(trained.probability)[:5]
     pixels = [classifier.prepare_image((trained.root / trained.memes[n].image).read_bytes()) for n in names]
     tokens = [classifier.prepare_text(trained.memes[n].text) for n in names]
@@ -199,7 +199,7 @@ def test_the_module_is_one_module_and_takes_batches(classifier: MemeClassifier, 
 
 
 class TinyEncoder(FakeEncoder):
-    """With towers, as the classifier wants them."""
+    """A fake encoder with the towers that the classifier needs."""
 
     image_tower = text_tower = nn.Identity()
 
@@ -225,9 +225,7 @@ def test_a_probability_is_the_calibrated_score_of_the_shipped_ensemble(
 
 
 @pytest.mark.parametrize("name", [name for name in CANDIDATES if name != TRAINED])
-def test_every_candidate_is_served_as_it_was_fitted(
-    name: str, trained: Trained, classifier: MemeClassifier, tmp_path: Path
-) -> None:
+def test_every_candidate_can_be_served(name: str, trained: Trained, classifier: MemeClassifier, tmp_path: Path) -> None:
     index = read_index(next((trained.folder.parent / "artifacts" / "datasets").glob("*.h5")))
     store = VectorStore(trained.folder.parent / "artifacts" / "vectors", index.spec)
     image, text = store.read("image", index.image_keys), store.read("text", index.text_keys)
@@ -248,7 +246,7 @@ def test_every_candidate_is_served_as_it_was_fitted(
         assert float(served([pixels], [tokens])) == pytest.approx(expected[row], abs=1e-5)
 
 
-def test_a_bundle_over_both_features_is_served_from_one_pass(trained: Trained, tmp_path: Path) -> None:
+def test_a_bundle_of_both_features_encodes_once(trained: Trained, tmp_path: Path) -> None:
     encoder = load_encoder("local-dir:demo/encoder", "", CPU, EncoderOptions("both", "fp32"))
     memes = list(trained.memes.values())[:40]
     pixels = [encoder.pixels((trained.root / meme.image).read_bytes()) for meme in memes]
@@ -274,7 +272,7 @@ def test_a_bundle_over_both_features_is_served_from_one_pass(trained: Trained, t
 
 
 @pytest.mark.parametrize("band", [None, {"low": 0.25, "high": 0.75}])
-def test_the_band_of_the_bundle_is_the_classifiers(tmp_path: Path, band: dict[str, float] | None) -> None:
+def test_the_review_band_of_the_bundle(tmp_path: Path, band: dict[str, float] | None) -> None:
     encoder = TinyEncoder(tmp_path)
     features = as_features(np.eye(9, 48, dtype=np.float32), np.eye(9, 2, dtype=np.float32))
     review = band and {**band, "share": 0.2, "coverage": 0.8, "error": {"point": 0.1}}
@@ -298,7 +296,7 @@ def test_predict_command_prints_the_same_json(
     assert {**printed, "request_id": ""} == {**served, "request_id": ""}
 
 
-def test_a_bundle_of_another_encoder_is_refused_by_field(trained: Trained, tmp_path: Path) -> None:
+def test_a_bundle_of_another_encoder_is_refused(trained: Trained, tmp_path: Path) -> None:
     (tmp_path / "head.safetensors").write_bytes((trained.folder / "head.safetensors").read_bytes())
     config = json.loads((trained.folder / "config.json").read_text())
     config["spec"]["preprocess"]["size"] = 336
@@ -307,7 +305,7 @@ def test_a_bundle_of_another_encoder_is_refused_by_field(trained: Trained, tmp_p
         MemeClassifier.from_bundle(tmp_path, CPU)
 
 
-def test_a_head_over_imported_vectors_is_refused_in_words(trained: Trained, tmp_path: Path) -> None:
+def test_a_head_of_imported_vectors_is_refused(trained: Trained, tmp_path: Path) -> None:
     (tmp_path / "head.safetensors").write_bytes((trained.folder / "head.safetensors").read_bytes())
     config = json.loads((trained.folder / "config.json").read_text())
     config["spec"] = {"format": 1, "imported": "0" * 64}
@@ -316,7 +314,7 @@ def test_a_head_over_imported_vectors_is_refused_in_words(trained: Trained, tmp_
         MemeClassifier.from_bundle(tmp_path, CPU)
 
 
-def test_an_encoder_that_has_moved_can_be_pointed_to(trained: Trained, tmp_path: Path) -> None:
+def test_the_encoder_can_be_given(trained: Trained, tmp_path: Path) -> None:
     moved = tmp_path / "moved"
     moved.symlink_to(Path("demo/encoder").resolve())
     assert MemeClassifier.from_bundle(trained.folder, CPU, model=f"local-dir:{moved}").name == "tested"
@@ -324,7 +322,7 @@ def test_an_encoder_that_has_moved_can_be_pointed_to(trained: Trained, tmp_path:
         MemeClassifier.from_bundle(trained.folder, CPU, model=f"local-dir:{tmp_path / 'nowhere'}")
 
 
-def test_no_bundle_and_no_picture_are_a_sentence_and_exit_2(
+def test_a_missing_bundle_or_picture_exits_with_2(
     trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     image = tmp_path / "x.png"
@@ -343,7 +341,7 @@ def test_no_bundle_and_no_picture_are_a_sentence_and_exit_2(
 
 @pytest.fixture(scope="module", params=["fp32", "bf16"])
 def demo(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, trained: Trained) -> MemeClassifier:
-    """A classifier over the demo encoder in one precision, which tells memes apart."""
+    """A classifier of the demo encoder in one precision, with differing probabilities."""
     encoder = load_encoder("local-dir:demo/encoder", "", CPU, EncoderOptions(precision=request.param))
     memes = list(trained.memes.values())
     features = as_features(
@@ -359,7 +357,7 @@ def demo(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return MemeClassifier(encoder, bundle)
 
 
-def test_memes_that_run_together_get_the_probabilities_that_they_get_alone(
+def test_probabilities_do_not_depend_on_the_batch(
     demo: MemeClassifier, trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("api.model.batching.cores", lambda: 2)
@@ -375,7 +373,7 @@ def test_memes_that_run_together_get_the_probabilities_that_they_get_alone(
 def run_together(
     demo: MemeClassifier, predictor: Predictor, asked: list[prediction.Meme], monkeypatch: pytest.MonkeyPatch
 ) -> tuple[list[int], list[float]]:
-    """How many pictures ran at a time when the model waited until all had been sent, and the probabilities."""
+    """The batch sizes and probabilities when the model waits until all memes are queued."""
     sizes: list[int] = []
     all_sent, encode = threading.Event(), demo.encode_images
 
@@ -391,8 +389,8 @@ def run_together(
 
 
 @contextmanager
-def loaded(settings: ServeSettings, old: Predictor | None = None) -> Iterator[Loaded]:
-    found = server.load(settings, Metrics(), old=old)
+def loaded(settings: ServeSettings, old: Predictor | None = None) -> Iterator[LoadedModel]:
+    found = load_model(settings, Metrics(), old=old)
     with closing(found.predictor):
         yield found
 
@@ -406,7 +404,7 @@ def rewritten(trained: Trained, folder: Path, change: Callable[[dict[str, Any]],
     return folder
 
 
-def test_another_bundle_of_the_same_encoder_takes_over_encoder_and_vectors(trained: Trained, tmp_path: Path) -> None:
+def test_another_bundle_of_the_same_encoder_reuses_encoder_and_cache(trained: Trained, tmp_path: Path) -> None:
     latest = tmp_path / "latest"
     latest.symlink_to(trained.folder)
     meme = prediction.Meme(picture(), "words")
@@ -417,25 +415,25 @@ def test_another_bundle_of_the_same_encoder_takes_over_encoder_and_vectors(train
         with loaded(settings_of(latest), old.predictor) as new:
             assert (new.predictor.model.version, new.card.model.version) == ("next", "next")
             assert new.predictor.classifier.encoder is old.predictor.classifier.encoder
-            assert new.predictor.remembered is old.predictor.remembered
+            assert new.predictor.embedding_cache is old.predictor.embedding_cache
             assert new.predictor.predict(meme, "id").probability == before.probability
 
 
-def test_vectors_are_never_carried_to_another_encoder(trained: Trained, demo: MemeClassifier, tmp_path: Path) -> None:
-    """Of the two encoders that `demo` is, one has the spec of the bundle and one has not."""
+def test_the_cache_is_not_reused_for_another_encoder(trained: Trained, demo: MemeClassifier, tmp_path: Path) -> None:
+    """One of the two encoders of `demo` has the spec of the bundle."""
     with (
         closing(Predictor(demo, settings_of(trained.folder), Metrics())) as old,
         loaded(settings_of(trained.folder), old) as new,
     ):
         same = demo.encoder.spec == new.predictor.classifier.encoder.spec
         assert same == (demo.encoder.spec["dtype"] == "float32")
-        assert (new.predictor.remembered is old.remembered) == same
+        assert (new.predictor.embedding_cache is old.embedding_cache) == same
         assert (new.predictor.classifier.encoder is demo.encoder) == same
 
 
 @contextmanager
 def started(bundle: Path, *python: str) -> Iterator[subprocess.Popen[str]]:
-    """A server process that will listen on a free port; python: what to run, if not the module."""
+    """A server process on a free port; python: arguments to run instead of the module."""
     command = [sys.executable, *(python or ("-m", "api")), "serve", "--bundle", str(bundle), "--port", "0"]
     with subprocess.Popen(
         [*command, "--device", "cpu", "--ocr", "off"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -447,7 +445,7 @@ def started(bundle: Path, *python: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def port_of(process: subprocess.Popen[str]) -> int:
-    """Once it says so."""
+    """The port that it prints."""
     assert process.stdout
     line = process.stdout.readline()
     found = re.fullmatch(r"serving tested [0-9a-f]{12} on http://127\.0\.0\.1:(\d+)\n", line)
@@ -456,13 +454,13 @@ def port_of(process: subprocess.Popen[str]) -> int:
 
 
 def log_line(process: subprocess.Popen[str], start: str) -> dict[str, Any]:
-    """The next line of the log whose message starts so."""
+    """The next log line whose message has this start."""
     assert process.stderr
     return next(entry for line in process.stderr if (entry := json.loads(line))["message"].startswith(start))
 
 
 def ask(port: int, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, dict[str, Any]]:
-    """One request on a connection of its own: status and JSON."""
+    """Status and JSON of one request."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     try:
         connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
@@ -472,7 +470,7 @@ def ask(port: int, method: str, path: str, body: bytes = b"", **headers: str) ->
         connection.close()
 
 
-def test_the_server_answers_refuses_reloads_and_stops_on_sigterm_with_exit_0(trained: Trained, tmp_path: Path) -> None:
+def test_the_server_answers_reloads_and_stops_on_sigterm_with_exit_0(trained: Trained, tmp_path: Path) -> None:
     latest = tmp_path / "latest"
     latest.symlink_to(trained.folder)
     with started(latest) as process:
@@ -486,18 +484,16 @@ def test_the_server_answers_refuses_reloads_and_stops_on_sigterm_with_exit_0(tra
         assert status == problem["status"] == 413 and "send a smaller" in problem["detail"]
         # waitress's own refusal, which it would word otherwise and call 501
         status, problem = ask(port, "POST", "/predict", b"x", Transfer_Encoding="gzip")
-        assert status == problem["status"] == 400 and "not HTTP as this server reads it" in problem["detail"]
+        assert status == problem["status"] == 400 and "not valid HTTP" in problem["detail"]
         point_to(latest, rewritten(trained, tmp_path / "next", lambda config: config.update(version="next")))
         process.send_signal(signal.SIGHUP)
-        assert log_line(process, "reload")["message"] == "reloaded: tested next answers now"
+        assert log_line(process, "reload")["message"] == "reloaded: tested next is in use"
         assert ask(port, "GET", "/readyz")[1]["model"] == {"name": "tested", "version": "next"}
         point_to(latest, rewritten(trained, tmp_path / "broken", lambda config: config.pop("threshold")))
         process.send_signal(signal.SIGHUP)
         refused = log_line(process, "reload")
         assert refused["level"] == "ERROR"
-        assert (
-            refused["message"].startswith("reload refused, tested next goes on") and "threshold" in refused["message"]
-        )
+        assert refused["message"].startswith("reload failed, tested next stays") and "threshold" in refused["message"]
         assert ask(port, "GET", "/readyz")[1]["model"]["version"] == "next"
         status, answer = ask(port, "POST", "/predict", body, Content_Type="application/json")
         assert status == 200 and answer["model"]["version"] == "next"
@@ -527,7 +523,7 @@ runpy.run_module("api", run_name="__main__", alter_sys=True)
 
 
 @pytest.mark.parametrize("method", ["warm_up", "encode_images"])
-def test_the_exit_code_is_0_also_while_the_model_is_at_work(trained: Trained, method: str) -> None:
+def test_the_exit_code_is_0_while_the_model_runs(trained: Trained, method: str) -> None:
     with started(trained.folder, "-c", _BUSY.format(method)) as process, ExitStack() as cleanup:
         if method == "encode_images":
             client = http.client.HTTPConnection("127.0.0.1", port_of(process), timeout=PATIENCE)

@@ -27,13 +27,13 @@ SPLITS = ("train", "train", "validation", "test")
 COLUMN, CARVED = SPLITS, ("train",)
 
 
-class Judge:
-    """Multiplies the sides' first numbers; `only`: looks at one side alone."""
+class Product:
+    """A classifier by the product of the sides' first numbers; only: the one side that is used."""
 
     def __init__(self, config: dict[str, Any], only: str = "") -> None:
         self.config, self.only = config, only
 
-    def judge(self, image: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+    def probabilities(self, image: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
         assert len(image) == len(text)
         one = torch.ones(()) if self.only == "text" else image[:, 0]
         other = torch.ones(()) if self.only == "image" else text[:, 0]
@@ -54,7 +54,7 @@ def call(function: Callable[[], Any]) -> "Future[Any]":
 
 
 def config_of(artifacts: Path, path: Path, protocol: str = "kfold") -> dict[str, Any]:
-    """What tuning writes of its data."""
+    """The config that tuning writes."""
     index = read_index(path)
     memes = load_tuning(index, artifacts / "vectors", protocol == "official", 3)
     counts = {
@@ -65,11 +65,15 @@ def config_of(artifacts: Path, path: Path, protocol: str = "kfold") -> dict[str,
     return {"spec": index.spec, "seed": 3, "protocol": {"name": protocol}, "data": data}
 
 
-def made(artifacts: Path, count: int = 100, splits: tuple[str, ...] = COLUMN, **judge: Any) -> tuple[Judge, Features]:
-    """A judge that was tuned on memes whose index stands under `artifacts`, and all of them."""
+def made(
+    artifacts: Path, count: int = 100, splits: tuple[str, ...] = COLUMN, **classifier: Any
+) -> tuple[Product, Features]:
+    """A classifier and all memes of its index under `artifacts`."""
     path = write_features(artifacts, planted_features(count, splits=splits))
     config = config_of(artifacts, path)
-    return Judge(config, **judge), load_everything(read_index(path), artifacts / "vectors", False, config["seed"])
+    return Product(config, **classifier), load_everything(
+        read_index(path), artifacts / "vectors", False, config["seed"]
+    )
 
 
 def explain(explainer: Explainer, memes: Features, row: int) -> Explanation:
@@ -78,38 +82,38 @@ def explain(explainer: Explainer, memes: Features, row: int) -> Explanation:
 
 
 @pytest.mark.parametrize("splits", [COLUMN, CARVED])
-def test_a_side_alone_is_the_mean_over_the_other_sides_of_all_memes_tuned_on(tmp_path, splits):
-    judge, memes = made(tmp_path, splits=splits)
+def test_a_side_alone_is_the_mean_over_the_other_sides_of_the_training_memes(tmp_path, splits):
+    classifier, memes = made(tmp_path, splits=splits)
     tuned = memes.only("train", "validation")
     assert 0 < len(tuned) < 100
-    said = explain(Explainer(judge, tmp_path), memes, 5)
+    found = explain(Explainer(classifier, tmp_path), memes, 5)
     image, text = memes.image[5], memes.text[5]
-    assert said.image_alone == pytest.approx(np.mean([chance(image, other) for other in tuned.text]), abs=1e-6)
-    assert said.text_alone == pytest.approx(np.mean([chance(other, text) for other in tuned.image]), abs=1e-6)
-    assert said.both == round(chance(image, text), 6) and said.note is UNSET
+    assert found.image_alone == pytest.approx(np.mean([chance(image, other) for other in tuned.text]), abs=1e-6)
+    assert found.text_alone == pytest.approx(np.mean([chance(other, text) for other in tuned.image]), abs=1e-6)
+    assert found.both == round(chance(image, text), 6) and found.note is UNSET
 
 
-def test_of_many_memes_a_sample_is_taken_which_is_the_same_each_time(tmp_path):
-    judge, memes = made(tmp_path, 1200)
-    said = explain(Explainer(judge, tmp_path), memes, 5)
-    assert explain(Explainer(judge, tmp_path), memes, 5) == said
+def test_the_sample_is_fixed(tmp_path):
+    classifier, memes = made(tmp_path, 1200)
+    found = explain(Explainer(classifier, tmp_path), memes, 5)
+    assert explain(Explainer(classifier, tmp_path), memes, 5) == found
     chances = [chance(memes.image[5], other) for other in memes.only("train", "validation").text]
     error = np.std(chances) / np.sqrt(explanation._SAMPLE)
-    assert 0 < abs(said.image_alone - np.mean(chances)) < 4 * error
+    assert 0 < abs(found.image_alone - np.mean(chances)) < 4 * error
 
 
 @pytest.mark.parametrize(("only", "ignored"), [("image", "text_alone"), ("text", "image_alone")])
-def test_a_head_that_looks_at_one_side_has_one_mean_for_all_memes_on_the_other(tmp_path, only, ignored):
-    judge, memes = made(tmp_path, only=only)
-    explainer = Explainer(judge, tmp_path)
+def test_a_head_of_one_side_has_one_mean_for_the_other(tmp_path, only, ignored):
+    classifier, memes = made(tmp_path, only=only)
+    explainer = Explainer(classifier, tmp_path)
     assert len({getattr(explain(explainer, memes, row), ignored) for row in range(8)}) == 1
     assert len({getattr(explain(explainer, memes, row), f"{only}_alone") for row in range(8)}) == 8
 
 
 @pytest.mark.parametrize("splits", [COLUMN, CARVED])
-def test_neighbours_are_the_most_alike_of_the_memes_tuned_on_and_never_of_test(tmp_path, splits):
-    judge, memes = made(tmp_path, splits=splits)
-    explainer, tuned = Explainer(judge, tmp_path), memes.only("train", "validation")
+def test_neighbours_are_the_most_similar_training_memes_and_never_test_memes(tmp_path, splits):
+    classifier, memes = made(tmp_path, splits=splits)
+    explainer, tuned = Explainer(classifier, tmp_path), memes.only("train", "validation")
     label = dict(zip(tuned.ids.tolist(), tuned.label.tolist()))
 
     def cosines(known: np.ndarray, own: np.ndarray) -> np.ndarray:
@@ -141,74 +145,74 @@ def remove(name: str) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("splits", "change", "note"),
     [
-        (COLUMN, remove("datasets"), "The index of the training memes is not at hand"),
+        (COLUMN, remove("datasets"), "The index of the training memes is missing or damaged"),
         (
             COLUMN,
             lambda a: next((a / "datasets").iterdir()).write_bytes(b"x"),
-            "The index of the training memes is not",
+            "The index of the training memes is missing or damaged",
         ),
-        (COLUMN, lambda a: edit_index(a, spec={**SPEC, "model": "other"}), "now those of another encoder"),
+        (COLUMN, lambda a: edit_index(a, spec={**SPEC, "model": "other"}), "vectors are of another encoder"),
         (COLUMN, remove("vectors"), "cannot be read; the server's log says why"),
         (COLUMN, lambda a: edit_index(a, labels=[-1] * 100), "cannot be read; the server's log says why"),
         (CARVED, remove("vectors"), "cannot be read; the server's log says why"),
-        (CARVED, lambda a: edit_index(a, labels=[1, 0] * 50), "its test cannot be told from them any more"),
+        (CARVED, lambda a: edit_index(a, labels=[1, 0] * 50), "its test memes can no longer be told from the others"),
     ],
 )
-def test_what_is_not_at_hand_is_said_without_a_place_of_this_machine(tmp_path, caplog, splits, change, note):
-    judge, memes = made(tmp_path, splits=splits)
+def test_notes_on_missing_data_have_no_paths(tmp_path, caplog, splits, change, note):
+    classifier, memes = made(tmp_path, splits=splits)
     change(tmp_path)
-    explainer = Explainer(judge, tmp_path)
+    explainer = Explainer(classifier, tmp_path)
     with caplog.at_level(logging.WARNING, "api"):
-        said = explain(explainer, memes, 0)
-        assert explain(explainer, memes, 0) == said
-    assert said.image_alone is None and said.text_alone is None and said.neighbours == []
-    assert said.both == round(chance(memes.image[0], memes.text[0]), 6)
-    assert note in said.note and said.note.endswith(".") and "/" not in said.note
+        found = explain(explainer, memes, 0)
+        assert explain(explainer, memes, 0) == found
+    assert found.image_alone is None and found.text_alone is None and found.neighbours == []
+    assert found.both == round(chance(memes.image[0], memes.text[0]), 6)
+    assert note in found.note and found.note.endswith(".") and "/" not in found.note
     (line,) = caplog.messages
     assert str(tmp_path) in line
 
 
-def test_a_bundle_that_says_nothing_of_its_data_is_explained_by_nothing(tmp_path):
+def test_a_bundle_without_data_has_no_explanation(tmp_path):
     _, memes = made(tmp_path)
-    assert "cannot be read" in explain(Explainer(Judge({}), tmp_path), memes, 0).note
+    assert "cannot be read" in explain(Explainer(Product({}), tmp_path), memes, 0).note
 
 
-def test_other_numbers_of_memes_than_at_tuning_are_said_and_the_memes_are_used_as_they_are(tmp_path):
-    judge, memes = made(tmp_path)
+def test_changed_counts_give_a_note(tmp_path):
+    classifier, memes = made(tmp_path)
     edit_index(tmp_path, labels=[1] * 100)
-    said = explain(Explainer(judge, tmp_path), memes, 0)
-    assert said.note.startswith("The training index has changed since this model was tuned")
-    assert {one.label for one in said.neighbours} == {"offensive"} and said.image_alone is not None
+    found = explain(Explainer(classifier, tmp_path), memes, 0)
+    assert found.note.startswith("The training index has changed since this model was tuned")
+    assert {one.label for one in found.neighbours} == {"offensive"} and found.image_alone is not None
 
 
-def test_the_memes_are_read_once_and_not_before_the_first_explanation(tmp_path, monkeypatch):
-    judge, memes = made(tmp_path)
+def test_the_memes_are_loaded_once_at_the_first_explanation(tmp_path, monkeypatch):
+    classifier, memes = made(tmp_path)
     read: list[Path] = []
     monkeypatch.setattr(explanation, "read_index", lambda path: read.append(path) or read_index(path))
-    explainer = Explainer(judge, tmp_path)
+    explainer = Explainer(classifier, tmp_path)
     assert read == []
     with ThreadPoolExecutor(8) as pool:
-        said = list(pool.map(lambda _: explain(explainer, memes, 0), range(16)))
-    assert len(read) == 1 and all(one == said[0] and one.neighbours for one in said)
+        found = list(pool.map(lambda _: explain(explainer, memes, 0), range(16)))
+    assert len(read) == 1 and all(one == found[0] and one.neighbours for one in found)
 
 
-def test_who_asks_while_they_are_read_is_told_so_and_does_not_wait_for_ever(tmp_path, monkeypatch):
-    judge, memes = made(tmp_path)
+def test_an_explanation_while_loading_has_a_deadline(tmp_path, monkeypatch):
+    classifier, memes = made(tmp_path)
     may_read = Event()
     monkeypatch.setattr(explanation, "read_index", lambda path: may_read.wait(PATIENCE) and read_index(path))
     monkeypatch.setattr(explanation, "_PATIENCE_SECONDS", 0.01)
-    explainer = Explainer(judge, tmp_path)
+    explainer = Explainer(classifier, tmp_path)
     assert explain(explainer, memes, 0).note == explanation._READING
     monkeypatch.setattr(explanation, "_PATIENCE_SECONDS", PATIENCE)
     may_read.set()
     assert explain(explainer, memes, 0).neighbours
 
 
-def test_a_model_that_fails_costs_the_explanation_and_not_the_answer(tmp_path, monkeypatch, caplog):
-    judge, memes = made(tmp_path)
-    monkeypatch.setattr(judge, "judge", lambda *_: 1 / 0)
-    said = explain(Explainer(judge, tmp_path), memes, 0)
-    assert said.note == explanation._FAILED and said.both == round(chance(memes.image[0], memes.text[0]), 6)
+def test_a_model_failure_does_not_fail_the_prediction(tmp_path, monkeypatch, caplog):
+    classifier, memes = made(tmp_path)
+    monkeypatch.setattr(classifier, "probabilities", lambda *_: 1 / 0)
+    found = explain(Explainer(classifier, tmp_path), memes, 0)
+    assert found.note == explanation._FAILED and found.both == round(chance(memes.image[0], memes.text[0]), 6)
     assert "ZeroDivisionError" in caplog.text
 
 
@@ -218,6 +222,6 @@ def test_a_predictor_explains_with_or_without_a_text(tmp_path, text):
     path = write_features(tmp_path, planted_features(40, splits=SPLITS, dims=(48, 2)), spec=classifier.encoder.spec)
     classifier.config |= config_of(tmp_path, path)
     with closing(make_predictor(classifier, artifacts=tmp_path)) as predictor:
-        said = predictor.predict(Meme(picture(), text, explain=True), "id").explanation
-    assert said.both == said.text_alone == (0.4 if text else 0)  # the fake looks at the text alone
-    assert len(said.neighbours) == NEIGHBOURS and said.note is UNSET
+        found = predictor.predict(Meme(picture(), text, explain=True), "id").explanation
+    assert found.both == found.text_alone == (0.4 if text else 0)  # the fake looks at the text alone
+    assert len(found.neighbours) == NEIGHBOURS and found.note is UNSET

@@ -1,4 +1,4 @@
-"""A bundle whose encoder was fine-tuned is served as any other: its own encoder, nobody else's vectors, and no other way."""
+"""Serving a bundle with a fine-tuned encoder."""
 
 import csv
 import json
@@ -19,8 +19,8 @@ from api.http.service import Service
 from api.metrics import Metrics
 from api.model import classifier as classifier_module
 from api.model.classifier import MemeClassifier
+from api.model.loading import load_model
 from api.model.prediction import Meme
-from api.server import load
 from cache import SpecMismatch, VectorStore, file_digest, read_index
 from embed.clip.delta import DELTA, write_delta
 from embed.clip.weights import EncoderUnavailable
@@ -42,7 +42,7 @@ def finetuned(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 
 def from_the_cache(made: Made) -> list[float]:
-    """What the tuning side computes of each meme, from the vectors of the batch job."""
+    """The probability of each meme by `head` on the cached embeddings."""
     bundle = load_bundle(made.bundle)
     index = read_index(made.artifacts / "datasets" / bundle.config["data"]["index"])
     store = VectorStore(made.artifacts / "vectors", index.spec)
@@ -55,7 +55,7 @@ def served(classifier: MemeClassifier, made: Made) -> list[float]:
     return classifier(pixels, [classifier.prepare_text(text_of(row)) for row in range(COUNT)]).tolist()
 
 
-def test_bundle_and_export_answer_as_the_batch_job_and_the_head_do(finetuned: Made) -> None:
+def test_bundle_and_export_equal_the_batch_job(finetuned: Made) -> None:
     expected = from_the_cache(finetuned)
     assert np.ptp(expected) > 0.2, "a constant would pass"
     for folder in (finetuned.bundle, finetuned.export):
@@ -63,7 +63,7 @@ def test_bundle_and_export_answer_as_the_batch_job_and_the_head_do(finetuned: Ma
         assert served(classifier, finetuned) == pytest.approx(expected, abs=1e-5)
 
 
-def test_without_its_delta_the_answers_would_be_others(finetuned: Made, tmp_path: Path) -> None:
+def test_the_delta_changes_the_probabilities(finetuned: Made, tmp_path: Path) -> None:
     bundle = edit(copied(finetuned.bundle, tmp_path), lambda config: config["spec"].pop("delta_sha256"))
     naive = served(MemeClassifier.from_bundle(bundle, CPU), finetuned)
     assert np.abs(np.subtract(naive, from_the_cache(finetuned))).max() > 0.05
@@ -73,7 +73,7 @@ def copied(bundle: Path, folder: Path) -> Path:
     return shutil.copytree(bundle, folder / "copy")
 
 
-def test_an_export_holds_the_encoder_as_it_was_and_the_delta(
+def test_an_export_has_the_original_encoder_and_the_delta(
     finetuned: Made, frozen: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert (finetuned.export / DELTA).read_bytes() == (finetuned.bundle / DELTA).read_bytes()
@@ -82,11 +82,11 @@ def test_an_export_holds_the_encoder_as_it_was_and_the_delta(
     assert exported(finetuned, tmp_path / "out") == 0
     lines = capsys.readouterr().out.splitlines()
     size = (finetuned.bundle / DELTA).stat().st_size
-    assert f"delta     {DELTA}, added to the encoder as it is loaded ({size / 1e6:.1f} MB)" in lines
+    assert f"delta     {DELTA}, added to the encoder on loading ({size / 1e6:.1f} MB)" in lines
     assert "heads     config.json, head.safetensors, metrics.json" in lines[1] and len(lines) == 6
 
 
-def test_an_export_of_a_frozen_bundle_has_no_delta_even_if_one_lies_there(
+def test_an_export_of_a_frozen_bundle_has_no_delta(
     frozen: Made, finetuned: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = copied(frozen.bundle, tmp_path)
@@ -113,7 +113,7 @@ def flip(path: Path) -> None:
     ],
     ids=["missing", "empty", "cut short", "one bit", "of another bundle"],
 )
-def test_a_delta_that_is_not_the_bundles_own_is_refused_by_name_with_what_to_do(
+def test_a_wrong_delta_is_refused(
     finetuned: Made,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -129,8 +129,8 @@ def test_a_delta_that_is_not_the_bundles_own_is_refused_by_name_with_what_to_do(
     assert capsys.readouterr().err.startswith(f"error: {folder / DELTA}: ") and not (tmp_path / "out").exists()
 
 
-def test_a_delta_of_another_encoder_is_refused_by_name(finetuned: Made, tmp_path: Path) -> None:
-    """Whose digest is right: of a model with other blocks."""
+def test_a_delta_of_another_encoder_is_refused(finetuned: Made, tmp_path: Path) -> None:
+    """With the right digest, of a model with other blocks."""
     folder = copied(finetuned.bundle, tmp_path)
     write_delta(folder / DELTA, {"visual.transformer.resblocks.99.ln_1.bias": torch.ones(9)})
     edit(folder, lambda config: config["spec"].update(delta_sha256=file_digest(folder / DELTA)))
@@ -142,32 +142,30 @@ def test_a_file_that_changes_between_the_check_and_the_load_is_refused(
     finetuned: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = copied(finetuned.bundle, tmp_path)
-    inside = classifier_module.delta_inside
+    inside = classifier_module.bundle_delta
 
     def swapped(*asked: Any) -> Path | None:
         path = inside(*asked)
         write_delta(folder / DELTA, low_rank())
         return path
 
-    monkeypatch.setattr(classifier_module, "delta_inside", swapped)
+    monkeypatch.setattr(classifier_module, "bundle_delta", swapped)
     with pytest.raises(SpecMismatch, match="delta_sha256"):
         MemeClassifier.from_bundle(folder, CPU)
 
 
-def test_an_encoder_that_has_moved_gets_the_delta_too(finetuned: Made, tmp_path: Path) -> None:
+def test_the_delta_is_added_to_a_given_encoder(finetuned: Made, tmp_path: Path) -> None:
     (tmp_path / "moved").symlink_to(ENCODER)
     classifier = MemeClassifier.from_bundle(finetuned.bundle, CPU, model=f"local-dir:{tmp_path / 'moved'}")
     assert served(classifier, finetuned) == pytest.approx(from_the_cache(finetuned), abs=1e-5)
 
 
-def test_a_reload_between_frozen_and_fine_tuned_takes_neither_encoder_nor_vectors_over(
-    frozen: Made, finetuned: Made, tmp_path: Path
-) -> None:
-    """There and back, then to an export of the same, which is of the same encoder."""
+def test_a_reload_between_frozen_and_fine_tuned_reuses_nothing(frozen: Made, finetuned: Made, tmp_path: Path) -> None:
+    """Frozen to fine-tuned and back, then to an export with the same encoder."""
     latest = tmp_path / "latest"
     settings, metrics = settings_of(latest), Metrics()
     latest.symlink_to(frozen.bundle)
-    service = Service(settings, metrics, lambda old: load(settings, metrics, old=old))
+    service = Service(settings, metrics, lambda old: load_model(settings, metrics, old=old))
     encoders, kept = [], []
     expected = {made.bundle: from_the_cache(made) for made in (frozen, finetuned)}
     for made, folder in (
@@ -180,7 +178,7 @@ def test_a_reload_between_frozen_and_fine_tuned_takes_neither_encoder_nor_vector
             point_to(latest, folder)
             assert service.reload()
         encoders.append(service.predictor.classifier.encoder)
-        kept.append(service.predictor.remembered)
+        kept.append(service.predictor.embedding_cache)
         for _ in range(2):  # the second time from the vectors that are kept
             answers = [service.begin(Meme(made.picture(row), text_of(row)), "id")().probability for row in range(4)]
             assert answers == pytest.approx(expected[made.bundle][:4], abs=1e-5)
@@ -193,11 +191,11 @@ def test_a_reload_between_frozen_and_fine_tuned_takes_neither_encoder_nor_vector
     service.predictor.close()
 
 
-def test_a_damaged_delta_keeps_the_old_model_answering(frozen: Made, finetuned: Made, tmp_path: Path) -> None:
+def test_a_reload_with_a_damaged_delta_keeps_the_old_model(frozen: Made, finetuned: Made, tmp_path: Path) -> None:
     latest = tmp_path / "latest"
     latest.symlink_to(frozen.bundle)
     settings, metrics = settings_of(latest), Metrics()
-    service = Service(settings, metrics, lambda old: load(settings, metrics, old=old))
+    service = Service(settings, metrics, lambda old: load_model(settings, metrics, old=old))
     with closing(service.predictor):
         before = service.predictor
         broken = copied(finetuned.bundle, tmp_path)
@@ -207,7 +205,7 @@ def test_a_damaged_delta_keeps_the_old_model_answering(frozen: Made, finetuned: 
 
 
 @pytest.mark.parametrize("of", ["bundle", "export"])
-def test_explanations_are_of_the_fine_tuned_vectors(finetuned: Made, of: str) -> None:
+def test_explanations_use_the_fine_tuned_embeddings(finetuned: Made, of: str) -> None:
     index = read_index(next((finetuned.artifacts / "datasets").iterdir()))
     assert index.spec["delta_sha256"] == file_digest(finetuned.bundle / DELTA)
     with loaded(getattr(finetuned, of), artifacts=finetuned.artifacts) as found:
@@ -218,7 +216,7 @@ def test_explanations_are_of_the_fine_tuned_vectors(finetuned: Made, of: str) ->
             assert said.image_alone is not None and {near.id for near in said.neighbours} <= finetuned.tuned
 
 
-def test_predict_and_predict_folder_answer_with_the_fine_tuned_encoder(
+def test_the_commands_use_the_fine_tuned_encoder(
     finetuned: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     expected = from_the_cache(finetuned)
@@ -235,7 +233,7 @@ def test_predict_and_predict_folder_answer_with_the_fine_tuned_encoder(
 
 def test_the_document_describes_the_card_of_a_fine_tuned_model(finetuned: Made) -> None:
     settings, metrics = settings_of(finetuned.bundle), Metrics()
-    service = Service(settings, metrics, lambda old: load(settings, metrics, old=old))
+    service = Service(settings, metrics, lambda old: load_model(settings, metrics, old=old))
     with closing(service.predictor):
         client = create_app(service).test_client()
         described = client.get("/openapi.json").get_json()["components"]["schemas"]

@@ -1,4 +1,4 @@
-"""From bytes to an answer: what is decoded, read and encoded once, what is remembered, and what is measured of it."""
+"""The predictor: decoding, OCR, caches and metrics."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ Make = Callable[..., Predictor]
 
 
 class Words:
-    """Reads `text` off every picture, while `may_read` is set; calls: how often, most: how many at once."""
+    """Fake OCR that returns `text`; waits while `may_read` is clear. calls: count; most: concurrent calls."""
 
     def __init__(self, text: str = "read", failure: Exception | None = None) -> None:
         self.text, self.failure = text, failure
@@ -72,11 +72,11 @@ def texts(classifier: FakeClassifier) -> list[int]:
 
 
 def sample(predictor: Predictor, metric: str, **labels: str) -> float:
-    """A number of the predictor's metrics; 0 where there is none."""
+    """A value of the predictor's metrics; 0 if there is none."""
     return predictor._metrics.registry.get_sample_value(metric, labels) or 0.0
 
 
-def test_the_same_picture_and_text_are_encoded_once_and_never_again(make: Make, classifier: FakeClassifier) -> None:
+def test_the_same_picture_and_text_are_encoded_once(make: Make, classifier: FakeClassifier) -> None:
     predictor = make()
     answers = [predictor.predict(Meme(picture(), "sneer"), "id") for _ in range(3)]
     assert images(classifier) == texts(classifier) == [1]
@@ -89,23 +89,21 @@ def test_the_same_picture_and_text_are_encoded_once_and_never_again(make: Make, 
         assert sample(predictor, "meme_cache_lookups_total", kind=kind, result="miss") == 2
 
 
-def test_a_text_is_known_whatever_surrounds_it(make: Make, classifier: FakeClassifier) -> None:
+def test_surrounding_whitespace_does_not_change_the_cache_key(make: Make, classifier: FakeClassifier) -> None:
     predictor = make()
     answers = [predictor.predict(Meme(picture(), text), "id") for text in ("sneer", "  sneer\n", "\0sneer", "Sneer")]
     assert [answer.text.value for answer in answers] == ["sneer", "sneer", "sneer", "Sneer"]
     assert texts(classifier) == [1, 1]
 
 
-def test_the_least_recently_used_is_forgotten(make: Make, classifier: FakeClassifier) -> None:
+def test_the_least_recently_used_is_evicted(make: Make, classifier: FakeClassifier) -> None:
     predictor = make(cache=2)
     for seed in (0, 1, 0, 2, 0, 1):  # 2 takes the place of 1
         predictor.predict(Meme(picture(seed), "x"), "id")
     assert images(classifier) == [1, 1, 1, 1]
 
 
-def test_without_a_cache_nothing_is_remembered_but_twins_in_a_batch_run_once(
-    make: Make, classifier: FakeClassifier
-) -> None:
+def test_without_a_cache_only_duplicates_in_a_batch_run_once(make: Make, classifier: FakeClassifier) -> None:
     words = Words()
     predictor = make(words, cache=0, wait_ms=0)
     for _ in range(2):
@@ -121,18 +119,18 @@ def test_without_a_cache_nothing_is_remembered_but_twins_in_a_batch_run_once(
 
 
 def occupy(predictor: Predictor, classifier: FakeClassifier) -> list[Any]:
-    """A meme for each lane, all of which wait in the model from now on."""
+    """Block every worker with a meme; returns their results."""
     classifier.may_run.clear()
     while classifier.began.acquire(blocking=False):
         pass  # those of before
     begun = []
-    for lane in range(predictor._batcher._lanes):
-        begun.append(predictor.begin(Meme(picture(100 + lane), "x"), "id"))
+    for number in range(predictor._batcher._worker_count):
+        begun.append(predictor.begin(Meme(picture(100 + number), "x"), "id"))
         assert classifier.began.acquire(timeout=PATIENCE)
     return begun
 
 
-def test_what_was_decoded_before_is_not_decoded_again(make: Make, classifier: FakeClassifier) -> None:
+def test_a_cached_picture_is_not_decoded(make: Make, classifier: FakeClassifier) -> None:
     predictor = make()
     for _ in range(3):
         predictor.predict(Meme(picture(), "x"), "id")
@@ -144,9 +142,7 @@ def test_what_was_decoded_before_is_not_decoded_again(make: Make, classifier: Fa
     [(None, True, "read", "ocr"), (" \n", True, "read", "ocr"), (None, False, "", "none"),
      ("own", True, "own", "request"), ("own", False, "own", "request")],
 )  # fmt: skip
-def test_a_picture_is_read_only_where_there_is_no_text(
-    make: Make, text: str | None, ocr: bool, value: str, source: str
-) -> None:
+def test_ocr_runs_only_without_a_text(make: Make, text: str | None, ocr: bool, value: str, source: str) -> None:
     words = Words(" read\n")
     predictor = make(words)
     answer = predictor.predict(Meme(picture(), text, ocr), "id")
@@ -155,12 +151,12 @@ def test_a_picture_is_read_only_where_there_is_no_text(
     assert words.calls == sample(predictor, "meme_stage_seconds_count", stage="ocr") == (source == "ocr")
 
 
-def test_a_server_that_does_not_read_says_none(make: Make) -> None:
+def test_without_ocr_the_source_is_none(make: Make) -> None:
     assert make().predict(Meme(picture(), None), "id").text.source == "none"
 
 
 @pytest.mark.parametrize("text", ["read", ""])
-def test_a_picture_is_read_once(make: Make, text: str) -> None:
+def test_ocr_runs_once_per_picture(make: Make, text: str) -> None:
     words = Words(text)
     predictor = make(words)
     answers = [predictor.predict(Meme(picture(), blank), "id") for blank in (None, "", " ", "\u200b \u200e\n\ufeff")]
@@ -170,7 +166,7 @@ def test_a_picture_is_read_once(make: Make, text: str) -> None:
     assert words.calls == 2
 
 
-def test_a_picture_that_many_send_at_once_is_read_once(make: Make) -> None:
+def test_ocr_runs_once_for_concurrent_requests(make: Make) -> None:
     words = Words()
     predictor = make(words)
     words.may_read.clear()
@@ -183,7 +179,7 @@ def test_a_picture_that_many_send_at_once_is_read_once(make: Make) -> None:
     assert words.calls == 1
 
 
-def test_pictures_are_read_one_at_a_time_also_while_a_bundle_is_replaced(classifier: FakeClassifier) -> None:
+def test_ocr_runs_one_picture_at_a_time_also_during_a_reload(classifier: FakeClassifier) -> None:
     words = Words()
     reader, metrics = Reader(words, "fake"), Metrics()
     old, new = (Predictor(classifier, ServeSettings(), metrics, reader) for _ in range(2))  # type: ignore[arg-type]
@@ -197,14 +193,14 @@ def test_pictures_are_read_one_at_a_time_also_while_a_bundle_is_replaced(classif
     assert words.calls == 2 and words.most == 1
 
 
-def test_what_is_read_is_cut_where_a_text_would_be_refused(make: Make, classifier: FakeClassifier) -> None:
+def test_ocr_text_is_truncated_at_the_limit(make: Make, classifier: FakeClassifier) -> None:
     start = "a" * (MAX_TEXT_CHARS - 1)
     answer = make(Words(start + " and more")).predict(Meme(picture(), None), "id")
     assert answer.text.value == start, "the cut left a blank at the end, under which nothing is found again"
     assert len(make(Words("b" * 9000)).predict(Meme(picture(), None), "id").text.value) == MAX_TEXT_CHARS
 
 
-def test_a_picture_that_cannot_be_read_is_refused_and_tried_again(make: Make) -> None:
+def test_an_unreadable_picture_is_refused_and_not_cached(make: Make) -> None:
     words = Words(failure=UnreadableImage("no words"))
     predictor = make(words)
     with pytest.raises(UnreadableImage, match="no words"):
@@ -213,7 +209,7 @@ def test_a_picture_that_cannot_be_read_is_refused_and_tried_again(make: Make) ->
     assert predictor.predict(Meme(picture(), None), "id").text.value == "read"
 
 
-def test_one_bad_picture_fails_alone(make: Make, classifier: FakeClassifier) -> None:
+def test_a_bad_picture_does_not_fail_others(make: Make, classifier: FakeClassifier) -> None:
     predictor = make(wait_ms=1000)
     good = predictor.begin(Meme(picture(), "sneer"), "a")
     with pytest.raises(NotAnImage):
@@ -222,7 +218,7 @@ def test_one_bad_picture_fails_alone(make: Make, classifier: FakeClassifier) -> 
     assert [(answer().request_id, answer().probability) for answer in (good, other)] == [("a", 0.5), ("c", 0.6)]
 
 
-def test_pictures_are_decoded_at_most_one_a_core_at_a_time(
+def test_at_most_one_picture_per_core_is_decoded_at_a_time(
     classifier: FakeClassifier, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prediction, "cores", lambda: 2)
@@ -245,7 +241,7 @@ def test_pictures_are_decoded_at_most_one_a_core_at_a_time(
         assert [answer.result(PATIENCE).probability for answer in answers] == [0.1] * 4
 
 
-def test_every_stage_and_every_answer_is_counted(make: Make, classifier: FakeClassifier) -> None:
+def test_stages_and_predictions_are_counted(make: Make, classifier: FakeClassifier) -> None:
     classifier.review = {"low": 0.3, "high": 0.5}
     predictor = make(Words("abc"))
     for text in (None, "a", "sneering", "sneering!"):
@@ -267,14 +263,14 @@ def test_every_stage_and_every_answer_is_counted(make: Make, classifier: FakeCla
     assert sample(predictor, "meme_batch_size_count") == sample(predictor, "meme_batch_size_sum") == 5
 
 
-def test_a_refusal_is_no_prediction(make: Make) -> None:
+def test_a_refusal_is_not_counted_as_a_prediction(make: Make) -> None:
     predictor = make()
     with pytest.raises(NotAnImage):
         predictor.predict(Meme(b"no image", "x"), "id")
     assert sample(predictor, "meme_probability_count") == 0
 
 
-def test_memes_that_wait_for_the_model_are_told(make: Make, classifier: FakeClassifier) -> None:
+def test_memes_that_wait_for_the_model_are_counted(make: Make, classifier: FakeClassifier) -> None:
     predictor = make(wait_ms=0)
     begun = occupy(predictor, classifier)
     assert predictor.waiting() == 0
@@ -284,10 +280,10 @@ def test_memes_that_wait_for_the_model_are_told(make: Make, classifier: FakeClas
     assert len([answer() for answer in begun]) == len(begun) and predictor.waiting() == 0
 
 
-def test_an_answer_that_began_before_the_end_is_still_explained(
+def test_a_prediction_in_progress_is_explained_after_close(
     make: Make, classifier: FakeClassifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A reload closes the old predictor while its last answers are on their way out."""
+    """A reload closes the old predictor while its last predictions are in progress."""
 
     class Asks:
         def __init__(self, *_: Any) -> None: ...
@@ -303,7 +299,7 @@ def test_an_answer_that_began_before_the_end_is_still_explained(
     assert explained.text_alone == 0.25 and explained.both == 0.5  # type: ignore[union-attr]
 
 
-def test_a_model_that_fails_to_warm_up_leaves_no_thread_behind(classifier: FakeClassifier) -> None:
+def test_a_failed_warm_up_leaves_no_threads(classifier: FakeClassifier) -> None:
     before = set(threading.enumerate())
 
     def fail(most: int = 1) -> None:
@@ -316,7 +312,7 @@ def test_a_model_that_fails_to_warm_up_leaves_no_thread_behind(classifier: FakeC
 
 
 @pytest.mark.parametrize("error", [OcrFailed("odd"), OcrUnavailable("gone")])
-def test_a_picture_whose_words_cannot_be_read_is_judged_alone_and_counted(make: Make, error: Exception) -> None:
+def test_after_a_failure_of_ocr_the_picture_alone_is_classified(make: Make, error: Exception) -> None:
     predictor = make(Words(failure=error))
     assert predictor.predict(Meme(picture(), None), "id").text == ReadText("", "none")
     assert sample(predictor, "meme_unread_total") == 1

@@ -1,15 +1,13 @@
-"""The engine that reads words: how many threads it is given."""
+"""The number of OCR threads."""
 
 import pytest
 
 from api.model import reading
-from api.model.reading import PictureReader
+from api.model.reading import LazyTextReader
 
 
 @pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 2), (64, 2)])
-def test_a_picture_is_read_in_two_threads_where_there_are_cores_for_them(
-    cores: int, threads: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ocr_uses_at_most_two_threads(cores: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[int] = []
 
     class Engine:
@@ -22,6 +20,6 @@ def test_a_picture_is_read_in_two_threads_where_there_are_cores_for_them(
     monkeypatch.setattr(reading, "cores", lambda: cores)
     monkeypatch.setattr(reading, "TextReader", Engine)
     monkeypatch.setattr(reading, "engine_name", lambda: "an engine")
-    reader = PictureReader()
+    reader = LazyTextReader()
     assert [reader.read(b"one"), reader.read(b"two")] == ["one", "two"]
     assert given == [threads]

@@ -1,4 +1,4 @@
-"""The server under the application, over real sockets: refusals, slow and stuck clients, stopping."""
+"""The WSGI server over real sockets: refusals, slow clients, stopping."""
 
 import http.client
 import json
@@ -27,7 +27,7 @@ def quick_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Application:
-    """Answers with the number of bytes it was sent; /slow waits until it may."""
+    """Responds with the size of the body; /slow waits for `may_go`."""
 
     def __init__(self) -> None:
         self.may_go = threading.Event()
@@ -47,7 +47,7 @@ class Application:
 
 
 class Clock:
-    """Stands still until it is moved."""
+    """A clock that is set by the test."""
 
     now = 1000.0
 
@@ -80,7 +80,7 @@ class Served:
         return list(self.listener._servers[0].active_channels.values())
 
     def later(self, seconds: float) -> None:
-        """Move the clock, and wait until the server has acted on it."""
+        """Advance the clock, and wait until the server has checked its deadlines."""
         self._clock.now += seconds
         until(lambda: self.listener._next_check > self._clock.now or self.listener._closed)
 
@@ -89,19 +89,19 @@ class Served:
         until(lambda: sum(connection.request is not None for connection in self.connections()) == wanted)
 
     def moved(self) -> None:
-        """Wait until the server has received what the one client sent since the clock was moved."""
-        until(lambda: self.connections()[0].moved == self._clock.now)
+        """Wait until the server has received what the one client sent since the clock advanced."""
+        until(lambda: self.connections()[0].last_byte_at == self._clock.now)
 
     def idle(self) -> bool:
         return all(connection.idle for connection in self.connections())
 
     def stop(self) -> None:
-        """Begin to stop, and wait until the door is closed."""
+        """Stop, and wait until no more connections are accepted."""
         self.listener.stop()
         until(lambda: self.listener._servers[0].stopping)
 
     def ends(self) -> bool:
-        """Whether `run` returns while the clock stands still."""
+        """Whether `run` returns while the clock does not advance."""
         self._thread.join(PATIENCE)
         return not self._thread.is_alive()
 
@@ -136,7 +136,7 @@ def in_background(call: Callable[[], Any]) -> Iterator[threading.Thread]:
 
 
 def answer_of(client: socket.socket) -> tuple[int, dict[str, str], bytes]:
-    """Status, headers and body of the next answer."""
+    """Status, headers and body of the next response."""
     with http.client.HTTPResponse(client) as response:
         response.begin()
         return response.status, {name.lower(): value for name, value in response.getheaders()}, response.read()
@@ -147,14 +147,14 @@ def request(path: str = "/", *headers: str, method: str = "GET") -> bytes:
 
 
 def is_closed(client: socket.socket) -> bool:
-    """The server has ended the connection, orderly or not."""
+    """Whether the server has closed or reset the connection."""
     try:
         return client.recv(1) == b""
     except ConnectionResetError:
         return True
 
 
-def test_a_request_is_answered_and_the_connection_kept() -> None:
+def test_keep_alive() -> None:
     with serving() as served:
         client = served.connect(request("/", "Content-Length: 3", method="POST") + b"abc")
         status, headers, body = answer_of(client)
@@ -164,13 +164,13 @@ def test_a_request_is_answered_and_the_connection_kept() -> None:
         assert answer_of(client)[::2] == (200, b"0")
 
 
-def test_a_body_of_exactly_the_limit_is_taken() -> None:
+def test_a_body_of_exactly_the_limit_is_accepted() -> None:
     with serving(max_body=1000) as served:
         client = served.connect(request("/", "Content-Length: 1000", method="POST") + bytes(1000))
         assert answer_of(client)[::2] == (200, b"1000")
 
 
-def test_a_client_that_sends_three_times_the_limit_before_it_looks_sees_the_413() -> None:
+def test_a_client_that_sends_three_times_the_limit_gets_the_413() -> None:
     with serving() as served:
         connection = http.client.HTTPConnection("127.0.0.1", served.listener.port, timeout=PATIENCE)
         try:
@@ -183,7 +183,7 @@ def test_a_client_that_sends_three_times_the_limit_before_it_looks_sees_the_413(
         assert served.application.bodies == []
 
 
-def test_a_chunked_body_is_refused_when_it_passes_the_limit() -> None:
+def test_a_chunked_body_over_the_limit_is_refused() -> None:
     with serving() as served:
         connection = http.client.HTTPConnection("127.0.0.1", served.listener.port, timeout=PATIENCE)
         try:
@@ -195,13 +195,13 @@ def test_a_chunked_body_is_refused_when_it_passes_the_limit() -> None:
 
 
 @pytest.mark.parametrize(("length", "expected"), [(10, 100), (MAX_BODY + 1, 413)])
-def test_who_asks_before_sending_a_body_is_told_at_once(length: int, expected: int) -> None:
+def test_expect_continue_is_answered_at_once(length: int, expected: int) -> None:
     with serving() as served:
         client = served.connect(request("/", f"Content-Length: {length}", "Expect: 100-continue", method="POST"))
         assert client.recv(100).startswith(f"HTTP/1.1 {expected} ".encode())
 
 
-def test_who_asks_before_sending_no_body_is_answered() -> None:
+def test_expect_continue_without_a_body() -> None:
     with serving() as served:
         assert answer_of(served.connect(request("/", "Expect: 100-continue")))[0] == 200
 
@@ -227,9 +227,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_is_not_http_is_refused_in_our_form_with_one_line_in_the_log(
-    case: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_invalid_http_is_refused_with_problem_json_and_a_log_line(case: str, caplog: pytest.LogCaptureFixture) -> None:
     sent, expected, phrase = REFUSED[case]
     with serving() as served, caplog.at_level(logging.DEBUG):
         start = process_time()  # of all threads; another program's does not count
@@ -254,7 +252,7 @@ def test_what_is_not_http_is_refused_in_our_form_with_one_line_in_the_log(
     assert sum(line.startswith(f"refused {expected} from 127.0.0.1: ") for line in lines) == 1
 
 
-def test_an_application_that_raises_is_a_500_without_its_secrets() -> None:
+def test_an_application_that_raises_is_500_without_details() -> None:
     with serving() as served:
         status, headers, body = answer_of(served.connect(request("/broken")))
         assert (status, headers["content-type"]) == (500, "application/problem+json")
@@ -262,7 +260,7 @@ def test_an_application_that_raises_is_a_500_without_its_secrets() -> None:
         assert served.get() == 200
 
 
-def test_a_request_behind_the_first_is_not_lost_in_silence() -> None:
+def test_a_pipelined_request_closes_the_connection() -> None:
     with serving() as served:
         client = served.connect(request() * 1000)
         status, headers, _ = answer_of(client)
@@ -272,7 +270,7 @@ def test_a_request_behind_the_first_is_not_lost_in_silence() -> None:
 
 
 @pytest.mark.parametrize("sent", [request() * 5000, b"\r\n\r\n" * 50_000 + request()], ids=["requests", "blank lines"])
-def test_thousands_of_requests_in_one_read_cost_no_more_than_one(sent: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_thousands_of_pipelined_requests_are_parsed_once(sent: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     parsers: list[Any] = []
     original = Connection.parser_class
 
@@ -299,7 +297,7 @@ def test_a_client_that_closed_its_sending_side_is_answered() -> None:
 @pytest.mark.parametrize(
     "sent", [b"GET / HT", request("/", "Content-Length: 100", method="POST"), CHUNKED], ids=["line", "body", "chunks"]
 )
-def test_a_request_that_trickles_in_is_cut(sent: bytes) -> None:
+def test_a_slow_request_is_refused(sent: bytes) -> None:
     with serving(request_seconds=10) as served:
         client = served.connect(sent)
         served.begun()
@@ -312,7 +310,7 @@ def test_a_request_that_trickles_in_is_cut(sent: bytes) -> None:
         assert answer_of(client)[0] == 408
 
 
-def test_a_slow_upload_that_keeps_moving_is_not_cut() -> None:
+def test_a_slow_but_steady_upload_is_accepted() -> None:
     with serving(request_seconds=10, slowest_rate=1_000) as served:
         client = served.connect(request("/", "Content-Length: 20000", method="POST"))
         served.begun()
@@ -331,7 +329,7 @@ def test_slow_senders_hold_no_thread() -> None:
         assert served.get() == 200
 
 
-def test_clients_that_take_no_answer_hold_no_thread_and_are_cut() -> None:
+def test_clients_that_do_not_read_hold_no_thread_and_are_closed() -> None:
     large = bytes(8_000_000)
 
     def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
@@ -353,7 +351,7 @@ def test_clients_that_take_no_answer_hold_no_thread_and_are_cut() -> None:
                 answer_of(client)
 
 
-def test_a_hundred_and_fifty_idle_connections_block_nobody() -> None:
+def test_150_idle_connections_block_no_others() -> None:
     with serving() as served:
         clients = [served.connect(request()) for _ in range(150)]
         assert {answer_of(client)[0] for client in clients} == {200}
@@ -362,7 +360,7 @@ def test_a_hundred_and_fifty_idle_connections_block_nobody() -> None:
         assert answer_of(clients[0])[0] == 200
 
 
-def test_an_idle_connection_is_closed_after_its_time() -> None:
+def test_an_idle_connection_is_closed() -> None:
     with serving(idle_seconds=10) as served:
         client = served.connect(request())
         assert answer_of(client)[0] == 200
@@ -373,7 +371,7 @@ def test_an_idle_connection_is_closed_after_its_time() -> None:
         assert is_closed(client)
 
 
-def test_at_the_limit_of_connections_the_longest_idle_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_at_the_limit_the_longest_idle_connection_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("api.transport.listener._MAX_CONNECTIONS", 12)
     with serving() as served:
         first = served.connect(request())
@@ -385,8 +383,8 @@ def test_at_the_limit_of_connections_the_longest_idle_makes_room(monkeypatch: py
         assert is_closed(first)
 
 
-def test_bodies_that_arrive_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("api.transport.listener._HELD_BODIES", 2)
+def test_incomplete_bodies_are_limited_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("api.transport.listener._MAX_HELD_BODIES", 2)
     with serving(max_body=100_000) as served:
         head = request("/", "Content-Length: 100000", method="POST")
         small = served.connect(head + bytes(1000))
@@ -403,7 +401,7 @@ def test_bodies_that_arrive_together_are_bounded(monkeypatch: pytest.MonkeyPatch
         assert all(headers["retry-after"] == "1" for status, headers, _ in answers if status == 503)
 
 
-def test_stopping_answers_what_runs_and_what_waits_and_takes_nothing_new() -> None:
+def test_stopping_answers_received_requests_and_accepts_no_more() -> None:
     with serving(threads=1) as served:
         running, waiting = served.connect(request("/slow")), served.connect(request("/slow"))
         kept = served.connect(request())
@@ -430,7 +428,7 @@ def test_stopping_closes_idle_connections() -> None:
         assert served.ends()
 
 
-def test_stopping_waits_a_moment_for_half_a_request() -> None:
+def test_stopping_waits_a_moment_for_an_incomplete_request() -> None:
     with serving() as served:
         stuck, late = served.connect(b"GET / HT"), served.connect(b"GET / HT")
         served.begun(2)
@@ -447,7 +445,7 @@ def test_stopping_waits_a_moment_for_half_a_request() -> None:
         assert served.ends()
 
 
-def test_stopping_answers_who_has_connected_before() -> None:
+def test_stopping_answers_connections_that_wait_to_be_accepted() -> None:
     listener = listen(Application(), "127.0.0.1", 0, 2, MAX_BODY)
     with ExitStack() as cleanup:
         address = ("127.0.0.1", listener.port)
@@ -485,7 +483,7 @@ def test_stopping_works_from_a_signal_handler(monkeypatch: pytest.MonkeyPatch) -
         signal.signal(signal.SIGUSR1, before)
 
 
-def test_stopping_ends_in_time_whatever_the_application_does() -> None:
+def test_stopping_has_a_deadline() -> None:
     with serving(stop_after=5) as served:
         client = served.connect(request("/slow"))
         assert served.application.slow.acquire(timeout=PATIENCE)
@@ -497,7 +495,7 @@ def test_stopping_ends_in_time_whatever_the_application_does() -> None:
         assert is_closed(client)
 
 
-def test_the_second_stop_ends_at_once_and_a_third_is_harmless() -> None:
+def test_the_second_stop_ends_at_once() -> None:
     with serving() as served:
         served.connect(request("/slow"))
         assert served.application.slow.acquire(timeout=PATIENCE)
@@ -507,17 +505,17 @@ def test_the_second_stop_ends_at_once_and_a_third_is_harmless() -> None:
         served.listener.stop()
 
 
-def test_a_port_that_is_taken_is_said_in_words() -> None:
+def test_a_port_in_use_is_an_error() -> None:
     with serving() as served, pytest.raises(OSError, match=r"cannot listen on 127\.0\.0\.1:\d+ .*give another --port"):
         listen(Application(), "127.0.0.1", served.listener.port, 1, MAX_BODY)
 
 
 @pytest.mark.parametrize("host", ["999.1.1.1", "", "a" * 70])
-def test_a_host_that_is_none_is_said_in_words(host: str) -> None:
+def test_an_unknown_host_is_an_error(host: str) -> None:
     with pytest.raises(ValueError, match=f"--host {host}: no such address"):
         listen(Application(), host, 0, 1, MAX_BODY)
 
 
-def test_an_address_of_another_machine_is_said_in_words() -> None:
+def test_an_address_of_another_machine_is_an_error() -> None:
     with pytest.raises(OSError, match="give another --host"):
         listen(Application(), "203.0.113.7", 0, 1, MAX_BODY)

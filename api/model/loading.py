@@ -1,0 +1,63 @@
+"""Loads a bundle for prediction: classifier, encoder, training memes for explanations, OCR. Knows nothing of Flask.
+
+The server and the commands `predict` and `predict-folder` use it.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+
+from api.memory import trim_memory
+from api.metrics import Metrics
+from api.model.card import model_card
+from api.model.classifier import MemeClassifier
+from api.model.explanation import training_memes
+from api.model.prediction import Predictor, Reader
+from api.model.reading import LazyTextReader
+from api.schema import ModelCard
+from api.settings import ServeSettings
+from embed.clip.hardware import choose_device
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A predictor and its model card."""
+
+    predictor: Predictor
+    card: ModelCard
+
+
+def load_model(
+    settings: ServeSettings, metrics: Metrics, reader: Reader | None = None, old: Predictor | None = None
+) -> LoadedModel:
+    """Load the predictor of `settings.bundle`, warmed up, and its card.
+
+    old: the predictor that is replaced; its encoder and embedding cache are reused if the bundle has the same spec.
+    Raises UnusableBundle, EncoderUnavailable, SpecMismatch.
+    """
+    folder = settings.bundle.resolve()  # `latest` may be relinked while loading
+    encoder = old.classifier.encoder if old else None
+    source = encoder_source(settings)
+    make = partial(MemeClassifier.from_bundle, folder, choose_device(settings.device), *source, loaded=encoder)
+    # torch's worker threads end with the thread that started them, and do not compete with those of the batcher
+    with ThreadPoolExecutor(1, "load") as loader:
+        classifier = loader.submit(make).result()
+    embedding_cache = old.embedding_cache if old and classifier.encoder is encoder else None
+    card = model_card(folder, classifier, reader.engine if reader else None)
+    settings = replace(settings, artifacts=training_memes(folder, settings.artifacts))
+    predictor = Predictor(classifier, settings, metrics, reader, embedding_cache)
+    trim_memory()
+    return LoadedModel(predictor, card)
+
+
+def encoder_source(settings: ServeSettings) -> tuple[str | None, str | None]:
+    """(model, pretrained) for `MemeClassifier.from_bundle`; None: as the bundle's config says."""
+    return settings.model or None, settings.pretrained or None
+
+
+def make_reader(settings: ServeSettings) -> Reader | None:
+    """The OCR reader, not loaded yet; None if OCR is off. Raises OcrUnavailable."""
+    if settings.ocr == "off":
+        return None
+    reader = LazyTextReader()
+    return Reader(reader.read, reader.engine, reader.load_in_background)
