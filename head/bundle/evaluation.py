@@ -16,7 +16,7 @@ from head.bundle.findings import drift, label_errors, slices
 from head.bundle.format import Bundle, UnusableBundle, load_bundle, read_part, read_predictions, write_part
 from head.bundle.learning import learning_curve
 from head.bundle.readings import note_reading
-from head.candidates.given import Given
+from head.candidates.data import CandidateData
 from head.candidates.table import fit_candidates
 from head.data.features import Features, fingerprint, load_everything, load_tuning, prompt_vectors, usable_rows
 from head.data.folds import Protocol, assign_folds, members, parts
@@ -73,7 +73,7 @@ def describe(
 
 
 @dataclass(frozen=True, eq=False)
-class Vectors:
+class BundleData:
     """What an index leads to: the memes tuned on, and those of test too where they are asked for."""
 
     index: DatasetIndex
@@ -81,7 +81,9 @@ class Vectors:
     everything: Features | None = None
 
 
-def load_vectors(folder: Path, artifacts: Path, config: dict[str, Any], test: bool, frozen: bool = False) -> Vectors:
+def load_bundle_data(
+    folder: Path, artifacts: Path, config: dict[str, Any], test: bool, frozen: bool = False
+) -> BundleData:
     """The memes of the bundle in `folder`. test: read those of test, too; frozen: with the vectors of the encoder as it was
     before fine-tuning. Raises UnusableBundle where they are no longer those that the bundle was tuned on, UnusableIndex.
     """
@@ -93,7 +95,7 @@ def load_vectors(folder: Path, artifacts: Path, config: dict[str, Any], test: bo
         raise UnusableBundle(
             f"{folder}: the memes, splits or vectors have changed since it was tuned; run `make tune` again"
         )
-    return Vectors(index, tuning, load_everything(index, vectors, official, seed) if test else None)
+    return BundleData(index, tuning, load_everything(index, vectors, official, seed) if test else None)
 
 
 def evaluate_bundle(folder: Path, artifacts: Path, say: Callable[[str], None]) -> None:
@@ -112,9 +114,9 @@ def evaluate_bundle(folder: Path, artifacts: Path, say: Callable[[str], None]) -
             f"{folder}: tuned by an older program, whose methods cannot be fitted again; it is served as before, but for a "
             "report run `make tune` again"
         )
-    ours = frozen = load_vectors(folder, artifacts, config, test=True)
+    ours = frozen = load_bundle_data(folder, artifacts, config, test=True)
     if "finetuned" in config:
-        frozen = load_vectors(folder, artifacts, config, test=True, frozen=True)
+        frozen = load_bundle_data(folder, artifacts, config, test=True, frozen=True)
     assert ours.everything is not None and frozen.everything is not None  # as was asked for
     before_all = frozen.everything
     test, before = ours.everything.only("test"), before_all.only("test")
@@ -200,14 +202,14 @@ def _of_this_program(bundle: Bundle) -> bool:
     return bool(bundle.ensembles[SINGLE].heads[0].members == members_of_folds)
 
 
-def _scores(bundle: Bundle, frozen: Vectors, artifacts: Path) -> dict[str, Callable[[Features], np.ndarray]]:
+def _scores(bundle: Bundle, frozen: BundleData, artifacts: Path) -> dict[str, Callable[[Features], np.ndarray]]:
     """What gives each method's scores: the bundle's own heads, and the candidates fitted again as they were."""
     protocol, seed = Protocol(**bundle.config["protocol"]), bundle.config["seed"]
     tuning, prompts = frozen.tuning, prompt_vectors(frozen.index, artifacts / "vectors")
     folds = assign_folds(tuning.label, tuning.copies, tuning.split, protocol, seed)
     trained = bundle.ensembles[SINGLE].heads[0] if SINGLE in bundle.ensembles else None
     assert trained is None or isinstance(trained, FusionHead)
-    given = Given(tuning, members(folds), seed, prompts, trained)
+    given = CandidateData(tuning, members(folds), seed, prompts, trained)
     fitted = {name: method.score for name, method in fit_candidates(given).items()}
     return fitted | {name: ensemble.score for name, ensemble in bundle.ensembles.items()}
 

@@ -11,7 +11,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from head.candidates.given import Given
+from head.candidates.data import CandidateData
 from head.candidates.table import CANDIDATES
 from head.data.features import Features
 from head.data.folds import Protocol, members, refold
@@ -42,7 +42,9 @@ def _reached(features: Features, name: str, held: np.ndarray, share: float, seed
     drawn = np.random.default_rng(seed).permutation(groups)[: max(1, round(share * len(groups)))]
     known = features.at(np.flatnonzero(~held & np.isin(features.copies, drawn)))
     everything = np.full(len(known), "train", "U10")
-    method = CANDIDATES[name](Given(known, members(refold(known.label, known.copies, everything, _FOLDS, seed)), seed))
+    method = CANDIDATES[name](
+        CandidateData(known, members(refold(known.label, known.copies, everything, _FOLDS, seed)), seed)
+    )
     others = features.at(np.flatnonzero(held))
     area = auroc(others.label, method.score(others)) if method is not None else None
     return None if area is None else (len(known), area)

@@ -5,7 +5,7 @@ import torch
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.tree._tree import Tree
 
-from head.candidates.given import Given
+from head.candidates.data import CandidateData
 from head.model.forest import ForestConfig, ForestHead
 from head.model.inputs import BLOCKS, Inputs
 from head.model.method import Method
@@ -15,7 +15,7 @@ from head.model.method import Method
 _TREES, _MOST_MEMES = 100, 4096
 
 
-def fit_forest(given: Given) -> Method:
+def fit_forest(given: CandidateData) -> Method:
     """With scikit-learn's settings, which forests depend on little."""
     features = given.features
     config = given.inputs(BLOCKS if features.joint else ("image", "text"), True, standard=False)

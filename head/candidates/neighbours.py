@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from head.candidates.given import Given, sample, tensor
+from head.candidates.data import CandidateData, sample, tensor
 from head.data.ranking import aurocs
 from head.model.fusion import FusionHead
 from head.model.inputs import Inputs, agreement_among
@@ -18,7 +18,7 @@ _VOTERS = (1, 3, 5, 10, 20, 50, 100)
 _MOST_KNOWN = 4096
 
 
-def fit_neighbours(given: Given, blocks: tuple[str, ...]) -> Method | None:
+def fit_neighbours(given: CandidateData, blocks: tuple[str, ...]) -> Method | None:
     """By the mean cosine of the blocks, centred; None where they need sides that share a space, and these do not.
 
     The number of voters has the highest mean AUROC on the memes that the members held out.
@@ -34,7 +34,7 @@ def fit_neighbours(given: Given, blocks: tuple[str, ...]) -> Method | None:
     return _chosen(given, head)
 
 
-def fit_trained_neighbours(given: Given) -> Method | None:
+def fit_trained_neighbours(given: CandidateData) -> Method | None:
     """Where the best fusion head puts the memes, as RGCL votes (Mei et al., "Improving Hateful Meme Detection through
     Retrieval-Guided Contrastive Learning", 2024); None without such a head."""
     if given.trained is None:
@@ -45,11 +45,11 @@ def fit_trained_neighbours(given: Given) -> Method | None:
     return _chosen(given, head)
 
 
-def _count(given: Given) -> int:
+def _count(given: CandidateData) -> int:
     return min(len(given.features), _MOST_KNOWN)
 
 
-def _known(given: Given, config: NeighbourConfig) -> NeighbourHead:
+def _known(given: CandidateData, config: NeighbourConfig) -> NeighbourHead:
     """A head that knows a sample of the memes, and which of them each member learns from."""
     rows = sample(np.arange(len(given.features)), config.known, given.seed)
     head = NeighbourHead(config, len(given.members)).eval()
@@ -59,7 +59,7 @@ def _known(given: Given, config: NeighbourConfig) -> NeighbourHead:
     return head
 
 
-def _chosen(given: Given, head: NeighbourHead) -> Method:
+def _chosen(given: CandidateData, head: NeighbourHead) -> Method:
     voters = tuple(count for count in _VOTERS if count <= head.config.known)
     votes = given.scores(partial(head.votes, voters=voters))  # (M, N, V)
     label = given.features.label

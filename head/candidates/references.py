@@ -5,12 +5,12 @@ from functools import partial
 import numpy as np
 from scipy.special import logit
 
-from head.candidates.given import Given, mean_of
+from head.candidates.data import CandidateData, mean_of
 from head.data.features import Features
 from head.model.method import Method
 
 
-def zero_shot(given: Given) -> Method | None:
+def zero_shot(given: CandidateData) -> Method | None:
     """How much nearer picture and text together are to the prompts of one label than to those of the other, as Radford
     et al., "Learning Transferable Visual Models From Natural Language Supervision" (2021), classify pictures, with the
     mean of several prompts a label. None without prompts or a shared space."""
@@ -26,7 +26,7 @@ def zero_shot(given: Given) -> Method | None:
     return Method(mean_of(len(given.features), [(held, score(given.features.at(held))) for held in rows]), score)
 
 
-def majority(given: Given) -> Method:
+def majority(given: CandidateData) -> Method:
     """The share of offensive memes, for every meme."""
     share = float(logit(given.features.label.mean()))
     out = mean_of(len(given.features), [(held, np.full(len(held), share)) for _, held in given.members])

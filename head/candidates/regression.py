@@ -13,7 +13,7 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from head.candidates.given import Given, tensor
+from head.candidates.data import CandidateData, tensor
 from head.model.inputs import Inputs, InputsConfig, agreement_among
 from head.model.linear import LinearHead
 from head.model.method import Method
@@ -32,7 +32,7 @@ _TOLERANCE = 1e-6
 _SMALLEST = 1e-7
 
 
-def fit_regression(given: Given, blocks: Sequence[str], standard: bool = True) -> Method | None:
+def fit_regression(given: CandidateData, blocks: Sequence[str], standard: bool = True) -> Method | None:
     """None where the inputs need sides that share a space, and these do not.
 
     Chosen by the mean AUROC of the members on what each held out: whether the sides are centred, where products are among
@@ -55,7 +55,7 @@ def fit_regression(given: Given, blocks: Sequence[str], standard: bool = True) -
 class _Views:
     """The compared members' blocks, and their products, of one choice of inputs."""
 
-    def __init__(self, given: Given, config: InputsConfig) -> None:
+    def __init__(self, given: CandidateData, config: InputsConfig) -> None:
         self.config, self._given = config, given
         self._shares = [_Share(given, config, train, held) for train, held in given.compared()]
 
@@ -83,7 +83,7 @@ class _Views:
 class _Share:
     """One member's memes."""
 
-    def __init__(self, given: Given, config: InputsConfig, train: np.ndarray, held: np.ndarray) -> None:
+    def __init__(self, given: CandidateData, config: InputsConfig, train: np.ndarray, held: np.ndarray) -> None:
         label = given.features.label
         self._label, self._target = label[train], np.where(label[train] == 1, 1.0, -1.0)
         image, text = given.vectors()
@@ -129,7 +129,7 @@ class _Share:
         return self._decompositions[key]
 
 
-def _fitted(given: Given, config: InputsConfig, weights: np.ndarray, penalty: float) -> Method:
+def _fitted(given: CandidateData, config: InputsConfig, weights: np.ndarray, penalty: float) -> Method:
     """All members fitted to their memes, as one head."""
     image, text = given.vectors()
     chosen = given.train_rows()

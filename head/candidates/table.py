@@ -11,8 +11,8 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
+from head.candidates.data import CandidateData
 from head.candidates.forest import fit_forest
-from head.candidates.given import Given
 from head.candidates.neighbours import fit_neighbours, fit_trained_neighbours
 from head.candidates.references import majority, zero_shot
 from head.candidates.regression import fit_regression
@@ -20,7 +20,7 @@ from head.data.ranking import auroc
 from head.model.inputs import BLOCKS
 from head.model.method import MAJORITY, Method
 
-Fit = Callable[[Given], Method | None]
+Fit = Callable[[CandidateData], Method | None]
 """Fits a candidate; None where it does not apply."""
 
 BOTH = "logistic regression, both"
@@ -43,7 +43,7 @@ CANDIDATES: dict[str, Fit] = {
 REFERENCES: dict[str, Fit] = {"zero-shot prompts": zero_shot, MAJORITY: majority}
 
 
-def fit_candidates(given: Given, fitted: Callable[[], object] | None = None) -> dict[str, Method]:
+def fit_candidates(given: CandidateData, fitted: Callable[[], object] | None = None) -> dict[str, Method]:
     """Every candidate that applies, then every reference, fitted to the members' shares of the memes; `fitted` is called
     after each, without it a progress bar is shown."""
     methods, table = {}, CANDIDATES | REFERENCES

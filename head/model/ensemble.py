@@ -46,7 +46,9 @@ def inverse_std(logits: np.ndarray) -> np.ndarray:
     return 1 / np.maximum(np.nanstd(logits, axis=1), 1e-6)
 
 
-def weighted(heads: Sequence[nn.Module], logits: np.ndarray, counts: np.ndarray) -> tuple[HeadEnsemble, np.ndarray]:
+def weighted_ensemble(
+    heads: Sequence[nn.Module], logits: np.ndarray, counts: np.ndarray
+) -> tuple[HeadEnsemble, np.ndarray]:
     """The ensemble of those of T heads that are picked, inverse_std and weighted by how often, and its own logits (N,).
 
     logits: (T, N), of memes that the heads had not seen; counts: (T,), how often each is picked, at least one is.

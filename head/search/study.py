@@ -107,7 +107,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Found:
+class StudyResult:
     """trials: all that are finished, in their order; importances: {parameter: share of the value's variance}, pruned
     trials included, with the last value that was seen of them."""
 
@@ -132,7 +132,7 @@ class Found:
         return chosen[:count]
 
 
-def search(space: Space, digest: str, config: StudyConfig, trainer: Trainer) -> Found:
+def search(space: Space, digest: str, config: StudyConfig, trainer: Trainer) -> StudyResult:
     """Run the study until it has `config.trials` finished trials; a study that has them is only read.
 
     A trial's value is the mean over its members of the AUROC on the memes that each held out. The best of many is
@@ -145,7 +145,7 @@ def search(space: Space, digest: str, config: StudyConfig, trainer: Trainer) -> 
         _require_same_data(shared, digest, config)
         _run(shared, space, config, trainer)
         trials = [_read(trial) for trial in shared.finished()]
-        found = Found(trials, _importances(shared.study, config.seed))
+        found = StudyResult(trials, _importances(shared.study, config.seed))
     if not found.best(1):
         raise ValueError(f"study {config.study!r}: none of its {len(trials)} trials converged; add trials")
     return found

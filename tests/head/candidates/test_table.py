@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 from head.bundle.format import load_bundle, save_bundle
 from head.candidates import given as giving
 from head.candidates import neighbours, regression
-from head.candidates.given import Given
+from head.candidates.data import CandidateData
 from head.candidates.table import BOTH, CANDIDATES, REFERENCES, fit_candidates, strongest
 from head.data.features import Features
 from head.model.fusion import FusionHead, HeadConfig
@@ -40,8 +40,8 @@ def folds(features: Features, count: int = 3) -> list[tuple[np.ndarray, ...]]:
     return [(np.flatnonzero(rows % count != fold), np.flatnonzero(rows % count == fold)) for fold in range(count)]
 
 
-def given(features: Features, seed: int = 0, **more: Any) -> Given:
-    return Given(features, folds(features), seed, **more)
+def given(features: Features, seed: int = 0, **more: Any) -> CandidateData:
+    return CandidateData(features, folds(features), seed, **more)
 
 
 def trained(features: Features) -> dict[str, Any]:
@@ -257,7 +257,7 @@ def test_the_majority_class_scores_every_meme_the_share_of_offensive_ones() -> N
 
 def test_memes_that_no_member_holds_out_have_no_score() -> None:
     train, held = np.arange(60), np.arange(60, 90)
-    for method in fit_candidates(Given(NARROW, [(train, held)] * 2, 0)).values():
+    for method in fit_candidates(CandidateData(NARROW, [(train, held)] * 2, 0)).values():
         assert np.isnan(method.out_of_fold[:60]).all() and np.isfinite(method.out_of_fold[60:]).all()
 
 

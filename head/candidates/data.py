@@ -23,7 +23,7 @@ _ROWS = 2048
 
 
 @dataclass(frozen=True, eq=False)
-class Given:
+class CandidateData:
     """features: N memes; members: which of them each member learns from and which it is judged by; prompts: {label: (P, D)
     text vectors}, {} for none; trained: a fusion head of the same members in whose space neighbours are looked for, None for
     none."""
