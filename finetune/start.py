@@ -27,7 +27,7 @@ from head.judge.calibrated import CalibratedMethod, calibrate_method
 from head.judge.threshold import Aim
 from head.model.ensemble import HeadEnsemble, weighted_ensemble
 from head.model.fusion import HeadConfig
-from head.model.kinds import can_learn
+from head.model.kinds import differentiable
 from head.model.method import Method
 from head.model.training import Diverged, TrainConfig, TrainingSet, train_head
 
@@ -132,7 +132,7 @@ def _fit_frozen(start: Start, job: FitJob) -> Method:
             head, logits = _refit(pick, candidate_data, data)
         except Diverged:
             continue
-        if can_learn(head):
+        if differentiable(head):
             heads.append((head, logits, pick["picked"]))
     if not heads:
         raise UnusableStart(

@@ -1,10 +1,10 @@
-"""Tune a fusion head over cached vectors and write its model bundle, or estimate how good such a head is.
+"""Tune a fusion head over cached vectors and write its model bundle, or cross-validate the tuning procedure.
 
     python -m head tune --data demo/memes --model local-dir:demo/encoder --trials 200
     python -m head nested --data demo/memes --model local-dir:demo/encoder
 
-Needs the index and vectors that `make embed` leaves in --artifacts; loads no CLIP and reads no test memes, which
-`python -m report` does, once. Exit codes: 0 done, 2 something to put right, said in a sentence, 130 stopped by Ctrl-C.
+Needs the index and vectors that `make embed` writes to --artifacts; loads no CLIP and reads no test memes. Exit codes: 0
+done; 2 refused, with the remedy in a sentence; 130 stopped by Ctrl-C, and the same command resumes.
 """
 
 import argparse
@@ -63,13 +63,13 @@ def _parser() -> argparse.ArgumentParser:
                 "--ship",
                 choices=(BEST, *SHIP),
                 default=BEST,
-                help="what the bundle answers with; best: the strongest simple method, unless the ensemble is better",
+                help="method to serve; best: the strongest simple method, unless the ensemble is better",
             )
             command.add_argument(
                 "--review",
                 type=share_of,
                 default=None,
-                help="share of memes nearest the threshold left to people: 0.2, 20 or 20%%",
+                help="share of memes nearest the threshold left to human review: 0.2, 20 or 20%%",
             )
     return parser
 
@@ -85,9 +85,11 @@ def _add_data(command: argparse.ArgumentParser) -> None:
 
 def _add_search(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--trials", type=int, default=StudyConfig.trials, help="wanted total, earlier runs of the study included"
+        "--trials", type=int, default=StudyConfig.trials, help="total to reach, earlier runs of the study included"
     )
-    command.add_argument("--study", default=None, help="name to go on under; default: made from data, model and folds")
+    command.add_argument(
+        "--study", default=None, help="name of the study to resume; default: made from data, model and folds"
+    )
     command.add_argument("--storage", default=None, help="database URL; default: a file in the folder of results")
     command.add_argument(
         "--protocol",
@@ -95,23 +97,21 @@ def _add_search(command: argparse.ArgumentParser) -> None:
         default=PROTOCOLS[0],
         help="kfold on train and validation, or train / validation",
     )
-    command.add_argument("--folds", type=int, default=5, help="of the kfold protocol")
-    command.add_argument("--repeats", type=int, default=1, help="of all folds; of official, runs with other weights")
-    command.add_argument("--jobs", type=int, default=0, help="trainings at a time; 0: one per core, at most eight")
-    command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where heads are trained")
+    command.add_argument("--folds", type=int, default=5, help="number of folds of the kfold protocol")
+    command.add_argument("--repeats", type=int, default=1, help="repeats of all folds; for official, of the training")
+    command.add_argument("--jobs", type=int, default=0, help="parallel trainings; 0: one per core, at most eight")
+    command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="device to train heads on")
     command.add_argument("--seed", type=int, default=0, help="of splits, folds, weights, search and intervals")
 
 
 def _add_aim(command: argparse.ArgumentParser) -> None:
     aims = command.add_mutually_exclusive_group()
     plain = [objective for objective in OBJECTIVES if objective not in ("precision", "recall")]
-    aims.add_argument("--objective", choices=plain, default=plain[0], help="what the threshold maximises")
-    aims.add_argument(
-        "--target-recall", type=share_of, help="the threshold finds this share of the offensive: 0.9, 90 or 90%%"
-    )
-    aims.add_argument("--target-precision", type=share_of, help="the threshold is right this often")
+    aims.add_argument("--objective", choices=plain, default=plain[0], help="metric that the threshold maximises")
+    aims.add_argument("--target-recall", type=share_of, help="recall of offensive memes to guarantee: 0.9, 90 or 90%%")
+    aims.add_argument("--target-precision", type=share_of, help="precision of offensive memes to guarantee")
     command.add_argument(
-        "--confidence", type=share_of, default=Aim.confidence, help="with which a target is met on new memes"
+        "--confidence", type=share_of, default=Aim.confidence, help="confidence that a target is met on new memes"
     )
 
 
@@ -177,7 +177,7 @@ def _device(name: str) -> torch.device:
 
 def _print_stopped(config: TuneConfig) -> None:
     finished = f"{finished_trials(config.study)} of {config.study.trials} trials are kept in {config.study.place}"
-    print(f"\n{finished}; the same command goes on from there", file=sys.stderr)
+    print(f"\n{finished}; the same command resumes from there", file=sys.stderr)
 
 
 def _print_memes(features: Features, index: DatasetIndex) -> None:
@@ -185,10 +185,10 @@ def _print_memes(features: Features, index: DatasetIndex) -> None:
         shares = ", ".join(f"{count} {label}" for label, count in counts.items())
         print(f"{split:<11} {sum(counts.values())} memes: {shares}")
     if not {"validation", "test"} & set(index.splits):
-        aside = int(np.sum(np.isin(index.labels, (0, 1)))) - len(features) - sum(map(bool, index.skipped))
-        print(f"set aside   {aside} memes for test, by their content; `make report` alone looks at them")
+        held_out = int(np.sum(np.isin(index.labels, (0, 1)))) - len(features) - sum(map(bool, index.skipped))
+        print(f"held out    {held_out} memes for test, by their content; only `make report` reads them")
     copies = len(features) - len(np.unique(features.copies))
-    print(f"copies      {copies} memes are near-copies of others and share their fold")
+    print(f"copies      {copies} memes are near-duplicates of others and share their fold")
     skipped, unlabelled = sum(map(bool, index.skipped)), sum(label not in (0, 1) for label in index.labels)
     if skipped or unlabelled:
         print(f"left out    {skipped} without vectors, {unlabelled} without a label")
@@ -209,22 +209,22 @@ def _print_results(settings: dict[str, Any]) -> None:
     if settings["review"]:
         _print_review(settings["review"])
     print(
-        "Each part of the memes is judged by what was fitted and chosen without it, but the search and the choice of what ships "
-        "saw all: a little optimistic. `make report` looks at test, once."
+        "These figures are cross-fitted, but the search and the choice of the shipped method used all memes, so they are a little "
+        "optimistic. `make report` evaluates on test, once."
     )
 
 
 def _why(settings: dict[str, Any]) -> str:
     if settings["shipped"] == settings["reference"]:
-        return ", the best of the simple methods: the ensemble is no better"
+        return ", the best simple method: the ensemble is no better"
     return ""
 
 
 def _print_review(review: dict[str, Any]) -> None:
     error = read_estimate(review["error"])
     print(
-        f"review      probabilities from {review['low']:.3f} to {review['high']:.3f} are left to people; "
-        f"{review['coverage']:.0%} are answered, of which {error} wrongly"
+        f"review      probabilities from {review['low']:.3f} to {review['high']:.3f} are left to human review; "
+        f"{review['coverage']:.0%} are answered, with an error rate of {error}"
     )
 
 

@@ -167,7 +167,7 @@ def test_its_report_tells_of_it(finetuned: Path, tmp_path: Path, capsys: pytest.
     artifacts = shutil.copytree(finetuned, tmp_path / "artifacts", symlinks=True)
     assert report([str(artifacts / "bundles" / "latest"), f"--artifacts={artifacts}"]) == 0
     out = capsys.readouterr().out
-    assert "* fine-tuned " in out and "The frozen head, on the encoder as it was, has" in out
+    assert "* fine-tuned " in out and "The frozen head, on the encoder before fine-tuning, has" in out
     page = (artifacts / "bundles" / "latest" / "report.html").read_text("utf-8")
     assert "<h2>Fine-tuning</h2>" in page and 'alt="Losses"' in page
     assert "the last block of both towers, and the heads of" in page and "cross-validated AUROC against" in page

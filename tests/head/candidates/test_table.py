@@ -15,14 +15,14 @@ from sklearn.preprocessing import StandardScaler, normalize
 from threadpoolctl import threadpool_limits
 
 from head.bundle.format import load_bundle, save_bundle
-from head.candidates import given as giving
+from head.candidates import data as sampling
 from head.candidates import neighbours, regression
 from head.candidates.data import CandidateData
 from head.candidates.table import BOTH, CANDIDATES, REFERENCES, fit_candidates, strongest
 from head.data.features import Features
 from head.model.fusion import FusionHead, HeadConfig
 from head.model.inputs import BLOCKS
-from head.model.kinds import can_learn
+from head.model.kinds import differentiable
 from head.model.method import MAJORITY, Method
 
 PRODUCT, ALL, COSINE = "logistic regression, product", "logistic regression, all inputs", "cosine of the sides"
@@ -211,7 +211,7 @@ def test_every_candidate_comes_back_from_a_bundle_and_answers_as_it_did(which: s
         assert (again[name].score(features) == method.score(features)).all(), name
         one = np.concatenate([again[name].score(features.at(np.array([row]))) for row in range(9)])
         np.testing.assert_allclose(one, method.score(features)[:9], atol=1e-5, err_msg=name)
-        assert can_learn(again[name].heads[0]) == (name not in (NEAR, NEAR_PRODUCT, TRAINED, FOREST))
+        assert differentiable(again[name].heads[0]) == (name not in (NEAR, NEAR_PRODUCT, TRAINED, FOREST))
 
 
 def test_which_candidates_there_are_follows_from_the_space_that_the_sides_share() -> None:
@@ -272,7 +272,7 @@ def test_a_side_that_is_always_the_same_is_no_error_and_tells_nothing() -> None:
 
 def test_large_sets_are_compared_and_fitted_on_a_sample_that_the_seed_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, most in (("_MOST_MEMES", 40), ("_COMPARED_MEMES", 20), ("_ROWS", 25)):
-        monkeypatch.setattr(giving, name, most)
+        monkeypatch.setattr(sampling, name, most)
     monkeypatch.setattr(neighbours, "_MOST_KNOWN", 30)
     large = given(NARROW)
     assert [len(rows) for rows in large.train_rows()] == [40] * 3

@@ -459,7 +459,7 @@ def test_the_reason_is_the_databases_own_where_optuna_has_words_for_it(config, m
         wrong = OperationalError("SELECT", {}, Exception("sorry, too many clients already"))
         raise optuna.exceptions.StorageInternalError("This typically happens due to invalid data") from wrong
 
-    monkeypatch.setattr(searching._Shared, "add", full)
+    monkeypatch.setattr(searching._SharedStudy, "add", full)
     with pytest.raises(StudyUnusable, match="too many clients already"):
         search(SPACE, DIGEST, config, Rehearsal())
 
