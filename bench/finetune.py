@@ -31,7 +31,7 @@ from cache import DatasetIndex, content_key, text_key
 from embed.clip.options import EncoderOptions
 from embed.clip.unfrozen import Unfreezing, load_unfrozen
 from embed.data.dataset import read_dataset
-from finetune.kept import Memes
+from finetune.activations import ActivationCache, Limits
 
 _BATCH = 16
 _SEED = 0
@@ -118,7 +118,8 @@ def _ours(
     options = EncoderOptions(precision="fp32")
     encoder = load_unfrozen(model, str(weights), torch.device("cpu"), options, Unfreezing(blocks))
     kept = Path(tempfile.mkdtemp(dir=weights.parent))
-    return Memes(encoder, index, root, kept, room, disk=0).features, [*encoder.weights.values()]
+    cache = ActivationCache(encoder, index, root, kept, Limits(room, disk=0))
+    return cache.features, [*encoder.weights.values()]
 
 
 def _measure(vectors: Vectors, weights: list[nn.Parameter], index: DatasetIndex, epochs: int) -> dict[str, Any]:

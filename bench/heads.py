@@ -164,9 +164,10 @@ _PARTS: dict[str, Callable[[], AbstractContextManager[object]]] = {
 }
 
 
-def _of_trials_alone(label, folds, names, heads, logits, seed, _whole=fitting._ensemble):  # type: ignore[no-untyped-def]
-    trials = [place for place, name in enumerate(names) if name not in CANDIDATES]
-    return _whole(label, folds, [names[at] for at in trials], [heads[at] for at in trials], logits[trials], seed)
+def _of_trials_alone(label, folds, library, seed, _whole=fitting._ensemble):  # type: ignore[no-untyped-def]
+    trials = [place for place, name in enumerate(library.names) if name not in CANDIDATES]
+    names, heads = ([of[at] for at in trials] for of in (library.names, library.heads))
+    return _whole(label, folds, fitting._Library(names, heads, library.logits[trials]), seed)
 
 
 def _parser() -> argparse.ArgumentParser:

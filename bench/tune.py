@@ -244,7 +244,7 @@ def _default(features: Features, fresh: Features) -> dict[str, Any]:
         tuned = _tuned(features, Path(folder), StudyConfig("sqlite://", "x").trials)
         spent = time.perf_counter() - began
     say(f"default study: {spent:.1f} s")
-    return {"trials": len(tuned.found.trials), "seconds": round(spent, 1), **_worth(tuned, fresh)}
+    return {"trials": len(tuned.study.trials), "seconds": round(spent, 1), **_worth(tuned, fresh)}
 
 
 def _tuned(features: Features, folder: Path, trials: int) -> Any:
@@ -259,7 +259,7 @@ def _tuned(features: Features, folder: Path, trials: int) -> Any:
 
 def _worth(tuned: Any, fresh: Features) -> dict[str, Any]:
     score = tuned.methods[ENSEMBLE].method.score
-    best = tuned.found.best(1)[0]
+    best = tuned.study.best(1)[0]
     return {
         "best_mean_auroc": round(best.value, 4),
         "fresh_auroc": round(auroc(fresh.label, score(fresh)) or 0.0, 4),

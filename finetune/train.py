@@ -1,8 +1,7 @@
-"""The training: last blocks and heads together, at some small learning rates; validation chooses the rate and the epoch.
+"""Train the last encoder blocks and the heads together, at several small learning rates; validation selects rate and epoch.
 
-Kumar et al., "Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution" (2022): the head is
-fitted first, on the frozen encoder, and then both move. It knows memes by their rows, weights and a checkpoint; no CLIP
-and no bundle.
+Linear probing, then fine-tuning: Kumar et al., "Fine-Tuning can Distort Pretrained Features and Underperform
+Out-of-Distribution" (2022). Works on rows, weights and a checkpoint; independent of CLIP and of bundles.
 """
 
 import math
@@ -23,31 +22,31 @@ from head.judge.calibration import Calibration
 from head.model.ensemble import HeadEnsemble
 from head.model.fusion import Dropout
 
-# The step of Adam that serves shrinks as a model grows wider (Yang et al., "Tensor Programs V: Tuning Large Neural Networks
-# via Zero-Shot Hyperparameter Transfer", 2022): this is 1e-5 for ViT-L/14, of width 1024. On the demo, of width 96, 1e-4
-# with batches of 32 served best of 1e-5 to 3e-4 and 8 to 64, on memes of train and validation that had no other part.
+# Adam's best learning rate falls with a model's width (Yang et al., "Tensor Programs V: Tuning Large Neural Networks via
+# Zero-Shot Hyperparameter Transfer", 2022): this gives 1e-5 for ViT-L/14, of width 1024. On the demo, of width 96, 1e-4 with
+# batches of 32 was the best of 1e-5 to 3e-4 and 8 to 64, on train and validation memes used for nothing else.
 _RATE_TIMES_WIDTH = 0.01
-# About half a decade apart: the rate that serves best depends on the memes, too.
+# About half a decade apart: the best rate also depends on the memes.
 _FACTORS = (0.3, 1.0, 3.0)
-# The norm of all gradients together; that of CLIP's own trainings (open_clip's `--grad-clip-norm`).
+# Norm of all gradients together, as in CLIP's own training (open_clip's `--grad-clip-norm`).
 _GRADIENT_CLIP = 1.0
-# The share of all steps over which the learning rate rises from 0: Adam's first steps, of which it knows no size yet,
-# would else be its largest.
+# Share of all steps over which the learning rate rises from 0: without warm-up Adam's first steps, before it has estimated
+# the gradients' size, would be its largest.
 _WARM_UP = 0.1
-# What AdamW keeps of each weight.
+# AdamW's state of each weight.
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
-# Memes without gradients at a time.
-_JUDGED_AT_ONCE = 64
+# Memes per forward pass without gradients.
+_EVALUATION_BATCH = 64
 
 
 @dataclass(frozen=True)
 class FinetuneConfig:
-    """How to train. Raises ValueError for what no training can use."""
+    """Settings of one training. Raises ValueError for values out of range."""
 
     learning_rate: float
-    epochs: int = 4  # the rate falls to nothing by the last; on the demo the best were the first three
-    batch_size: int = 32  # as above; the papers on memes use 16 to 64
-    weight_decay: float = 0.01  # torch's own for AdamW; at such rates it hardly moves a weight
+    epochs: int = 4  # the rate falls to 0 by the last; on the demo the best epochs were the first three
+    batch_size: int = 32  # measured as above; papers on memes use 16 to 64
+    weight_decay: float = 0.01  # torch's default for AdamW; at such rates it hardly changes a weight
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -61,30 +60,38 @@ class FinetuneConfig:
 
 
 def usual_rates(width: int) -> list[float]:
-    """The learning rates to try for an encoder whose blocks are `width` wide, to two digits."""
+    """The learning rates to try for an encoder whose blocks are `width` wide, rounded to two digits."""
     return [float(f"{factor * _RATE_TIMES_WIDTH / width:.1e}") for factor in _FACTORS]
 
 
-class Source(Protocol):
-    """Where the vectors come from."""
+class VectorSource(Protocol):
+    """Makes vectors with the encoder as it is now."""
 
     def features(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         """The vectors of N rows, (N, Di) and (N, Dt) float32, with gradients."""
 
 
 @dataclass(frozen=True, eq=False)
-class Share:
-    """Some memes: their rows (N,) and their labels (N,)."""
+class LabelledRows:
+    """Rows (N,) int64 of the index, and their labels (N,) of 0 and 1."""
 
     rows: np.ndarray
     label: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
+class Split:
+    """The memes that are trained on, and those that select the learning rate and the epoch."""
+
+    train: LabelledRows
+    validation: LabelledRows
+
+
+@dataclass(frozen=True, eq=False)
 class Run:
-    """One training. config: its settings; history: an entry an epoch, the start's first; logits: (E, V) float64, of the memes
-    of validation after each; best: the weights after the best epoch; seconds: of the epochs; rate: memes trained on a
-    second, validation not counted."""
+    """A finished training. history: one entry per epoch, epoch 0 being the start; logits: (E, V) float64, of the validation
+    memes after each epoch; best: weights after the best epoch; seconds: of all epochs; rate: memes trained on per second,
+    without validation."""
 
     config: FinetuneConfig
     history: list[dict[str, Any]]
@@ -95,20 +102,27 @@ class Run:
 
     @property
     def best_epoch(self) -> int:
-        """0 where none was better than the start."""
+        """The epoch with the lowest validation loss; 0 if none improved on the start."""
         return _best(self.history)
 
     @property
     def loss(self) -> float:
-        """On validation, after the best epoch."""
+        """Validation loss after the best epoch."""
         return float(self.history[self.best_epoch]["validation_loss"])
 
 
 class Model:
-    """Probabilities as the server gives them: sigmoid(slope x ensemble's logit + offset)."""
+    """Probabilities as the server gives them: sigmoid(slope * ensemble logit + offset). weights: {name: parameter} that are
+    trained, of the encoder and of the heads."""
 
-    def __init__(self, source: Source, ensemble: HeadEnsemble, calibration: Calibration) -> None:
-        self.ensemble = ensemble
+    def __init__(
+        self,
+        source: VectorSource,
+        ensemble: HeadEnsemble,
+        calibration: Calibration,
+        weights: dict[str, nn.Parameter],
+    ) -> None:
+        self.ensemble, self.weights = ensemble, weights
         self._source, self._calibration = source, calibration
 
     def logits(self, rows: np.ndarray) -> Tensor:
@@ -116,34 +130,33 @@ class Model:
         return self._calibration.slope * self.ensemble(*self._source.features(rows)) + self._calibration.offset
 
     @torch.no_grad()
-    def judge(self, rows: np.ndarray) -> np.ndarray:
-        """(N,) calibrated logits, float64."""
+    def predict(self, rows: np.ndarray) -> np.ndarray:
+        """(N,) calibrated logits, float64, in eval mode."""
         self.ensemble.eval()
-        return torch.cat([self.logits(part) for part in _batches(rows, _JUDGED_AT_ONCE)]).double().cpu().numpy()
+        return torch.cat([self.logits(part) for part in _batches(rows, _EVALUATION_BATCH)]).double().cpu().numpy()
 
 
 def train_rates(
-    model: Model,
-    weights: dict[str, nn.Parameter],
-    train_share: Share,
-    validation: Share,
-    trainings: Sequence[tuple[FinetuneConfig, Checkpoint]],
-    say: Callable[[str], None],
+    model: Model, split: Split, trainings: Sequence[tuple[FinetuneConfig, Checkpoint]], say: Callable[[str], None]
 ) -> list[Run]:
-    """Train with each of the settings, from the same start; the best by validation comes first, the first of equals, and the
-    weights are left as they were after its best epoch, which may be the start. Each checkpoint is as for `Training`."""
-    start, runs = _copied(weights), []
+    """Train with each of the settings from the same start; the runs, lowest validation loss first (stable).
+
+    The model keeps the weights of the first run's best epoch, which may be the start. Each checkpoint is as in `Training`.
+    """
+    start, runs = _copied(model.weights), []
     for config, checkpoint in trainings:
-        _put(weights, start)
-        runs.append(Training(model, weights, train_share, validation, config, checkpoint, say).run())
+        _load_weights(model.weights, start)
+        runs.append(Training(model, split, config, checkpoint, say).run())
     runs.sort(key=lambda run: run.loss)
-    _put(weights, runs[0].best)
+    _load_weights(model.weights, runs[0].best)
     return runs
 
 
-def crossed_logits(runs: Sequence[Run], label: np.ndarray, part: np.ndarray) -> np.ndarray:
-    """(V,) logits of the memes of validation, those of each part after the rate and the epoch that the others choose; part:
-    (V,), -1 for memes in none, which are NaN."""
+def cross_fitted_logits(runs: Sequence[Run], label: np.ndarray, part: np.ndarray) -> np.ndarray:
+    """(V,) logits of the validation memes, those of each part after the rate and epoch that the other parts select.
+
+    part: (V,) int64; -1 for memes in none, whose logits are NaN.
+    """
     logits = np.concatenate([run.logits for run in runs])  # (rates x epochs, V)
     with np.errstate(invalid="ignore"):
         losses = np.nan_to_num(np.logaddexp(0, logits) - label * logits, nan=np.inf, posinf=np.inf)
@@ -154,36 +167,29 @@ def crossed_logits(runs: Sequence[Run], label: np.ndarray, part: np.ndarray) -> 
 
 
 class Training:
-    """Trains the weights in place.
+    """Trains the model's weights in place.
 
-    checkpoint: written after each epoch; where it holds epochs of the same training, that goes on after them. The same
-    seed gives the same weights on a CPU, stopped in between or not; the global random state is as it was afterwards.
+    checkpoint: written after each epoch; if it holds epochs of the same training, continues after them. The same seed
+    gives the same weights on a CPU, interrupted or not; the global random state is restored afterwards.
     """
 
     def __init__(
-        self,
-        model: Model,
-        weights: dict[str, nn.Parameter],
-        train_share: Share,
-        validation: Share,
-        config: FinetuneConfig,
-        checkpoint: Checkpoint,
-        say: Callable[[str], None],
+        self, model: Model, split: Split, config: FinetuneConfig, checkpoint: Checkpoint, say: Callable[[str], None]
     ) -> None:
-        self._model, self._weights, self._config, self._checkpoint = model, weights, config, checkpoint
-        self._train, self._validation, self._say = train_share, validation, say
+        self._model, self._weights, self._config, self._checkpoint = model, model.weights, config, checkpoint
+        self._train, self._validation, self._say = split.train, split.validation, say
         self._optimizer = torch.optim.AdamW(
-            [*weights.values()], lr=config.learning_rate, weight_decay=config.weight_decay
+            [*self._weights.values()], lr=config.learning_rate, weight_decay=config.weight_decay
         )
-        self._steps = math.ceil(len(train_share.rows) / config.batch_size)  # an epoch
+        self._steps = math.ceil(len(self._train.rows) / config.batch_size)  # per epoch
         self._history: list[dict[str, Any]] = []
         self._logits: list[np.ndarray] = []
-        self._best = _copied(weights)
-        self._training = 0.0  # seconds of it, without judging
+        self._best = _copied(self._weights)
+        self._training = 0.0  # seconds, without validation
         self._seconds = 0.0
 
     def run(self) -> Run:
-        """Train to the end; Ctrl-C keeps the finished epochs."""
+        """Train all epochs; on KeyboardInterrupt the checkpoint holds the finished ones."""
         with torch.random.fork_rng():
             self._run()
         trained = len(self._train.rows) * (len(self._history) - 1)
@@ -193,17 +199,17 @@ class Training:
     def _run(self) -> None:
         self._resume()
         if not self._history:
-            self._judge(0, None)
+            self._validate(0, None)
         while len(self._history) <= self._config.epochs:
             started = time.monotonic()
             loss = self._epoch(len(self._history))
             self._training += time.monotonic() - started
-            self._judge(len(self._history), loss)
+            self._validate(len(self._history), loss)
             self._seconds += time.monotonic() - started
             self._save()
 
     def _epoch(self, epoch: int) -> float:
-        """The mean loss of the batches as they were trained on."""
+        """Train one epoch; the mean training loss of its batches."""
         self._seed(epoch)
         self._model.ensemble.train()
         order = torch.randperm(len(self._train.rows)).numpy()
@@ -222,25 +228,25 @@ class Training:
                 bar.update(len(places))
         return total / len(order)
 
-    def _judge(self, epoch: int, train_loss: float | None) -> None:
-        label, logits = self._validation.label, self._model.judge(self._validation.rows)
+    def _validate(self, epoch: int, train_loss: float | None) -> None:
+        label, logits = self._validation.label, self._model.predict(self._validation.rows)
         self._logits.append(logits)
         loss = F.binary_cross_entropy_with_logits(torch.from_numpy(logits), torch.from_numpy(label).double())
-        losses = {"train_loss": _known(train_loss), "validation_loss": _known(float(loss))}
+        losses = {"train_loss": _finite(train_loss), "validation_loss": _finite(float(loss))}
         self._history.append({"epoch": epoch, **losses, "validation_auroc": auroc(label, logits)})
         if _best(self._history) == epoch:
             self._best = _copied(self._weights)
-        self._say(_words(self._history[-1]))
+        self._say(_line(self._history[-1]))
 
     def _seed(self, epoch: int) -> None:
-        """So that an epoch is the same whether those before were run now or by an earlier run."""
+        """Seed by epoch: an epoch is the same whether earlier ones ran in this process or before an interruption."""
         torch.manual_seed(int(np.random.SeedSequence([self._config.seed, epoch]).generate_state(1)[0]))
         for module in self._model.ensemble.modules():
             if isinstance(module, Dropout):
                 module.redraw()
 
     def _set_rate(self, step: int) -> None:
-        """A straight rise, then half a cosine down to 0 at the end of the last epoch."""
+        """Linear warm-up, then cosine decay to 0 at the end of the last epoch (Loshchilov and Hutter, "SGDR", 2017)."""
         whole = self._config.epochs * self._steps
         rising = max(1, round(_WARM_UP * whole))
         share = (
@@ -270,27 +276,27 @@ class Training:
                 weight.copy_(tensors[f"now/{name}"])
                 self._best[name] = tensors[f"best/{name}"].to(weight.device)
                 state = {key: tensors[f"{key}/{name}"] for key in _MOMENTS if f"{key}/{name}" in tensors}
-                if state:  # its counter of steps stays on the CPU, as torch has it
+                if state:  # torch keeps the step counter on the CPU
                     self._optimizer.state[weight] = {
                         key: value if key == "step" else value.to(weight.device) for key, value in state.items()
                     }
 
 
-def _words(entry: dict[str, Any]) -> str:
-    """An entry of the history in a line."""
+def _line(entry: dict[str, Any]) -> str:
+    """A history entry as a line of the log."""
     train, loss, area = (_figure(entry[name]) for name in ("train_loss", "validation_loss", "validation_auroc"))
-    trained = f"loss on train {train}" if entry["epoch"] else "the frozen head"
-    return f"epoch {entry['epoch']}: {trained}; on validation loss {loss}, AUROC {area}"
+    trained = f"train loss {train}" if entry["epoch"] else "frozen head"
+    return f"epoch {entry['epoch']}: {trained}; validation loss {loss}, AUROC {area}"
 
 
 def _best(history: list[dict[str, Any]]) -> int:
-    """The epoch of the lowest loss on validation, the first of equals."""
+    """The epoch with the lowest validation loss, the first of equals."""
     losses = [entry["validation_loss"] for entry in history]
     return min(range(len(losses)), key=lambda epoch: math.inf if losses[epoch] is None else losses[epoch])
 
 
-def _known(loss: float | None) -> float | None:
-    """None for what JSON has no number for."""
+def _finite(loss: float | None) -> float | None:
+    """None for a missing, infinite or NaN loss, which JSON cannot hold."""
     return loss if loss is not None and math.isfinite(loss) else None
 
 
@@ -302,7 +308,7 @@ def _copied(weights: dict[str, nn.Parameter]) -> dict[str, Tensor]:
     return {name: weight.detach().clone() for name, weight in weights.items()}
 
 
-def _put(weights: dict[str, nn.Parameter], values: dict[str, Tensor]) -> None:
+def _load_weights(weights: dict[str, nn.Parameter], values: dict[str, Tensor]) -> None:
     with torch.no_grad():
         for name, weight in weights.items():
             weight.copy_(values[name])

@@ -1,38 +1,33 @@
-"""Tune a fusion head over cached vectors and write its model bundle, or estimate how good such a head is.
+"""Tune a fusion head over cached vectors and write its model bundle, or cross-validate the tuning procedure.
 
     python -m head tune --data demo/memes --model local-dir:demo/encoder --trials 200
     python -m head nested --data demo/memes --model local-dir:demo/encoder
 
-Needs the index and vectors that `make embed` leaves in --artifacts; loads no CLIP and reads no test memes, which
-`python -m report` does, once. Exit codes: 0 done, 2 something to put right, said in a sentence, 130 stopped by Ctrl-C.
+Needs the index and vectors that `make embed` writes to --artifacts; loads no CLIP and reads no test memes. Exit codes: 0
+done; 2 refused, with the remedy in a sentence; 130 stopped by Ctrl-C, and the same command resumes.
 """
 
 import argparse
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from cache import FEATURES, LONG_TEXTS, DatasetIndex, cores, find_index, limit_threads, read_index, refuse
-from head.bundle.format import point_latest, save_bundle, write_part
-from head.bundle.settings import Judging, Source, bundle_settings, split_counts
-from head.candidates.table import BOTH, CANDIDATES
-from head.data.features import Features, fingerprint, load_tuning, prompt_vectors
+from cache import FEATURES, LONG_TEXTS, DatasetIndex, cores, find_index, limit_threads, refuse
+from head.bundle.format import read_config, write_part
+from head.bundle.settings import split_counts
+from head.data.features import Features, prompt_vectors
 from head.data.folds import PROTOCOLS, Protocol
-from head.fitting import ENSEMBLE, SINGLE
 from head.judge.metrics import read_estimate
 from head.judge.shares import share_of
 from head.judge.threshold import OBJECTIVES, Aim, aim_words
 from head.judge.verdict import metrics_table, verdict
 from head.nested import SHIPPED, nested
-from head.pipeline import Pick, TuneConfig, Tuned, study_digest, tune
-from head.search.study import ROUND, KindPruner, StudyConfig, finished_trials, sampler
-
-# "best": the strongest candidate, unless the ensemble ranks the memes better; "regression": on both sides; else by name.
-SHIP = {"ensemble": ENSEMBLE, "regression": BOTH} | {name: name for name in CANDIDATES}
+from head.pipeline import TuneConfig
+from head.search.study import ROUND, StudyConfig, finished_trials
+from head.tuning import BEST, SHIP, Dataset, SearchRequest, Shipping, tune_dataset
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -40,7 +35,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     limit_threads()
     try:
-        options.run(options)
+        if options.command == "tune":
+            _tune(_dataset(options), _search(options), Shipping(options.ship, options.review))
+        else:
+            _nested(_dataset(options), _search(options))
     except (ValueError, OSError) as error:
         return refuse(error)
     except KeyboardInterrupt:
@@ -51,28 +49,27 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m head", description="Tune a fusion head over cached vectors.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, run, purpose in (
-        ("tune", _tune, "search, choose an ensemble, write a model bundle"),
-        ("nested", _nested, "nested cross-validation: an honest estimate of what `tune` does"),
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, purpose in (
+        ("tune", "search, choose an ensemble, write a model bundle"),
+        ("nested", "nested cross-validation: an unbiased estimate of what `tune` does"),
     ):
         command = commands.add_parser(name, help=purpose, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
         _add_data(command)
         _add_search(command)
         _add_aim(command)
-        command.set_defaults(run=run)
         if name == "tune":
             command.add_argument(
                 "--ship",
-                choices=("best", *SHIP),
-                default="best",
-                help="what the bundle answers with; best: the strongest simple method, unless the ensemble is better",
+                choices=(BEST, *SHIP),
+                default=BEST,
+                help="method to serve; best: the strongest simple method, unless the ensemble is better",
             )
             command.add_argument(
                 "--review",
                 type=share_of,
                 default=None,
-                help="share of memes nearest the threshold left to people: 0.2, 20 or 20%%",
+                help="share of memes nearest the threshold left to human review: 0.2, 20 or 20%%",
             )
     return parser
 
@@ -87,8 +84,12 @@ def _add_data(command: argparse.ArgumentParser) -> None:
 
 
 def _add_search(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--trials", type=int, default=200, help="wanted total, earlier runs of the study included")
-    command.add_argument("--study", default=None, help="name to go on under; default: made from data, model and folds")
+    command.add_argument(
+        "--trials", type=int, default=StudyConfig.trials, help="total to reach, earlier runs of the study included"
+    )
+    command.add_argument(
+        "--study", default=None, help="name of the study to resume; default: made from data, model and folds"
+    )
     command.add_argument("--storage", default=None, help="database URL; default: a file in the folder of results")
     command.add_argument(
         "--protocol",
@@ -96,104 +97,68 @@ def _add_search(command: argparse.ArgumentParser) -> None:
         default=PROTOCOLS[0],
         help="kfold on train and validation, or train / validation",
     )
-    command.add_argument("--folds", type=int, default=5, help="of the kfold protocol")
-    command.add_argument("--repeats", type=int, default=1, help="of all folds; of official, runs with other weights")
-    command.add_argument("--jobs", type=int, default=0, help="trainings at a time; 0: one per core, at most eight")
-    command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where heads are trained")
+    command.add_argument("--folds", type=int, default=5, help="number of folds of the kfold protocol")
+    command.add_argument("--repeats", type=int, default=1, help="repeats of all folds; for official, of the training")
+    command.add_argument("--jobs", type=int, default=0, help="parallel trainings; 0: one per core, at most eight")
+    command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="device to train heads on")
     command.add_argument("--seed", type=int, default=0, help="of splits, folds, weights, search and intervals")
 
 
 def _add_aim(command: argparse.ArgumentParser) -> None:
     aims = command.add_mutually_exclusive_group()
     plain = [objective for objective in OBJECTIVES if objective not in ("precision", "recall")]
-    aims.add_argument("--objective", choices=plain, default=plain[0], help="what the threshold maximises")
-    aims.add_argument(
-        "--target-recall", type=share_of, help="the threshold finds this share of the offensive: 0.9, 90 or 90%%"
-    )
-    aims.add_argument("--target-precision", type=share_of, help="the threshold is right this often")
+    aims.add_argument("--objective", choices=plain, default=plain[0], help="metric that the threshold maximises")
+    aims.add_argument("--target-recall", type=share_of, help="recall of offensive memes to guarantee: 0.9, 90 or 90%%")
+    aims.add_argument("--target-precision", type=share_of, help="precision of offensive memes to guarantee")
     command.add_argument(
-        "--confidence", type=share_of, default=Aim.confidence, help="with which a target is met on new memes"
+        "--confidence", type=share_of, default=Aim.confidence, help="confidence that a target is met on new memes"
     )
 
 
-def _tune(options: argparse.Namespace) -> None:
-    if options.review is not None and not 0 < options.review < 1:  # not after minutes of search
-        raise ValueError(f"--review: expected a number above 0 and below 1, got {options.review}")
-    index_file, index, features = _load(options)
-    _print_memes(features, index)
-    digest = fingerprint(features, index.spec)
-    config = _config(options, index_file, digest)
-    prompts = prompt_vectors(index, options.artifacts / "vectors")
+def _tune(dataset: Dataset, search: SearchRequest, shipping: Shipping) -> None:
+    source = dataset.read(search)
+    _print_memes(source.features, source.index)
+    config = search.config(source, dataset.artifacts)
     try:
-        tuned = tune(features, digest, prompts, config)
+        folder = tune_dataset(source, config, shipping, dataset.artifacts)
     except KeyboardInterrupt:
-        _say_kept(config)
+        _print_stopped(config)
         raise
-    settings, predictions = bundle_settings(
-        Source(index_file, index, features, digest),
-        Judging(config.protocol, config.aim, config.study.seed, options.review),
-        tuned.methods,
-        np.flatnonzero(np.isfinite(tuned.methods[ENSEMBLE].method.out_of_fold)),
-        _shipped(options.ship, tuned),
-        reference=tuned.reference,
-        study=_study(config, tuned),
-    )
-    folder = options.artifacts / "bundles" / index_file.stem
-    # The other methods are quickly fitted again when the report wants them.
-    kept = (ENSEMBLE, SINGLE, tuned.reference, settings["shipped"])
-    ensembles = {
-        name: ensemble
-        for name, judged in tuned.methods.items()
-        if name in kept and (ensemble := judged.method.ensemble) is not None
-    }
-    save_bundle(folder, ensembles, settings, predictions)
-    point_latest(folder)
-    _print_results(settings)
+    _print_results(read_config(folder))
     print(f"bundle  {folder}")
 
 
-def _shipped(wanted: str, tuned: Tuned) -> str:
-    name = tuned.best if wanted == "best" else SHIP[wanted]
-    if name not in tuned.methods:
-        raise ValueError(f"--ship {wanted!r}: it needs sides that share a space; these have {', '.join(tuned.methods)}")
-    return name
-
-
-def _nested(options: argparse.Namespace) -> None:
-    if options.protocol != "kfold":
+def _nested(dataset: Dataset, search: SearchRequest) -> None:
+    if search.protocol.name != "kfold":
         raise ValueError("nested cross-validation makes its own folds; leave --protocol out")
-    index_file, index, features = _load(options)
-    digest = fingerprint(features, index.spec)
-    config = _config(options, index_file, digest)
-    prompts = prompt_vectors(index, options.artifacts / "vectors")
-    metrics = nested(features, index.spec, prompts, config, lambda line: print(line, file=sys.stderr))
-    folder = options.artifacts / "nested" / index_file.stem
-    write_part(folder, "nested.json", {**metrics, "fingerprint": digest})
+    source = dataset.read(search)
+    config = search.config(source, dataset.artifacts)
+    prompts = prompt_vectors(source.index, dataset.vectors)
+    metrics = nested(source.features, source.index.spec, prompts, config, lambda line: print(line, file=sys.stderr))
+    folder = dataset.artifacts / "nested" / source.file.stem
+    write_part(folder, "nested.json", {**metrics, "fingerprint": source.fingerprint})
     print(f"\n{metrics_table('nested cross-validation', metrics)}")
     print(f"\n{verdict({'shipped': SHIPPED}, metrics)}\nnested  {folder / 'nested.json'}")
 
 
-def _load(options: argparse.Namespace) -> tuple[Path, DatasetIndex, Features]:
+def _dataset(options: argparse.Namespace) -> Dataset:
     index_file = find_index(
         options.artifacts, options.data, options.model, options.pretrained, options.features, options.long_text
     )
-    index = read_index(index_file)
-    official = options.protocol == "official"
-    return index_file, index, load_tuning(index, options.artifacts / "vectors", official, options.seed)
+    return Dataset(index_file, options.artifacts)
 
 
-def _config(options: argparse.Namespace, index_file: Path, digest: str) -> TuneConfig:
-    if not options.storage:
-        options.artifacts.mkdir(parents=True, exist_ok=True)
-    protocol = Protocol(options.protocol, options.folds, options.repeats)
-    # Named after the data and folds too, so that fifty new memes begin a study instead of being refused by the old one.
-    study = options.study
-    if study is None:
-        study = f"{index_file.stem}-{study_digest(digest, protocol, options.seed)[:8]}"
-    storage = options.storage or f"sqlite:///{(options.artifacts / 'studies.sqlite3').resolve()}"
-    jobs = options.jobs or min(ROUND, cores())
-    study_config = StudyConfig(storage, study, options.trials, options.seed)
-    return TuneConfig(study_config, protocol, _aim(options), jobs, _device(options.device))
+def _search(options: argparse.Namespace) -> SearchRequest:
+    return SearchRequest(
+        options.trials,
+        options.seed,
+        options.study,
+        options.storage,
+        Protocol(options.protocol, options.folds, options.repeats),
+        _aim(options),
+        options.jobs or min(ROUND, cores()),
+        _device(options.device),
+    )
 
 
 def _aim(options: argparse.Namespace) -> Aim:
@@ -210,44 +175,9 @@ def _device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def _say_kept(config: TuneConfig) -> None:
-    kept = f"{finished_trials(config.study)} of {config.study.trials} trials are kept in {config.study.place}"
-    print(f"\n{kept}; the same command goes on from there", file=sys.stderr)
-
-
-def _study(config: TuneConfig, tuned: Tuned) -> dict[str, Any]:
-    best = tuned.found.best(1)[0]
-    return {
-        "name": config.study.study,
-        "trials": len(tuned.found.trials),
-        "best_trial": best.number,
-        "best_value": best.value,
-        "sampler": type(sampler(0, 0)).__name__,
-        "pruner": KindPruner.__name__,
-        "picks": [_pick(pick) for pick in tuned.picks],
-        "history": [
-            {
-                "trial": trial.number,
-                "state": "complete" if trial.complete else "pruned",
-                "value": trial.value,
-                "params": trial.params,
-                "seconds": trial.seconds,
-                **({} if trial.recipe is None else {"recipe": trial.recipe}),
-            }
-            for trial in tuned.found.trials
-        ],
-        "importances": tuned.found.importances,
-    }
-
-
-def _pick(pick: Pick) -> dict[str, Any]:
-    trial = pick.trial
-    told = {"method": pick.name, "picked": pick.picked}
-    return (
-        told
-        if trial is None
-        else {**told, "trial": trial.number, "head": asdict(trial.head), "train": asdict(trial.train)}
-    )
+def _print_stopped(config: TuneConfig) -> None:
+    finished = f"{finished_trials(config.study)} of {config.study.trials} trials are kept in {config.study.place}"
+    print(f"\n{finished}; the same command resumes from there", file=sys.stderr)
 
 
 def _print_memes(features: Features, index: DatasetIndex) -> None:
@@ -255,10 +185,10 @@ def _print_memes(features: Features, index: DatasetIndex) -> None:
         shares = ", ".join(f"{count} {label}" for label, count in counts.items())
         print(f"{split:<11} {sum(counts.values())} memes: {shares}")
     if not {"validation", "test"} & set(index.splits):
-        aside = int(np.sum(np.isin(index.labels, (0, 1)))) - len(features) - sum(map(bool, index.skipped))
-        print(f"set aside   {aside} memes for test, by their content; `make report` alone looks at them")
+        held_out = int(np.sum(np.isin(index.labels, (0, 1)))) - len(features) - sum(map(bool, index.skipped))
+        print(f"held out    {held_out} memes for test, by their content; only `make report` reads them")
     copies = len(features) - len(np.unique(features.copies))
-    print(f"copies      {copies} memes are near-copies of others and share their fold")
+    print(f"copies      {copies} memes are near-duplicates of others and share their fold")
     skipped, unlabelled = sum(map(bool, index.skipped)), sum(label not in (0, 1) for label in index.labels)
     if skipped or unlabelled:
         print(f"left out    {skipped} without vectors, {unlabelled} without a label")
@@ -279,22 +209,22 @@ def _print_results(settings: dict[str, Any]) -> None:
     if settings["review"]:
         _print_review(settings["review"])
     print(
-        "Each part of the memes is judged by what was fitted and chosen without it, but the search and the choice of what ships "
-        "saw all: a little optimistic. `make report` looks at test, once."
+        "These figures are cross-fitted, but the search and the choice of the shipped method used all memes, so they are a little "
+        "optimistic. `make report` evaluates on test, once."
     )
 
 
 def _why(settings: dict[str, Any]) -> str:
     if settings["shipped"] == settings["reference"]:
-        return ", the best of the simple methods: the ensemble is no better"
+        return ", the best simple method: the ensemble is no better"
     return ""
 
 
 def _print_review(review: dict[str, Any]) -> None:
     error = read_estimate(review["error"])
     print(
-        f"review      probabilities from {review['low']:.3f} to {review['high']:.3f} are left to people; "
-        f"{review['coverage']:.0%} are answered, of which {error} wrongly"
+        f"review      probabilities from {review['low']:.3f} to {review['high']:.3f} are left to human review; "
+        f"{review['coverage']:.0%} are answered, with an error rate of {error}"
     )
 
 

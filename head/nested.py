@@ -1,8 +1,7 @@
-"""Nested cross-validation: an honest estimate of the whole procedure where there is no test split, or a small one.
+"""Nested cross-validation: an unbiased estimate of the tuning procedure, for data without a test split or with a small one.
 
-Each outer fold is held out in turn; on the others everything is done as `make tune` does it, search included, and what
-comes out judges the fold. No meme has any part in the choice of what judges it (Varma and Simon, "Bias in error
-estimation when using cross-validation for model selection", 2006). `python -m head nested` runs it.
+The whole procedure, search included, runs on all outer folds but one and is evaluated on that one, each in turn (Varma and
+Simon, "Bias in error estimation when using cross-validation for model selection", 2006).
 """
 
 from collections.abc import Callable
@@ -18,17 +17,17 @@ from head.data.ranking import auroc
 from head.pipeline import TuneConfig, tune
 
 _OUTER_FOLDS = 5
-# What each outer fold's tuning chose without it: to ship, and as the strongest candidate.
+# What each outer fold's tuning ships, and its reference.
 SHIPPED, SIMPLE = "shipped method", "best simple method"
 
 
 def nested(
     features: Features, spec: dict, prompts: dict[str, np.ndarray], config: TuneConfig, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """What nested.json holds: metrics of every method on all memes, each by a procedure that had not seen it.
+    """The contents of nested.json: metrics of every method on all memes, each predicted by a tuning without it.
 
-    The memes' split is not looked at; near-duplicates stay in one outer fold. A fold's study is kept under the name of
-    the study with the fold's number, and a run that is stopped goes on from there. Raises what `tune` raises.
+    The memes' splits are ignored; near-duplicates stay in one outer fold. Each fold has its own study, named with the fold's
+    number, so that an interrupted run resumes. Raises what `tune` raises.
     """
     pool = replace(features, split=np.full(len(features), "train", "U10"))
     seed = config.study.seed
@@ -37,7 +36,7 @@ def nested(
     threshold: dict[str, np.ndarray] = {}
     folds = []
     for number, (rows, held) in enumerate(members(outer), 1):
-        say(f"outer fold {number} of {_OUTER_FOLDS}: {len(rows)} memes to tune on, {len(held)} to judge by")
+        say(f"outer fold {number} of {_OUTER_FOLDS}: {len(rows)} memes to tune on, {len(held)} held out")
         inside, outside = pool.at(rows), pool.at(held)
         study = replace(config.study, study=f"{config.study.study}-outer-{number}")
         tuned = tune(inside, fingerprint(inside, spec), prompts, replace(config, study=study))

@@ -1,7 +1,6 @@
-"""Every method beside every other: figures, subgroups, mistakes.
+"""Evaluation of a bundle's methods: metrics, subgroups, mistakes, with thresholds and calibrations as they are.
 
-`head tune` describes the memes that were tuned on, by out-of-fold predictions; `python -m report` looks at test, once.
-Thresholds and calibrations are never touched here.
+`head tune` evaluates cross-fitted probabilities of the memes tuned on; `python -m report` evaluates on test, once.
 """
 
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from head.bundle.findings import drift, label_errors, slices
 from head.bundle.format import Bundle, UnusableBundle, load_bundle, read_part, read_predictions, write_part
 from head.bundle.learning import learning_curve
 from head.bundle.readings import note_reading
-from head.candidates.given import Given
+from head.candidates.data import CandidateData
 from head.candidates.table import fit_candidates
 from head.data.features import Features, fingerprint, load_everything, load_tuning, prompt_vectors, usable_rows
 from head.data.folds import Protocol, assign_folds, members, parts
@@ -29,7 +28,7 @@ from head.judge.threshold import measure_band
 from head.model.fusion import FusionHead
 
 MISTAKES, NEIGHBOURS = 12, 3
-# Methods of a fine-tuned bundle: what it ships, and the head that this began with, on the encoder as it was.
+# Methods of a fine-tuned bundle: what it ships, and the refitted head on the frozen encoder.
 FINETUNED, FROZEN = "fine-tuned", "frozen head"
 
 
@@ -40,11 +39,10 @@ def describe(
     config: dict[str, Any],
     copied: np.ndarray,
 ) -> dict[str, Any]:
-    """The metrics of every method on some memes, ready for JSON.
+    """The metrics of every method on some memes, as JSON values.
 
-    split: "tuning", "test" or "nested"; probability: {method: (N,)}; config: of the bundle, of which methods' thresholds
-    and settings, shipped, reference, review and seed are read; copied: (N,) bool, which memes have a near-copy among those
-    that the heads learnt from.
+    split: "tuning", "test" or "nested"; probability: {method: (N,)}; config: of the bundle, of which methods, shipped,
+    reference, review, threshold and seed are read; copied: (N,) bool, memes with a near-duplicate among the train memes.
     """
     methods, seed, shipped = config["methods"], config["seed"], config["shipped"]
     thresholds = {name: methods[name]["threshold"] for name in probability}
@@ -73,17 +71,19 @@ def describe(
 
 
 @dataclass(frozen=True, eq=False)
-class Vectors:
-    """What an index leads to: the memes tuned on, and those of test too where they are asked for."""
+class BundleData:
+    """The memes of a bundle's index: those tuned on, and all of them, test included, where requested."""
 
     index: DatasetIndex
     tuning: Features
     everything: Features | None = None
 
 
-def load_vectors(folder: Path, artifacts: Path, config: dict[str, Any], test: bool, frozen: bool = False) -> Vectors:
-    """The memes of the bundle in `folder`. test: read those of test, too; frozen: with the vectors of the encoder as it was
-    before fine-tuning. Raises UnusableBundle where they are no longer those that the bundle was tuned on, UnusableIndex.
+def load_bundle_data(
+    folder: Path, artifacts: Path, config: dict[str, Any], test: bool, frozen: bool = False
+) -> BundleData:
+    """The memes of the bundle in `folder`. test: whether to read those of test, too; frozen: with the vectors of the encoder
+    before fine-tuning. Raises UnusableIndex, and UnusableBundle if the data changed since tuning.
     """
     found, prefix = (config["finetuned"], "frozen_") if frozen else (config["data"], "")
     index, vectors = read_index(artifacts / "datasets" / found[f"{prefix}index"]), artifacts / "vectors"
@@ -93,35 +93,35 @@ def load_vectors(folder: Path, artifacts: Path, config: dict[str, Any], test: bo
         raise UnusableBundle(
             f"{folder}: the memes, splits or vectors have changed since it was tuned; run `make tune` again"
         )
-    return Vectors(index, tuning, load_everything(index, vectors, official, seed) if test else None)
+    return BundleData(index, tuning, load_everything(index, vectors, official, seed) if test else None)
 
 
 def evaluate_bundle(folder: Path, artifacts: Path, say: Callable[[str], None]) -> None:
-    """Look at the test memes and write metrics.json, predictions.json and gallery.json; nothing where metrics.json is
-    there already, so that test is looked at once. Without a test split the memes are those tuned on.
+    """Evaluate on test and write metrics.json, predictions.json and gallery.json. Does nothing if metrics.json exists, so that
+    test is read once. Without a test split the memes are those tuned on, with cross-fitted probabilities.
 
-    Of a fine-tuned bundle, only what it ships is given the vectors of the encoder that was changed. Raises
-    UnusableBundle, also where the data are no longer those that the bundle was tuned on.
+    In a fine-tuned bundle only the shipped method gets the fine-tuned encoder's vectors. Raises UnusableBundle, also if the
+    data changed since tuning.
     """
     bundle = load_bundle(folder)
     if read_part(folder, "metrics.json") is not None:
         return
     config, predictions = bundle.config, read_predictions(folder)
-    if not _of_this_program(bundle):
+    if not _refittable(bundle):
         raise UnusableBundle(
-            f"{folder}: tuned by an older program, whose methods cannot be fitted again; it is served as before, but for a "
-            "report run `make tune` again"
+            f"{folder}: tuned by an older version, whose methods cannot be refitted; it can be served, but for a report run "
+            "`make tune` again"
         )
-    ours = frozen = load_vectors(folder, artifacts, config, test=True)
+    ours = frozen = load_bundle_data(folder, artifacts, config, test=True)
     if "finetuned" in config:
-        frozen = load_vectors(folder, artifacts, config, test=True, frozen=True)
-    assert ours.everything is not None and frozen.everything is not None  # as was asked for
+        frozen = load_bundle_data(folder, artifacts, config, test=True, frozen=True)
+    assert ours.everything is not None and frozen.everything is not None  # requested above
     before_all = frozen.everything
     test, before = ours.everything.only("test"), before_all.only("test")
     if not np.array_equal(test.ids, before.ids):
         raise UnusableBundle(f"{folder}: the memes of test have changed since it was tuned; run `make finetune` again")
     if len(test):
-        say(f"looking at the {len(test)} memes of test, once")
+        say(f"evaluating on the {len(test)} test memes, once")
         scores = _scores(bundle, frozen, artifacts)
         memes = dict.fromkeys(scores, before) | {config["shipped"]: test}
         probability = {
@@ -131,7 +131,7 @@ def evaluate_bundle(folder: Path, artifacts: Path, say: Callable[[str], None]) -
         tuned_on = set(before_all.only("train", "validation").copies.tolist())
         copied = np.array([copy in tuned_on for copy in before.copies.tolist()])
         metrics = describe("test", test, probability, config, copied)
-        predictions["test"] = part(test, probability)
+        predictions["test"] = predictions_of(test, probability)
         note_reading(artifacts, config, len(test))
         judged, chances = test, probability[config["shipped"]]
         metrics["drift"] = drift(before_all.only("train", "validation"), before, config["seed"])
@@ -148,13 +148,15 @@ def evaluate_bundle(folder: Path, artifacts: Path, say: Callable[[str], None]) -
 
 
 def _tuned_on(tuning: Features, predictions: dict[str, Any], config: dict[str, Any]) -> tuple[Features, np.ndarray]:
-    """The memes tuned on that have a score, and their probabilities by what is shipped."""
-    told = predictions["tuning"]
-    return tuning.at(np.flatnonzero(np.isin(tuning.ids, told["ids"]))), np.array(told["probability"][config["shipped"]])
+    """The memes tuned on that have a score, and their probabilities by the shipped method."""
+    stored = predictions["tuning"]
+    return tuning.at(np.flatnonzero(np.isin(tuning.ids, stored["ids"]))), np.array(
+        stored["probability"][config["shipped"]]
+    )
 
 
 def _texts(index: DatasetIndex, memes: Features) -> list[str] | None:
-    """The memes' texts; None of imported ones, of which none is known."""
+    """The memes' texts; None for imported vectors, whose texts are unknown."""
     if "imported" in index.spec:
         return None
     shown = _shown(index)
@@ -172,7 +174,7 @@ def _learning(tuning: Features, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _suspects(index: DatasetIndex, memes: Features, probability: np.ndarray) -> list[dict[str, Any]]:
-    """Memes tuned on whose labels are likely wrong."""
+    """Memes tuned on whose labels are likely wrong, as JSON values."""
     shown = _shown(index)
     return [
         {**shown(memes, row), "probability": float(probability[row])} for row in label_errors(memes.label, probability)
@@ -180,7 +182,7 @@ def _suspects(index: DatasetIndex, memes: Features, probability: np.ndarray) -> 
 
 
 def _shown(index: DatasetIndex) -> Callable[[Features, int], dict[str, Any]]:
-    """What is shown of a meme, by its row among some memes of the index."""
+    """A function of some memes and a row: what the report shows of that meme."""
     place = {index.ids[row]: row for row in usable_rows(index)}
 
     def shown(memes: Features, row: int) -> dict[str, Any]:
@@ -190,8 +192,8 @@ def _shown(index: DatasetIndex) -> Callable[[Features, int], dict[str, Any]]:
     return shown
 
 
-def _of_this_program(bundle: Bundle) -> bool:
-    """Whether its methods can be fitted again: older ones knew no reference, or had two members a fold."""
+def _refittable(bundle: Bundle) -> bool:
+    """Whether this version can refit its methods: old bundles have no reference, or two members per fold."""
     config = bundle.config
     if "reference" not in config or SINGLE not in bundle.ensembles:
         return "reference" in config
@@ -200,20 +202,20 @@ def _of_this_program(bundle: Bundle) -> bool:
     return bool(bundle.ensembles[SINGLE].heads[0].members == members_of_folds)
 
 
-def _scores(bundle: Bundle, frozen: Vectors, artifacts: Path) -> dict[str, Callable[[Features], np.ndarray]]:
-    """What gives each method's scores: the bundle's own heads, and the candidates fitted again as they were."""
+def _scores(bundle: Bundle, frozen: BundleData, artifacts: Path) -> dict[str, Callable[[Features], np.ndarray]]:
+    """{method: scoring function}: the bundle's heads, and the candidates, refitted."""
     protocol, seed = Protocol(**bundle.config["protocol"]), bundle.config["seed"]
     tuning, prompts = frozen.tuning, prompt_vectors(frozen.index, artifacts / "vectors")
     folds = assign_folds(tuning.label, tuning.copies, tuning.split, protocol, seed)
     trained = bundle.ensembles[SINGLE].heads[0] if SINGLE in bundle.ensembles else None
     assert trained is None or isinstance(trained, FusionHead)
-    given = Given(tuning, members(folds), seed, prompts, trained)
-    fitted = {name: method.score for name, method in fit_candidates(given).items()}
+    data = CandidateData(tuning, members(folds), seed, prompts, trained)
+    fitted = {name: method.score for name, method in fit_candidates(data).items()}
     return fitted | {name: ensemble.score for name, ensemble in bundle.ensembles.items()}
 
 
-def part(memes: Features, probability: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Some memes' predictions, ready for JSON."""
+def predictions_of(memes: Features, probability: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Some memes' entry in predictions.json; probability: {method: (N,)}."""
     return {
         "ids": memes.ids.tolist(),
         "label": memes.label.tolist(),
@@ -224,14 +226,14 @@ def part(memes: Features, probability: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def _p(memes: Features, probability: dict[str, np.ndarray], one: str, other: str) -> float | None:
-    """Of the difference of two methods' AUROC; None of a method from itself, or with memes of one class."""
+    """p-value of the difference of two methods' AUROC; None for a method and itself, or memes of one class."""
     if one == other or len(np.unique(memes.label)) < 2:
         return None
     return auroc_difference(memes.label, probability[one], probability[other], memes.copies).p
 
 
 def _subgroups(memes: Features, called: np.ndarray) -> list[dict[str, Any]]:
-    """How the memes of each group named in the data fare; nothing where the data name none."""
+    """Error rates by subgroup; [] if the data name no subgroups."""
     rows = []
     for group in sorted(set(memes.subgroup.tolist())) if memes.subgroup.any() else []:
         there = memes.subgroup == group
@@ -257,7 +259,7 @@ def _review(label: np.ndarray, probability: np.ndarray, config: dict[str, Any]) 
 
 
 def _copies(memes: Features, probability: np.ndarray, copied: np.ndarray) -> dict[str, Any]:
-    """How many of the memes have a near-copy among those learnt from, and the AUROC of the others."""
+    """Number of memes with a near-duplicate among the train memes, and the AUROC without them."""
     others = memes.at(np.flatnonzero(~copied))
     without = auroc_estimate(others.label, probability[~copied], others.copies)
     return {"memes": int(copied.sum()), "auroc_without": without.plain()}
@@ -266,10 +268,10 @@ def _copies(memes: Features, probability: np.ndarray, copied: np.ndarray) -> dic
 def _gallery(
     index: DatasetIndex, judged: Features, probability: np.ndarray, tuning: Features, config: dict[str, Any]
 ) -> dict[str, Any]:
-    """The mistakes that were made with most confidence, each with the memes tuned on that are most like it."""
+    """The most confident mistakes, each with its nearest memes among those tuned on."""
     threshold = config["threshold"]
     wrong = (probability >= threshold) != (judged.label == 1)
-    # as far from the threshold as there is room on that side
+    # distance from the threshold, relative to the largest possible on that side
     room = np.where(probability >= threshold, 1 - threshold, threshold)
     confidence = np.abs(probability - threshold) / np.maximum(room, 1e-9)
     worst = np.flatnonzero(wrong)[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES]
@@ -277,8 +279,8 @@ def _gallery(
     similar = Similar(tuning.image, tuning.text)
     mistakes = []
     for row in worst:
-        itself = np.flatnonzero(tuning.ids == judged.ids[row])
-        near = similar.nearest(judged.image[row], judged.text[row], NEIGHBOURS, itself)
+        own = np.flatnonzero(tuning.ids == judged.ids[row])
+        near = similar.nearest(judged.image[row], judged.text[row], NEIGHBOURS, own)
         neighbours = [
             {**shown(tuning, n), "similarity": s} for n, s in zip(near.rows.tolist(), near.similarity.tolist())
         ]

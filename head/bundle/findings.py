@@ -1,7 +1,4 @@
-"""What the judged memes say of the data: labels that look wrong, kinds of memes that fare otherwise, splits that differ.
-
-From cross-fitted probabilities, vectors and texts; it trains nothing that is kept. `head.bundle.evaluation` asks for it.
-"""
+"""Findings about the data: likely label errors, metrics by slice, and drift between splits."""
 
 from typing import Any
 
@@ -15,18 +12,18 @@ from head.data.features import Features
 from head.judge.metrics import Estimate, auroc_estimate, measure, share
 
 _SUSPECTS = 12
-# Memes of a slice from which on its figures say anything, and memes that splits are told apart by, at most.
+# Least memes of a slice or split, and most memes of a split in the drift test.
 _SLICE, _COMPARED = 10, 2000
-# Columns that splits are told apart by: few memes have no use for more.
+# Principal components per side in the drift test.
 _COLUMNS = 32
 
 
 def label_errors(label: np.ndarray, probability: np.ndarray) -> np.ndarray:
     """The rows of (N,) memes whose labels are likely wrong, the likeliest first; probability: (N,) cross-fitted.
 
-    Confident learning (Northcutt et al., "Confident Learning: Estimating Uncertainty in Dataset Labels", 2021): a meme counts
-    as of a class where its probability of it is at least the mean of the memes so labelled; where that is the other class
-    alone, its label is suspected, and ranked by how far the probability of the label falls short.
+    Confident learning (Northcutt et al., "Confident Learning: Estimating Uncertainty in Dataset Labels", 2021): a meme is
+    confidently of a class if its probability is at least the mean over the memes with that label. Suspects are confidently
+    of the other class only, ranked by the probability of their label, lowest first.
     """
     if len(np.unique(label)) < 2:
         return np.empty(0, np.int64)
@@ -41,8 +38,8 @@ def label_errors(label: np.ndarray, probability: np.ndarray) -> np.ndarray:
 def slices(
     memes: Features, texts: list[str] | None, probability: np.ndarray, threshold: float, seed: int
 ) -> list[dict[str, Any]]:
-    """How kinds of memes fare; texts: of the memes, None where they are unknown. Kinds of fewer than ten memes are left
-    out."""
+    """Metrics by length of text and of memes with near-duplicates, as JSON values; slices of fewer than _SLICE memes are left
+    out. texts: of the memes, None if unknown; probability: (N,)."""
     kinds: dict[str, np.ndarray] = {}
     if texts is not None:
         count = np.array([len(text.split()) for text in texts])
@@ -74,8 +71,9 @@ def slices(
 
 
 def drift(tuning: Features, test: Features, seed: int) -> dict[str, Any]:
-    """How unlike the memes tuned on and those of test are: shares of offensive memes, and the AUROC of a logistic regression
-    that tells them apart by their vectors, by cross-validation; 0.5 where it cannot."""
+    """Drift between the memes tuned on and test, as JSON values: the prevalence of either, and the cross-validated AUROC of a
+    logistic regression that predicts the split from the vectors (classifier two-sample test: Lopez-Paz and Oquab,
+    "Revisiting Classifier Two-Sample Tests", 2017); 0.5 means no difference found."""
     found = {"tuning": share(tuning.label == 1).plain(), "test": share(test.label == 1).plain()}
     drawn = np.random.default_rng(seed)
     parts = [memes.at(drawn.permutation(len(memes))[:_COMPARED]) for memes in (tuning, test)]
@@ -94,7 +92,7 @@ def drift(tuning: Features, test: Features, seed: int) -> dict[str, Any]:
 
 
 def _principal(vectors: np.ndarray) -> np.ndarray:
-    """(N, K) the strongest directions of (N, D) vectors at unit length."""
+    """(N, K) leading principal components of (N, D) vectors at unit length."""
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
     unit = unit - unit.mean(axis=0)
     axes = np.linalg.eigh((unit.T @ unit).astype(np.float64))[1][:, -_COLUMNS:]

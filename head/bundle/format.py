@@ -1,13 +1,10 @@
-"""The model bundle: a folder with all that serving or reporting a head needs, and nothing pickled.
+"""The model bundle: a folder with all that serving and the report need; nothing is pickled.
 
-    config.json        heads, encoder, feature spec, calibration, threshold, study, versions
-    head.safetensors   the heads' weights and scalings
-    predictions.json   every method's probabilities: out of fold, and of test once the report has looked at it
-    encoder_delta.safetensors   of a fine-tuned one, what that changed of the encoder
-    metrics.json, gallery.json, report.html    written by `python -m report`
-
-Knows nothing of tuning or of CLIP. Written by `python -m head tune` and `python -m finetune`, read by the report and by
-the server.
+config.json        heads, encoder, feature spec, calibration, threshold, study, versions
+head.safetensors   the heads' weights and scalings
+predictions.json   every method's probabilities: cross-fitted, and of test once the report has evaluated it
+encoder_delta.safetensors   of a fine-tuned one, the change of the encoder's weights
+metrics.json, gallery.json, report.html    written by `python -m report`
 """
 
 import hashlib
@@ -30,38 +27,38 @@ from safetensors.torch import load, save
 from cache import folder_replaced, write_bytes_atomically
 from head.judge.calibration import Calibration
 from head.model.ensemble import HeadEnsemble
-from head.model.kinds import described, rebuilt
+from head.model.kinds import describe_head, rebuild_head
 
 FORMAT = 2
 LABELS = ["non-offensive", "offensive"]
-# Folds times repeats, far beyond any protocol: what is more is a damaged config.json.
+# Folds times repeats; beyond it config.json is damaged.
 _MOST_MEMBERS = 10_000
-# Weights, and the nodes of trees.
+# Of weights, and of the nodes of trees.
 _DTYPES = (torch.float32, torch.int32)
 _LIBRARIES = ("torch", "numpy", "scikit-learn", "optuna", "safetensors", "h5py")
-# What decides an answer, beside the weights. The date and the figures do not change the version.
+# Entries of config.json that determine predictions, and with the weights the version.
 _SERVED = ("name", "shipped", "parts", "encoder", "spec", "labels", "calibration", "threshold", "review", "twins")
 
 
 class UnusableBundle(ValueError):
-    """No model bundle where one was expected, a damaged one, or one of another format."""
+    """A missing or damaged model bundle, or one of another format."""
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """The ensembles by the name of their method, in eval mode, and the config as in config.json."""
+    """The ensembles by method, in eval mode, and the contents of config.json."""
 
     ensembles: dict[str, HeadEnsemble]
     config: dict[str, Any]
 
     @property
     def shipped(self) -> HeadEnsemble:
-        """The one that answers."""
+        """The ensemble that is served."""
         return self.ensembles[self.config["shipped"]]
 
     @property
     def calibration(self) -> Calibration:
-        """From its logits to probabilities."""
+        """The shipped method's calibration."""
         return Calibration(**self.config["calibration"])
 
 
@@ -72,11 +69,11 @@ def save_bundle(
     predictions: dict[str, Any],
     further: dict[str, bytes] | None = None,
 ) -> Bundle:
-    """Write a bundle to `folder`, replacing an older one only when the new one is whole on disk.
+    """Write a bundle to `folder`, replacing an older one atomically once the new one is on disk.
 
     settings: name, shipped, encoder, spec, calibration, threshold, review and what a report shows, as JSON values;
-    further: {name: bytes} of other files that belong to it. A kill between the two last renames leaves the old bundle
-    beside `folder`, under a name that ends in `.old`. Raises OSError, and ValueError for a number that JSON does not have.
+    further: {name: bytes} of additional files. A kill between the last two renames leaves the old bundle beside `folder`,
+    under a name ending in `.old`. Raises OSError, and ValueError for NaN or infinite numbers.
     """
     state, twins = _state(ensembles)
     weights = save(state)
@@ -99,14 +96,14 @@ def save_bundle(
 
 
 def point_latest(folder: Path) -> None:
-    """Move the relative link `latest` beside `folder` to it; a rename, so that a reader finds the old or the new."""
+    """Point the relative link `latest` beside `folder` to it, atomically. Raises OSError."""
     staging = folder.with_name(f".latest.{uuid.uuid4().hex}.tmp")
     staging.symlink_to(folder.name)
     os.replace(staging, folder.with_name("latest"))
 
 
 def load_bundle(folder: Path) -> Bundle:
-    """Read a bundle. Raises UnusableBundle, naming the file and what to do."""
+    """Read a bundle. Raises UnusableBundle, naming the file and the remedy."""
     config = read_config(folder)
     try:
         ensembles = {name: _empty(parts) for name, parts in config["parts"].items()}
@@ -148,28 +145,28 @@ def read_part(folder: Path, name: str) -> dict[str, Any] | None:
 
 
 def read_predictions(folder: Path) -> dict[str, Any]:
-    """predictions.json. Raises UnusableBundle, also where it was left out."""
+    """predictions.json. Raises UnusableBundle, also if it is absent."""
     predictions = read_part(folder, "predictions.json")
     if predictions is None:
         raise UnusableBundle(
-            f"{folder / 'predictions.json'}: not there; an export leaves it out, so give the bundle that it was made from"
+            f"{folder / 'predictions.json'}: missing; exports leave it out, so give the bundle that the export was made from"
         )
     return predictions
 
 
 def write_part(folder: Path, name: str, value: dict[str, Any]) -> None:
-    """Write one of a bundle's JSON files. Raises OSError, and ValueError for a number that JSON does not have."""
+    """Write one of a bundle's JSON files. Raises OSError, and ValueError for NaN or infinite numbers."""
     write_bytes_atomically(folder / name, _as_json(value))
 
 
 def _as_json(value: dict[str, Any]) -> bytes:
-    """As the bundle's files hold it."""
+    """The bytes of a bundle's JSON file."""
     return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "surrogateescape")
 
 
 def _state(ensembles: dict[str, HeadEnsemble]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """All tensors by name, and {name: name of an equal one}: heads tuned on the same folds share their scalings, which
-    are most of a small head's bytes."""
+    """{name: tensor}, and {name: name of an equal tensor}: heads of the same folds share their scalings, most of a small head's
+    bytes."""
     state: dict[str, torch.Tensor] = {}
     twins: dict[str, str] = {}
     first: dict[tuple[str, ...], str] = {}
@@ -186,11 +183,11 @@ def _state(ensembles: dict[str, HeadEnsemble]) -> tuple[dict[str, torch.Tensor],
 
 
 def _parts(ensemble: HeadEnsemble) -> list[dict[str, Any]]:
-    return [{**described(head), "weight": weight} for head, weight in zip(ensemble.heads, ensemble.weights)]
+    return [{**describe_head(head), "weight": weight} for head, weight in zip(ensemble.heads, ensemble.weights)]
 
 
 def _empty(parts: Sequence[dict[str, Any]]) -> HeadEnsemble:
-    """The heads without their weights, so that a config of heads larger than memory does no harm."""
+    """The heads on the meta device, so that a config of heads larger than memory is harmless."""
     for part in parts:
         members, weight = part["members"], part["weight"]
         if not isinstance(members, int) or not 1 <= members <= _MOST_MEMBERS:
@@ -200,7 +197,7 @@ def _empty(parts: Sequence[dict[str, Any]]) -> HeadEnsemble:
     if not parts:
         raise ValueError("parts: expected at least one head")
     with torch.device("meta"):
-        heads = [rebuilt(part) for part in parts]
+        heads = [rebuild_head(part) for part in parts]
     return HeadEnsemble(heads, [part["weight"] for part in parts])
 
 

@@ -1,8 +1,4 @@
-"""How often the test memes of a data set have been looked at: a line for each bundle that was judged by them.
-
-Each look is a chance to choose by what was seen; whoever reads a figure is told of the looks before it. Written by
-`head.bundle.evaluation`, read by the report.
-"""
+"""Log of evaluations on a data set's test split: a line per bundle, since repeated evaluation invites selection on test."""
 
 import json
 from datetime import UTC, datetime
@@ -11,7 +7,7 @@ from typing import Any
 
 
 def note_reading(artifacts: Path, config: dict[str, Any], memes: int) -> None:
-    """Add a line for the bundle of this config. Raises OSError."""
+    """Append a line for the bundle of this config. Raises OSError."""
     path = _path(artifacts, config)
     path.parent.mkdir(parents=True, exist_ok=True)
     line = {"bundle": config["name"], "version": config["version"], "date": _today(), "memes": memes}
@@ -20,7 +16,7 @@ def note_reading(artifacts: Path, config: dict[str, Any], memes: int) -> None:
 
 
 def read_readings(artifacts: Path, config: dict[str, Any]) -> list[dict[str, Any]]:
-    """The lines of the bundle's data set, the first look first; a line that a kill cut short is left out."""
+    """The lines of the bundle's data set, oldest first; incomplete lines are skipped. Raises OSError."""
     try:
         lines = _path(artifacts, config).read_text("utf-8").splitlines()
     except FileNotFoundError:
@@ -35,7 +31,7 @@ def read_readings(artifacts: Path, config: dict[str, Any]) -> list[dict[str, Any
 
 
 def _path(artifacts: Path, config: dict[str, Any]) -> Path:
-    """One file a data set, whatever the encoder: an index is named after the data, then the encoder."""
+    """One file per data set, for all encoders: the name of an index is that of the data, "--", the encoder."""
     data = Path(config["data"]["index"]).stem.partition("--")[0]
     return artifacts / "test-readings" / f"{data}.jsonl"
 

@@ -1,7 +1,4 @@
-"""What a bundle's config.json and predictions.json hold, made from judged methods.
-
-`python -m head tune` and `python -m finetune` write bundles of it, which so differ in nothing else. It writes no file.
-"""
+"""The contents of a bundle's config.json and predictions.json, from calibrated methods; for tuning and for fine-tuning."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from cache import SPLITS, DatasetIndex
-from head.bundle.evaluation import describe, part
+from head.bundle.evaluation import describe, predictions_of
 from head.bundle.format import LABELS
 from head.data.features import Features
 from head.data.folds import Protocol
@@ -20,7 +17,7 @@ from head.judge.threshold import Aim, Unreachable, review_band
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """The memes that were tuned on: the file of their index and what it holds, their features and its fingerprint."""
+    """The memes that are tuned on: the file of their index, the index, their features, and the features' fingerprint."""
 
     file: Path
     index: DatasetIndex
@@ -30,7 +27,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Judging:
-    """How methods were judged. review: the share of memes that is left to people, None for no review band."""
+    """How methods are evaluated. review: the share of memes left to human review, None for no review band."""
 
     protocol: Protocol
     aim: Aim
@@ -41,14 +38,16 @@ class Judging:
 def bundle_settings(
     source: Source, judging: Judging, methods: dict[str, CalibratedMethod], held: np.ndarray, shipped: str, **more: Any
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """config.json, but for what `save_bundle` adds, and predictions.json.
+    """config.json, without what `save_bundle` adds, and predictions.json.
 
-    held: the rows of the features that were held out, (H,); shipped: the method that answers; more: further values of
-    config.json, as the study. Raises Unreachable where no threshold of the shipped method serves the aim.
+    held: (H,) rows of the features with cross-fitted scores; shipped: name of the method that is served; more: further
+    entries of config.json. Raises Unreachable if no threshold of the shipped method serves the aim.
     """
     judged, index = methods[shipped], source.index
     if judged.unreachable:
-        raise Unreachable(f"{shipped}: {judged.unreachable}; its trials are kept, so ask for less and run this again")
+        raise Unreachable(
+            f"{shipped}: {judged.unreachable}; the trials are kept: lower the target and run the command again"
+        )
     memes = source.features.at(held)
     probability = {name: method.out_of_fold[held] for name, method in methods.items()}
     settings = {
@@ -73,14 +72,13 @@ def bundle_settings(
         "protocol": asdict(judging.protocol),
         **more,
     }
-    learnt = np.delete(source.features.copies, held)
-    copied = np.isin(memes.copies, learnt)
+    copied = np.isin(memes.copies, np.delete(source.features.copies, held))
     settings["tuning_metrics"] = describe("tuning", memes, probability, settings, copied)
-    return settings, {"tuning": part(memes, probability)}
+    return settings, {"tuning": predictions_of(memes, probability)}
 
 
 def split_counts(features: Features) -> dict[str, dict[str, int]]:
-    """{split: {label: memes}} of the splits that there are, offensive first."""
+    """{split: {label: number of memes}} of the splits present, offensive first."""
     present = [split for split in SPLITS if split in features.split]
     return {
         split: {LABELS[value]: int(np.sum((features.split == split) & (features.label == value))) for value in (1, 0)}

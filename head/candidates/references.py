@@ -1,45 +1,45 @@
-"""References that learn nothing from the memes but their share: CLIP's own answer, and the majority class. Not shipped."""
+"""Baselines that are not fitted to vectors and never ship: CLIP's zero-shot prompts, and the majority class."""
 
 from functools import partial
 
 import numpy as np
 from scipy.special import logit
 
-from head.candidates.given import Given, mean_of
+from head.candidates.data import CandidateData, mean_of
 from head.data.features import Features
 from head.model.method import Method
 
 
-def zero_shot(given: Given) -> Method | None:
-    """How much nearer picture and text together are to the prompts of one label than to those of the other, as Radford
-    et al., "Learning Transferable Visual Models From Natural Language Supervision" (2021), classify pictures, with the
-    mean of several prompts a label. None without prompts or a shared space."""
-    joint = given.features.joint
-    if not given.prompts or not joint:
+def zero_shot(data: CandidateData) -> Method | None:
+    """Cosine of the sum of both sides with the mean prompt of "offensive", less that with the mean prompt of "non-offensive":
+    zero-shot classification with prompt ensembles (Radford et al., "Learning Transferable Visual Models From Natural
+    Language Supervision", 2021). None without prompts or a shared space."""
+    joint = data.features.joint
+    if not data.prompts or not joint:
         return None
     offensive, other = (
-        _unit(_unit(given.prompts[label][:, -joint:]).mean(axis=0)) for label in ("offensive", "non-offensive")
+        _unit(_unit(data.prompts[label][:, -joint:]).mean(axis=0)) for label in ("offensive", "non-offensive")
     )
 
-    score = partial(_along, (offensive - other).astype(np.float64))
-    rows = [held for _, held in given.members]
-    return Method(mean_of(len(given.features), [(held, score(given.features.at(held))) for held in rows]), score)
+    score = partial(_projection, (offensive - other).astype(np.float64))
+    rows = [held for _, held in data.members]
+    return Method(mean_of(len(data.features), [(held, score(data.features.at(held))) for held in rows]), score)
 
 
-def majority(given: Given) -> Method:
-    """The share of offensive memes, for every meme."""
-    share = float(logit(given.features.label.mean()))
-    out = mean_of(len(given.features), [(held, np.full(len(held), share)) for _, held in given.members])
-    return Method(out, partial(_always, share))
+def majority(data: CandidateData) -> Method:
+    """The prevalence of offensive memes, as a constant logit."""
+    share = float(logit(data.features.label.mean()))
+    out = mean_of(len(data.features), [(held, np.full(len(held), share)) for _, held in data.members])
+    return Method(out, partial(_constant, share))
 
 
-def _along(direction: np.ndarray, memes: Features) -> np.ndarray:
-    """(N,) how far both sides together point in a direction (J,) of the shared space."""
+def _projection(direction: np.ndarray, memes: Features) -> np.ndarray:
+    """(N,) scalar products of the unit sum of both sides with a direction (J,) of the shared space."""
     joint = len(direction)
     return _unit(_unit(memes.image[:, -joint:]) + _unit(memes.text[:, -joint:])).astype(np.float64) @ direction
 
 
-def _always(share: float, memes: Features) -> np.ndarray:
+def _constant(share: float, memes: Features) -> np.ndarray:
     return np.full(len(memes), share)
 
 

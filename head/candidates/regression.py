@@ -1,7 +1,7 @@
-"""Logistic regression on some of the inputs, each kind of them with a weight of its own.
+"""Logistic regression on some of the input blocks, with one weight per block.
 
-On frozen CLIP vectors it is the linear probe of Radford et al., "Learning Transferable Visual Models From Natural
-Language Supervision" (2021); one penalty for all columns lets the wider or the noisier side drown the other.
+On frozen CLIP vectors this is the linear probe of Radford et al., "Learning Transferable Visual Models From Natural
+Language Supervision" (2021). Blocks are weighted, since under one penalty the wider or noisier side dominates.
 """
 
 import warnings
@@ -13,80 +13,80 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from head.candidates.given import Given, tensor
+from head.candidates.data import CandidateData, tensor
 from head.model.inputs import Inputs, InputsConfig, agreement_among
 from head.model.linear import LinearHead
 from head.model.method import Method
 
-# Of rows whose mean square length is 1: half a decade is finer than folds can tell, and each costs as much as a fit.
+# Inverse penalties C, for rows of mean square length 1. A finer grid is beyond what the folds can distinguish.
 _PENALTIES = np.logspace(-2, 3, 6)
-# Of ridge regression, which compares the weights of blocks, in parts of the rows' mean square length.
+# Penalties of the ridge regressions that compare block weights, relative to the mean eigenvalue.
 _RIDGES = np.logspace(-3, 3, 13)
-# A block's columns against the others'.
+# Weights tried for a block; the others keep theirs.
 _WEIGHTS = (0.1, 0.3, 3.0)
-# A fit that has not settled by then is one with hardly any penalty, which the folds seldom pick.
+# Most iterations; only fits with hardly any penalty, which are seldom selected, need more.
 _STEPS = 500
-# Enough to compare penalties is scikit-learn's own; a head that may be shipped is to be the optimum to three digits.
+# scikit-learn's default tolerance is enough to compare penalties; the final fit is exact to three digits.
 _TOLERANCE = 1e-6
-# Directions that explain less of the rows than this are rounding.
+# Eigenvalues below this share of the largest are rounding.
 _SMALLEST = 1e-7
 
 
-def fit_regression(given: Given, blocks: Sequence[str], standard: bool = True) -> Method | None:
-    """None where the inputs need sides that share a space, and these do not.
+def fit_regression(data: CandidateData, blocks: Sequence[str], standard: bool = True) -> Method | None:
+    """Fit with settings chosen by the members' mean held-out AUROC; None if the blocks need sides that share a space, and
+    these do not.
 
-    Chosen by the mean AUROC of the members on what each held out: whether the sides are centred, where products are among
-    the inputs; the blocks' weights, one after another, by ridge regression, whose solutions for all penalties cost one
-    decomposition; then the penalty of the logistic regression.
+    Chosen in turn: whether sides are centred (only with agreement blocks); the weight of each block, greedily, by ridge
+    regression, which solves all penalties with one decomposition; the penalty of the logistic regression.
     """
-    config = given.inputs(blocks, agreement_among(blocks), standard)
+    config = data.inputs(blocks, agreement_among(blocks), standard)
     if config is None:
         return None
-    views = [_Views(given, config)]
+    views = [_Views(data, config)]
     if config.agrees:
-        views.append(_Views(given, replace(config, centred=False)))
-    even = np.ones(len(blocks))
-    best = max(views, key=lambda view: view.worth(even))  # centred, of equals
-    weights = best.weighted(even)
+        views.append(_Views(data, replace(config, centred=False)))
+    equal = np.ones(len(blocks))
+    best = max(views, key=lambda view: view.auroc(equal))  # the first, centred, of equals
+    weights = best.tuned_weights(equal)
     penalty = best.penalty(weights)
-    return _fitted(given, best.config, weights, penalty)
+    return _fitted(data, best.config, weights, penalty)
 
 
 class _Views:
-    """The compared members' blocks, and their products, of one choice of inputs."""
+    """The compared members' inputs under one config."""
 
-    def __init__(self, given: Given, config: InputsConfig) -> None:
-        self.config, self._given = config, given
-        self._shares = [_Share(given, config, train, held) for train, held in given.compared()]
+    def __init__(self, data: CandidateData, config: InputsConfig) -> None:
+        self.config, self._data = config, data
+        self._shares = [_Share(data, config, train, held) for train, held in data.compared()]
 
-    def worth(self, weights: np.ndarray) -> float:
-        """The best mean AUROC of ridge regressions with these weights of the blocks."""
-        return float(self._given.aurocs([share.ridge(weights) for share in self._shares]).max())
+    def auroc(self, weights: np.ndarray) -> float:
+        """The highest mean AUROC over the penalties of ridge regressions with these block weights."""
+        return float(self._data.aurocs([share.ridge(weights) for share in self._shares]).max())
 
-    def weighted(self, weights: np.ndarray) -> np.ndarray:
-        """The weights, one block's after another changed where that helps."""
-        best = self.worth(weights)
+    def tuned_weights(self, weights: np.ndarray) -> np.ndarray:
+        """The weights after one greedy pass over the blocks; unchanged for a single block."""
+        best = self.auroc(weights)
         for block in range(len(weights) if len(weights) > 1 else 0):
             for factor in _WEIGHTS:
                 tried = weights.copy()
                 tried[block] = factor
-                worth = self.worth(tried)
-                if worth > best:
-                    weights, best = tried, worth
+                found = self.auroc(tried)
+                if found > best:
+                    weights, best = tried, found
         return weights
 
     def penalty(self, weights: np.ndarray) -> float:
-        """The first of equals is the strongest penalty."""
-        return float(_PENALTIES[np.argmax(self._given.aurocs([share.sweep(weights) for share in self._shares]))])
+        """The C of the logistic regression; the strongest penalty of equals."""
+        return float(_PENALTIES[np.argmax(self._data.aurocs([share.sweep(weights) for share in self._shares]))])
 
 
 class _Share:
-    """One member's memes."""
+    """One member's inputs, as scalar products with its train rows (kernel form), so that penalties and weights are cheap."""
 
-    def __init__(self, given: Given, config: InputsConfig, train: np.ndarray, held: np.ndarray) -> None:
-        label = given.features.label
+    def __init__(self, data: CandidateData, config: InputsConfig, train: np.ndarray, held: np.ndarray) -> None:
+        label = data.features.label
         self._label, self._target = label[train], np.where(label[train] == 1, 1.0, -1.0)
-        image, text = given.vectors()
+        image, text = data.vectors()
         inputs = Inputs(config, 1).fit(image, text, [torch.from_numpy(train)])
         rows, known = (inputs(image[part], text[part])[0].numpy() for part in (held, train))
         splits = np.cumsum(config.widths)[:-1]
@@ -97,14 +97,14 @@ class _Share:
         self._decompositions: dict[bytes, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
 
     def ridge(self, weights: np.ndarray) -> np.ndarray:
-        """(R, H) scores of the memes held out."""
+        """(R, H) scores of the held-out memes for R ridge penalties."""
         values, axes, held = self._decomposed(weights)
         onto = axes.T @ (self._target - self._target.mean())  # (n,)
         shrunk = onto / (values + _RIDGES[:, None] * values.mean())  # (R, n)
         return shrunk @ held.T
 
     def sweep(self, weights: np.ndarray) -> np.ndarray:
-        """(P, H) scores of the memes held out by logistic regressions in the directions that the rows span."""
+        """(P, H) scores of the held-out memes for P penalties of logistic regressions in the span of the train rows."""
         values, axes, held = self._decomposed(weights)
         there = values > _SMALLEST * values.max()
         size = np.sqrt(values.mean())
@@ -116,8 +116,8 @@ class _Share:
         return np.stack(scores)
 
     def _decomposed(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Eigenvalues (n,) and eigenvectors (n, n) of the weighted rows' products, and on these axes the products of the
-        memes held out with the rows (h, n)."""
+        """Eigenvalues (n,) and eigenvectors (n, n) of the weighted train rows' Gram matrix, and the held-out rows' products with
+        the train rows on these axes (h, n)."""
         key = weights.tobytes()
         if key not in self._decompositions:
             known, held = (
@@ -129,10 +129,10 @@ class _Share:
         return self._decompositions[key]
 
 
-def _fitted(given: Given, config: InputsConfig, weights: np.ndarray, penalty: float) -> Method:
-    """All members fitted to their memes, as one head."""
-    image, text = given.vectors()
-    chosen = given.train_rows()
+def _fitted(data: CandidateData, config: InputsConfig, weights: np.ndarray, penalty: float) -> Method:
+    """All members fitted to their train memes, as one head."""
+    image, text = data.vectors()
+    chosen = data.train_rows()
     head = LinearHead(config, len(chosen))
     head.inputs.fit(image, text, [torch.from_numpy(rows) for rows in chosen])
     factors = np.repeat(weights, config.widths)
@@ -141,7 +141,7 @@ def _fitted(given: Given, config: InputsConfig, weights: np.ndarray, penalty: fl
         centre = 0.0 if config.standard else columns.mean(axis=0)
         columns -= centre
         size = np.sqrt(np.square(columns, dtype=np.float64).sum() / len(columns)) or 1.0
-        coefficients, bias = _optimum(columns / np.float32(size), given.features.label[rows], penalty)
+        coefficients, bias = _optimum(columns / np.float32(size), data.features.label[rows], penalty)
         weight = coefficients * factors / size
         head.weight.data[member] = tensor(weight)
         head.bias.data[member] = float(bias - np.sum(coefficients * centre) / size)
@@ -151,12 +151,12 @@ def _fitted(given: Given, config: InputsConfig, weights: np.ndarray, penalty: fl
         settings["weights"] = named
     if config.agrees:
         settings["centred"] = config.centred
-    return given.method(head, settings)
+    return data.method(head, settings)
 
 
 def _optimum(columns: np.ndarray, label: np.ndarray, penalty: float) -> tuple[np.ndarray, float]:
-    """(W,) coefficients and the intercept. Fewer memes than columns span few directions: a fit in those is the fit in all
-    columns, several times quicker."""
+    """(W,) coefficients and the intercept. With fewer memes than columns it is fitted in the span of the rows: the same optimum,
+    several times faster."""
     model = _model(penalty).set_params(tol=_TOLERANCE)
     if len(columns) >= columns.shape[1]:
         _fit(model, columns, label)
@@ -174,6 +174,6 @@ def _model(penalty: float) -> LogisticRegression:
 
 def _fit(model: LogisticRegression, rows: np.ndarray, label: np.ndarray) -> LogisticRegression:
     with warnings.catch_warnings():
-        # The weak end of the sweep need not settle; the memes held out judge what came out.
+        # Fits with weak penalties need not converge: held-out memes evaluate them as they are.
         warnings.simplefilter("ignore", ConvergenceWarning)
         return model.fit(rows, label)

@@ -1,7 +1,7 @@
-"""All candidates: what a careful person would try before a fusion head, and what that must beat.
+"""The candidates: simple methods that a fusion head must beat.
 
-A new candidate is one file beside this one and one line in the table. Each learns from the same members' memes as the
-fusion heads do, and never sees test; each may be picked for the ensemble, and may ship alone.
+A new candidate is one file beside this one and one line in the table. Candidates use the same folds as fusion heads;
+each may be selected for the ensemble, and may ship alone.
 """
 
 from collections.abc import Callable
@@ -11,8 +11,8 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
+from head.candidates.data import CandidateData
 from head.candidates.forest import fit_forest
-from head.candidates.given import Given
 from head.candidates.neighbours import fit_neighbours, fit_trained_neighbours
 from head.candidates.references import majority, zero_shot
 from head.candidates.regression import fit_regression
@@ -20,11 +20,11 @@ from head.data.ranking import auroc
 from head.model.inputs import BLOCKS
 from head.model.method import MAJORITY, Method
 
-Fit = Callable[[Given], Method | None]
-"""Fits a candidate; None where it does not apply."""
+Fit = Callable[[CandidateData], Method | None]
+"""Fits a candidate; returns None where it does not apply."""
 
 BOTH = "logistic regression, both"
-# As strong as the fusion head whose space it looks in, and no simpler.
+# No simple method, since it needs a trained fusion head: never the reference.
 TRAINED = "nearest neighbours, trained"
 CANDIDATES: dict[str, Fit] = {
     BOTH: partial(fit_regression, blocks=("image", "text")),
@@ -39,20 +39,20 @@ CANDIDATES: dict[str, Fit] = {
     TRAINED: fit_trained_neighbours,
     "random forest": fit_forest,
 }
-# They learn nothing of a meme, so they neither ship nor join an ensemble.
+# Not fitted to vectors, so they neither ship nor join an ensemble.
 REFERENCES: dict[str, Fit] = {"zero-shot prompts": zero_shot, MAJORITY: majority}
 
 
-def fit_candidates(given: Given, fitted: Callable[[], object] | None = None) -> dict[str, Method]:
-    """Every candidate that applies, then every reference, fitted to the members' shares of the memes; `fitted` is called
-    after each, without it a progress bar is shown."""
+def fit_candidates(data: CandidateData, fitted: Callable[[], object] | None = None) -> dict[str, Method]:
+    """Fit every candidate that applies, then every reference; {name: method}. Calls `fitted` after each; without it, shows a
+    progress bar."""
     methods, table = {}, CANDIDATES | REFERENCES
-    # a bar in a worker process would leave semaphores behind
+    # a progress bar in a worker process would leak semaphores
     shown = table if fitted else tqdm(table, "candidates", leave=False, delay=1)
-    # Small products: threads that wait for each other on busy cores are slower than one.
+    # Small matrices: on busy cores, synchronising threads is slower than one thread.
     with threadpool_limits(1):
         for name in shown:
-            method = table[name](given)
+            method = table[name](data)
             if method is not None:
                 methods[name] = method
             if fitted:
@@ -61,11 +61,10 @@ def fit_candidates(given: Given, fitted: Callable[[], object] | None = None) -> 
 
 
 def strongest(label: np.ndarray, methods: dict[str, Method]) -> str:
-    """The simple candidate that ranks the memes best out of fold, the first of equals: what every claim is measured
-    against."""
+    """The reference: the simple candidate with the highest out-of-fold AUROC, the first of equals."""
 
-    def worth(name: str) -> float:
+    def area(name: str) -> float:
         there = np.isfinite(methods[name].out_of_fold)
         return auroc(label[there], methods[name].out_of_fold[there]) or 0.0
 
-    return max((name for name in CANDIDATES if name in methods and name != TRAINED), key=worth)
+    return max((name for name in CANDIDATES if name in methods and name != TRAINED), key=area)

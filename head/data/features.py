@@ -1,8 +1,4 @@
-"""Features: vectors, labels and splits as arrays, read through the cache room.
-
-It does not know which encoder made the vectors or what the pictures show. The index and the vectors come from the
-embedding job (`make embed`); `python -m head tune` is what reads them here.
-"""
+"""Features: vectors, labels and splits as arrays, read from the cache that `make embed` writes."""
 
 import hashlib
 from dataclasses import dataclass
@@ -17,11 +13,11 @@ from head.data.folds import carve, check_labels, check_split
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """Memes as arrays. Raises ValueError for shapes that do not fit each other, NaN or infinite numbers.
+    """Memes as arrays. Raises ValueError for inconsistent shapes, NaN or infinite numbers.
 
     ids: (N,) str; image: (N, Di) float32; text: (N, Dt) float32; label: (N,) int64, 1 is offensive, 0 is not;
     split: (N,) str, each of SPLITS; copies: (N,) int64, equal for near-duplicates; subgroup: (N,) str, "" for none.
-    joint: the last columns of either side that lie in a space which both share, 0 where they share none.
+    joint: number of last columns of either side that lie in a shared space, 0 if there is none.
     """
 
     ids: np.ndarray
@@ -53,56 +49,56 @@ class Features:
         return len(self.ids)
 
     def only(self, *splits: str) -> "Features":
-        """The memes of the named splits, in their order."""
+        """The memes of these splits, in order."""
         return self.at(np.flatnonzero(np.isin(self.split, splits)))
 
     def at(self, rows: np.ndarray) -> "Features":
-        """The memes of the given rows."""
+        """The memes of these rows."""
         arrays = {name: values[rows] for name, values in vars(self).items() if name != "joint"}
         return Features(**arrays, joint=self.joint)
 
 
 def load_tuning(index: DatasetIndex, vectors: Path, official: bool, seed: int) -> Features:
-    """The memes that may be tuned on: labelled, with vectors, and not of test, whose vectors are not even read.
+    """The memes that may be tuned on: labelled, with vectors, and not of test, whose vectors are not read.
 
-    Where the data set has neither validation nor test, a fifth of its memes is test; for the official protocol, another is
-    validation where there is none: by the index's parts, which follow from the memes' content; in an index made before
-    there were any, by the vectors and the seed, as then. Raises MissingVectors, DamagedSegment, SpecMismatch; ValueError
-    when no meme is usable, none differs from another, or a split has one label.
+    If the data set has neither validation nor test, a fifth of its memes is test; for the official protocol another fifth is
+    validation, if there is none. Those are parts of the index, which follow from the memes' content; in old indexes without
+    parts, from the vectors and the seed. Raises MissingVectors, DamagedSegment, SpecMismatch; ValueError if no meme is
+    usable, all vectors are equal, or a split has one label.
     """
     return _load(index, vectors, official, seed, with_test=False).only("train", "validation")
 
 
 def load_everything(index: DatasetIndex, vectors: Path, official: bool, seed: int) -> Features:
-    """As `load_tuning`, and the memes of test, for the one time that they are looked at."""
+    """As `load_tuning`, with the memes of test."""
     return _load(index, vectors, official, seed, with_test=True)
 
 
 def joint_columns(spec: dict, image_dim: int, text_dim: int) -> int:
-    """How many of the last columns of either side lie in the space that CLIP maps both to: all of projected features,
-    and of imported ones where both sides are equally wide; none of pooled ones."""
+    """Number of last columns of either side that lie in CLIP's shared space: all of projected features, and of imported ones
+    with sides of equal width; none of pooled ones."""
     if spec.get("feature") == "both":
         return spec["joint"]
     return image_dim if image_dim == text_dim and spec.get("feature") != "pooled" else 0
 
 
 def prompt_vectors(index: DatasetIndex, vectors: Path) -> dict[str, np.ndarray]:
-    """{label: (P, D) float32}: the text vectors of the index's prompts for each label; {} where it has none."""
+    """{label: (P, D) float32} text vectors of the index's prompts; {} if it has none."""
     store = VectorStore(vectors, index.spec)
     return {label: store.read("text", [text_key(text) for text in texts]) for label, texts in index.prompts.items()}
 
 
 def usable_rows(index: DatasetIndex) -> np.ndarray:
-    """(N,) int64: the rows of the index that have vectors and a label, in their order."""
+    """(N,) int64: the rows of the index with vectors and a label, in order."""
     return np.array([row for row in range(len(index)) if not index.skipped[row] and index.labels[row] in (0, 1)], int)
 
 
 def fingerprint(features: Features, spec: dict) -> str:
-    """SHA-256 over ids, labels, splits, copies, vectors and feature spec: equal for equal data, 64 hex digits."""
+    """SHA-256 of ids, labels, splits, copies, vectors and feature spec, 64 hex digits."""
     digest = hashlib.sha256(spec_id(spec).encode())
     for names in (features.ids, features.split):
         digest.update(repr(names.tolist()).encode())
-    # which memes are copies of which, whatever else they stand beside
+    # the partition into groups, independent of the groups' numbers
     copies = np.unique(features.copies, return_inverse=True)[1]
     for array in (features.label, copies, features.image, features.text):
         digest.update(f"{array.dtype}{array.shape}".encode())
@@ -116,7 +112,7 @@ def _load(index: DatasetIndex, vectors: Path, official: bool, seed: int, with_te
     label = np.array(index.labels, np.int64)[rows]
     wanted = _missing_splits(index, official)
     if index.has_parts:
-        split, wanted = _set_aside(split, np.array(index.parts)[rows], label, wanted), []
+        split, wanted = _assign_parts(split, np.array(index.parts)[rows], label, wanted), []
     if not with_test:
         rows, split = rows[split != "test"], split[split != "test"]
     if not len(rows):
@@ -140,15 +136,15 @@ def _missing_splits(index: DatasetIndex, official: bool) -> list[str]:
     return wanted + ["validation"] * (official and "validation" not in index.splits)
 
 
-def _set_aside(split: np.ndarray, part: np.ndarray, label: np.ndarray, wanted: list[str]) -> np.ndarray:
-    """The splits with the wanted ones taken from train, each a part of its own. Raises ValueError where one is too small."""
+def _assign_parts(split: np.ndarray, part: np.ndarray, label: np.ndarray, wanted: list[str]) -> np.ndarray:
+    """The splits, with the wanted ones taken from train by the index's parts. Raises ValueError where one is too small."""
     train = split == "train"
     if wanted:
         check_split(label[train], "train")
     for number, name in enumerate(("test", "validation")):
         if name in wanted:
             split[train & (part == number)] = name
-            check_labels(label[split == name], f"{name}, set aside by the memes' content")
+            check_labels(label[split == name], f"{name}, held out by the memes' content")
     return split
 
 
@@ -156,14 +152,14 @@ def _require_finite(ids: np.ndarray, side: str, vectors: np.ndarray) -> None:
     bad = ~np.isfinite(vectors).all(axis=1)
     if bad.any():
         raise ValueError(
-            f"{side}: the vectors of {bad.sum()} of {len(ids)} memes hold NaN or infinite numbers, first that of "
-            f"{ids[bad][0]!r}; `python -m cache verify` finds damage, and `make embed` makes vectors again"
+            f"{side}: the vectors of {bad.sum()} of {len(ids)} memes hold NaN or infinite numbers, the first that of "
+            f"{ids[bad][0]!r}; `python -m cache verify` finds damage, and `make embed` recomputes vectors"
         )
 
 
 def _require_different(vectors: dict[str, np.ndarray]) -> None:
     if all(np.ptp(values, axis=0).max() == 0 for values in vectors.values()):
         raise ValueError(
-            f"all {len(vectors['image'])} memes have the same vectors, so nothing can be learnt from them; see that the "
-            "pictures differ (`make audit`) and that the encoder is a trained one"
+            f"all {len(vectors['image'])} memes have the same vectors, so nothing can be learnt from them; check that "
+            "the pictures differ (`make audit`) and that the encoder is trained"
         )

@@ -1,7 +1,6 @@
-"""Which memes are held out when: folds for cross-validation, and splits that a data set lacks.
+"""Folds for cross-validation, parts for cross-fitting, and splits that a data set lacks.
 
-It knows labels, groups of copies and splits; no vectors and no heads. A group is never divided between folds, for a copy
-of a training meme is no test. `python -m head tune` calls it.
+Groups of near-duplicates are never divided between folds, so that held-out memes have no duplicate among train memes.
 """
 
 from collections.abc import Sequence
@@ -12,25 +11,25 @@ import numpy as np
 
 PROTOCOLS = ("kfold", "official")
 Members = Sequence[tuple[np.ndarray, np.ndarray]]
-"""Of each member, the rows that it trains on and those held out from it, by which it stops."""
+"""(train rows, held-out rows) of each member; held-out rows decide when it stops."""
 
 # Five folds: a carved split is 20 % of the memes, the share that MultiOFF's own validation and test splits have.
 _CARVED_FOLDS = 5
-# Parts of the memes that are scored by fits without them: as many as folds by default.
+# Number of parts for cross-fitting: the default number of folds.
 _PARTS = 5
-# Memes so scored that are enough: a threshold or a share of so many is known to .01.
+# Cross-fitted memes that are enough: a threshold or a share of so many is known to .01.
 _ENOUGH = 4000
-# Fewer memes than this in train or validation give neither a head nor a choice between heads.
+# Least memes in a split that is trained or evaluated on.
 _FEWEST = 8
 _LABELS = ("not offensive", "offensive")
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How heads are compared. Raises ValueError for an unknown name or a count out of range.
+    """How heads are compared. Raises ValueError for an unknown name or counts out of range.
 
-    kfold: train and validation together in `folds` folds, dealt `repeats` times; official: heads are trained on train
-    and compared on validation, `repeats` times; folds tells nothing there.
+    kfold: train and validation together in `folds` folds, `repeats` times; official: heads are trained on train and compared
+    on validation, `repeats` times, and `folds` is ignored.
     """
 
     name: str = "kfold"
@@ -47,10 +46,10 @@ class Protocol:
 
 
 def assign_folds(label: np.ndarray, groups: np.ndarray, split: np.ndarray, protocol: Protocol, seed: int) -> np.ndarray:
-    """(R, N) int64: in which fold each meme is held out, for each of R repeats; -1: it is trained on in all.
+    """(R, N) int64: the fold that holds a meme out in each of R repeats, -1 if always in train. Deterministic in the seed.
 
-    label: (N,) of 0 or 1; groups: (N,) int64, equal for copies; split: (N,) of "train" or "validation". Equal for an
-    equal seed. Raises ValueError where a part would lack a label.
+    label: (N,) of 0 or 1; groups: (N,) int64, equal for near-duplicates; split: (N,) of "train" or "validation". Raises
+    ValueError where a fold would lack a label.
     """
     if not np.isin(split, ("train", "validation")).all():
         raise ValueError(f"split: expected only train and validation, got {sorted(set(split.tolist()))}")
@@ -66,18 +65,18 @@ def assign_folds(label: np.ndarray, groups: np.ndarray, split: np.ndarray, proto
 
 
 def members(folds: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(rows to train on, rows held out), int64 each, of every fold of the first repeat, then of the second, ..."""
+    """(train rows, held-out rows), int64, of every fold of the first repeat, then of the second, ..."""
     return [
         (np.flatnonzero(row != fold), np.flatnonzero(row == fold)) for row in folds for fold in range(row.max() + 1)
     ]
 
 
 def parts(label: np.ndarray, groups: np.ndarray, folds: np.ndarray, seed: int) -> np.ndarray:
-    """(N,) int64: without which part of the memes all is fitted once more to score this one; -1: it is in none.
+    """(N,) int64: the part of each meme for cross-fitting, where each part is scored by a fit without it; -1 for memes in none.
 
-    folds: (R, N), of `assign_folds`. A part is a fold of the first repeat, several where folds are many; in the official
-    protocol a fifth of validation. As many parts are kept as hold _ENOUGH memes, since each costs a fit. Raises
-    ValueError where validation has one group of a label only.
+    folds: (R, N), of `assign_folds`. A part is one fold of the first repeat, or several of many; in the official protocol a
+    fifth of validation. Each part costs a fit, so parts beyond _ENOUGH memes are dropped. Raises ValueError if validation
+    has a single group of a label.
     """
     held = folds[0] >= 0
     part = np.where(held, folds[0] % _PARTS, -1)
@@ -91,7 +90,7 @@ def parts(label: np.ndarray, groups: np.ndarray, folds: np.ndarray, seed: int) -
 
 
 def refold(label: np.ndarray, groups: np.ndarray, split: np.ndarray, protocol: Protocol, seed: int) -> np.ndarray:
-    """`assign_folds` of the memes that a part leaves; in fewer folds where they are too few of a label for as many."""
+    """`assign_folds` of the memes without a part, with fewer folds if a label is too rare. Raises ValueError for fewer than 2."""
     for count in range(protocol.folds, 2, -1):
         with suppress(ValueError):
             return assign_folds(label, groups, split, replace(protocol, folds=count), seed)
@@ -99,10 +98,10 @@ def refold(label: np.ndarray, groups: np.ndarray, split: np.ndarray, protocol: P
 
 
 def carve(label: np.ndarray, groups: np.ndarray, split: np.ndarray, wanted: Sequence[str], seed: int) -> np.ndarray:
-    """The split (N,) str with a fifth of train renamed for each of the wanted names, "validation" or "test", as it was done
-    before splits followed from the memes' content: bundles of then rest on it.
+    """The split (N,) str, with a random fifth of train renamed for each wanted name, "validation" or "test".
 
-    A group stays on one side, the labels keep their shares. Raises ValueError where train is too small for it.
+    For indexes without parts, on which old bundles rest. Groups stay whole, prevalence is preserved. Raises ValueError
+    where train is too small.
     """
     carved = split.astype("U10")  # the longest name of a split
     train = np.flatnonzero(carved == "train")
@@ -115,22 +114,21 @@ def carve(label: np.ndarray, groups: np.ndarray, split: np.ndarray, wanted: Sequ
 
 
 def check_split(label: np.ndarray, name: str) -> None:
-    """Raise ValueError unless a split's labels (N,) are enough and of both kinds."""
+    """Raise ValueError unless a split has enough memes and both labels; label: (N,)."""
     if len(label) < _FEWEST:
         raise ValueError(f"split {name}: {len(label)} labelled memes with vectors, at least {_FEWEST} are needed")
     check_labels(label, name)
 
 
 def _deal(label: np.ndarray, groups: np.ndarray, folds: int, seed: tuple[int, ...]) -> np.ndarray:
-    """(N,) int64: the fold of each meme, groups whole, labels and sizes balanced.
+    """(N,) int64: the fold of each meme; groups whole, labels and sizes balanced.
 
-    The greedy idea of scikit-learn's StratifiedGroupKFold: in an order that the seed gives, but large groups first, each
-    goes where its labels are fewest. On MultiOFF both give folds equal to one meme; for 100,000 memes this takes 0.3 s
-    a repeat, that one, which recomputes deviations per group and fold, about 13 s.
+    Greedy, as scikit-learn's StratifiedGroupKFold: in random order, large groups first, each group goes to the fold with the
+    least weight of its labels. For 100,000 memes it takes 0.3 s per repeat, scikit-learn's about 13 s.
     """
     _, number = np.unique(groups, return_inverse=True)
     counts = np.stack([np.bincount(number, label == value) for value in (0, 1)], axis=1)  # (G, 2)
-    # a meme weighs as much as its label is rare
+    # inverse label frequency
     weight = counts / np.maximum(1, counts.sum(axis=0))
     order = np.random.default_rng(seed).permutation(len(counts))
     order = order[np.argsort(-counts[order].sum(axis=1), kind="stable")]
@@ -144,13 +142,13 @@ def _deal(label: np.ndarray, groups: np.ndarray, folds: int, seed: tuple[int, ..
 
 
 def _check_folds(label: np.ndarray, groups: np.ndarray, row: np.ndarray, folds: int) -> None:
-    """Raise ValueError unless each fold holds both labels, and thus leaves both to train on."""
-    apart = [len(np.unique(groups[label == value])) for value in (0, 1)]
+    """Raise ValueError unless each fold holds both labels."""
+    groups_of = [len(np.unique(groups[label == value])) for value in (0, 1)]
     lacking = [value for value in (0, 1) if len(np.unique(row[label == value])) < folds]
     if lacking:
-        value = min(lacking, key=apart.__getitem__)
-        count, fewer = np.sum(label == value), min(*apart, folds - 1)
-        grouped = f" in {apart[value]} group{'s' * (apart[value] > 1)}" if apart[value] < count else ""
+        value = min(lacking, key=groups_of.__getitem__)
+        count, fewer = np.sum(label == value), min(*groups_of, folds - 1)
+        grouped = f" in {groups_of[value]} group{'s' * (groups_of[value] > 1)}" if groups_of[value] < count else ""
         raise ValueError(
             f"{folds} folds need at least {folds} memes of each label in different groups; there are {count} "
             f"{_LABELS[value]}{grouped}: add memes{f', or FOLDS={fewer}' if fewer > 1 else ''}"
@@ -163,12 +161,11 @@ def _check_carvable(label: np.ndarray, groups: np.ndarray) -> None:
     if min(fewest, parts) < _CARVED_FOLDS:
         raise ValueError(
             f"split train: {fewest} memes of the rarer label, and {parts} groups that share no picture or text; at "
-            f"least {_CARVED_FOLDS} of each are needed to set a split aside. Add memes, or say the splits in "
-            "the data"
+            f"least {_CARVED_FOLDS} of each are needed to hold a split out. Add memes, or name the splits in the data"
         )
 
 
 def check_labels(label: np.ndarray, name: str) -> None:
-    """Raise ValueError unless a split's labels (N,) are of both kinds."""
+    """Raise ValueError unless a split has both labels; label: (N,)."""
     if len(np.unique(label)) < 2:
         raise ValueError(f"split {name}: all {len(label)} memes have one label; both labels are needed")

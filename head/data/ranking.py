@@ -1,7 +1,4 @@
-"""Areas under ROC curves: of one ranking, or of many at once.
-
-Works on labels and scores alone.
-"""
+"""Areas under ROC curves: of one ranking, or of many at once."""
 
 import numpy as np
 
@@ -15,8 +12,8 @@ def auroc(label: np.ndarray, score: np.ndarray) -> float | None:
 def aurocs(label: np.ndarray, score: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
     """(M,) areas under the ROC curves of the rows of (M, N) scores, ties counting half.
 
-    label: (N,) or (M, N). weight: (M, N) of 0 and 1, the memes that count in each row; all without it. NaN where a row
-    lacks a class or holds a score that is NaN.
+    label: (N,) or (M, N). weight: (M, N) of 0 and 1, the memes counted in each row; None for all. NaN where a row lacks a
+    class or holds a NaN score.
     """
     rows, columns = score.shape
     offset = np.arange(0, rows * columns, columns)[:, None]

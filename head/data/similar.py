@@ -1,20 +1,17 @@
-"""Which known memes are most like another one, by the vectors of both sides: evidence for whoever looks at an answer.
-
-The report's gallery and the server's explanations ask it. It knows no labels and no files.
-"""
+"""Nearest known memes by the vectors of both sides, for the report's gallery and the server's explanations."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-# Shorter than this is the mean itself, which points nowhere and is like nothing.
+# Shorter centred vectors are the mean itself, with cosine 0 to everything.
 _SHORTEST = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
 class Near:
-    """The K most alike, the most alike first: rows (K,) int64; image, text: (K,) float32, centred cosines of each side;
-    similarity: (K,) float32, the mean of the two."""
+    """The K nearest memes, nearest first: rows (K,) int64; image, text: (K,) float32, centred cosines of each side; similarity:
+    (K,) float32, their mean."""
 
     rows: np.ndarray
     similarity: np.ndarray
@@ -23,10 +20,9 @@ class Near:
 
 
 class Similar:
-    """Known memes, made ready once; asking takes one pass over them, 27 ms for 100,000 of 1,024 + 768 numbers.
+    """Brute-force search over known memes: 27 ms for 100,000 of 1,024 + 768 columns, float32.
 
-    Cosines are taken between vectors less the known memes' mean: an encoder's vectors lie in a narrow cone, where every
-    two would be alike. Keeps 4 bytes a number: numpy has no quick product of halves.
+    Vectors are centred at the known memes' mean: an encoder's vectors lie in a narrow cone, where all cosines are high.
     """
 
     def __init__(self, image: np.ndarray, text: np.ndarray) -> None:
@@ -34,7 +30,7 @@ class Similar:
         self._image, self._text = _Side(image), _Side(text)
 
     def nearest(self, image: np.ndarray, text: np.ndarray, count: int, but: np.ndarray | None = None) -> Near:
-        """Those most like the meme of vectors (Di,) and (Dt,), at most `count`; but: (M,) int64, rows to leave out."""
+        """At most `count` nearest memes of vectors (Di,) and (Dt,); but: (M,) int64 rows to exclude."""
         sides = self._image.cosines(image), self._text.cosines(text)
         similarity = (sides[0] + sides[1]) / 2
         if but is not None:
@@ -45,10 +41,10 @@ class Similar:
 
 class _Side:
     def __init__(self, vectors: np.ndarray) -> None:
-        # float32 loses digits over 100,000 rows
+        # a float32 sum loses digits over 100,000 rows
         self._centre = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
         self._unit = vectors - self._centre
-        # row by row it needs no second array of that size
+        # einsum needs no second array of that size
         self._unit /= np.maximum(np.sqrt(np.einsum("nd,nd->n", self._unit, self._unit)), _SHORTEST)[:, None]
 
     def cosines(self, vector: np.ndarray) -> np.ndarray:
@@ -59,6 +55,6 @@ class _Side:
 def _highest(values: np.ndarray, count: int) -> np.ndarray:
     """The rows of the highest finite values, the first of equals first."""
     count = min(count, len(values))
-    bar = np.partition(values, len(values) - count)[len(values) - count]  # sorting all takes four times as long
+    bar = np.partition(values, len(values) - count)[len(values) - count]  # a full sort takes four times as long
     rows = np.flatnonzero((values >= bar) & np.isfinite(values))
     return rows[np.argsort(-values[rows], kind="stable")][:count]

@@ -1,8 +1,4 @@
-"""From scores to probabilities and a threshold, in one way for all methods.
-
-Probabilities, thresholds and figures are made from scores in one way for all, so that methods differ in nothing else.
-`head.pipeline` makes the methods, `head.bundle.evaluation` compares them.
-"""
+"""From scores to probabilities and a threshold, in the same way for all methods, so that these are comparable."""
 
 from dataclasses import dataclass
 
@@ -17,9 +13,9 @@ from head.model.method import Method
 
 @dataclass(frozen=True, eq=False)
 class CalibratedMethod:
-    """A method, its scores made probabilities, and a threshold for them; both from out-of-fold scores alone.
+    """A method with its calibration and threshold, both chosen on cross-fitted scores.
 
-    unreachable: why no threshold serves the aim, "" where one does; then nothing is called offensive.
+    unreachable: why no threshold serves the aim, "" if one does; with none the threshold is 1.
     """
 
     method: Method
@@ -29,19 +25,16 @@ class CalibratedMethod:
 
     @property
     def out_of_fold(self) -> np.ndarray:
-        """(N,) probabilities of the memes tuned on; NaN where no member held a meme out."""
+        """(N,) cross-fitted probabilities of the memes tuned on; NaN for memes in no part."""
         return self.calibration(self.method.out_of_fold)
 
     def probability(self, features: Features) -> np.ndarray:
-        """(N,) probabilities that memes are offensive."""
+        """(N,) probabilities of "offensive"."""
         return self.calibration(self.method.score(features))
 
 
 def calibrate_method(method: Method, label: np.ndarray, fold: np.ndarray, aim: Aim) -> CalibratedMethod:
-    """Calibrate a method's scores and choose its threshold; label and fold: (N,).
-
-    A method that no threshold brings to the wanted precision calls nothing offensive.
-    """
+    """Calibrate a method's scores and choose its threshold; label, fold: (N,)."""
     there = np.isfinite(method.out_of_fold)
     scores = method.out_of_fold[there]
     calibration = fit_calibration(scores, label[there], fold[there])

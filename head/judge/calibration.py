@@ -1,6 +1,6 @@
-"""Turns a method's logits into probabilities that can be believed, without changing their ranking.
+"""Calibration: a method's logits to probabilities, with the ranking unchanged.
 
-`head.judge.fit_calibration` fits it; the server only applies it, and must not wait for scipy.optimize to be imported.
+Fitted in `head.judge.fit_calibration`, a separate module so that the server need not import scipy.optimize.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,8 @@ TEMPERATURE, PLATT = "temperature", "platt"
 
 @dataclass(frozen=True)
 class Calibration:
-    """probability = sigmoid(slope * logit + offset). Temperature scaling has no offset: slope = 1 / temperature."""
+    """probability = sigmoid(slope * logit + offset). Temperature scaling has offset 0 and slope 1 / temperature. Raises ValueError
+    for values out of range."""
 
     kind: str
     slope: float
@@ -28,5 +29,5 @@ class Calibration:
             raise ValueError(f"offset: expected a finite number, 0 for {TEMPERATURE}, got {self.offset}")
 
     def __call__(self, logits: np.ndarray) -> np.ndarray:
-        """(N,) logits -> (N,) probabilities, in double precision so that few of them become exactly 0 or 1."""
+        """(N,) logits -> (N,) float64 probabilities; in float32 more would be exactly 0 or 1."""
         return expit(self.slope * np.asarray(logits, dtype=np.float64) + self.offset)

@@ -1,7 +1,4 @@
-"""Fits a calibration, on logits of memes that the method was not fitted on.
-
-It does not know which method made them. `python -m head tune` uses it.
-"""
+"""Fit a calibration on out-of-fold logits."""
 
 import numpy as np
 from scipy.optimize import minimize
@@ -9,19 +6,18 @@ from scipy.special import expit, logit
 
 from head.judge.calibration import PLATT, TEMPERATURE, Calibration
 
-# A negative slope, likely on noise, would turn the ranking and 0 would lose it. No sensible logit is out by more.
+# Bounds of the slope: a negative one, likely on noise, would reverse the ranking, and 0 would lose it.
 _SLOPES = (0.01, 100.0)
-# With two parameters and scaled logits the optimum is reached within a few dozen steps; far below what a figure shows.
+# Tolerances well below the precision of any metric; two parameters converge in a few dozen steps.
 _PRECISION = {"ftol": 1e-14, "gtol": 1e-9, "maxiter": 1000}
 
 
 def fit_calibration(logits: np.ndarray, label: np.ndarray, fold: np.ndarray) -> Calibration:
-    """Temperature scaling (Guo et al. 2017) or Platt scaling (Platt 1999), whichever serves the memes held out better.
+    """Temperature scaling (Guo et al. 2017) or Platt scaling (Platt 1999), whichever has the lower held-out log loss.
 
-    logits: (N,), N > 1, finite. label: (N,) of 0 and 1. fold: (N,) integers. Each kind is fitted on the memes of all
-    folds but one and judged by the log loss of that one, each in turn; the better is then fitted on all. With one fold
-    only the memes are halved instead: judged on its own memes Platt scaling, with one parameter more, would win
-    however little it is worth. Raises ValueError for shapes or values that do not fit.
+    logits: (N,), N > 1, finite; label: (N,) of 0 and 1; fold: (N,) integers. Both kinds are compared by cross-validation
+    over the folds, and the better one is fitted to all memes. A single fold is halved: on its training memes Platt
+    scaling, with one parameter more, would always win. Raises ValueError for invalid shapes or values.
     """
     logits = np.asarray(logits, dtype=np.float64)
     if logits.ndim != 1 or not logits.shape == label.shape == fold.shape or len(logits) < 2:
@@ -33,19 +29,19 @@ def fit_calibration(logits: np.ndarray, label: np.ndarray, fold: np.ndarray) -> 
         raise ValueError("expected finite logits and labels 0 and 1, got others")
     if len(np.unique(fold)) == 1:
         fold = _halves(label)
-    # Of equals the first, which has fewer parameters.
+    # temperature scaling, which has fewer parameters, if equal
     return _fit(min((TEMPERATURE, PLATT), key=lambda kind: _held_out_loss(kind, logits, label, fold)), logits, label)
 
 
 def _halves(label: np.ndarray) -> np.ndarray:
-    """(N,) of 0 and 1: every other meme of either class, in the order given."""
+    """(N,) of 0 and 1: alternating within each class."""
     half = np.empty(len(label), dtype=np.int64)
     half[np.argsort(label, kind="stable")] = np.arange(len(label)) % 2
     return half
 
 
 def _held_out_loss(kind: str, logits: np.ndarray, label: np.ndarray, fold: np.ndarray) -> float:
-    """Sum of the log losses of every fold under the calibration of the others."""
+    """Sum of the log losses of each fold under the calibration fitted to the others."""
     total = 0.0
     for number in np.unique(fold):
         out = fold == number
@@ -55,11 +51,11 @@ def _held_out_loss(kind: str, logits: np.ndarray, label: np.ndarray, fold: np.nd
 
 
 def _fit(kind: str, logits: np.ndarray, label: np.ndarray) -> Calibration:
-    """Maximum likelihood. Platt's targets stop short of 0 and 1, so that even one class has a finite optimum."""
+    """Maximum likelihood. Platt's targets are inside (0, 1), so that the optimum is finite even with one class."""
     platt = kind == PLATT
     target = _smoothed(label) if platt else label
-    # In logits about 0 and of size 1 both parameters are of the same order, however large the logits.
-    centre = float(np.median(logits)) if platt else 0.0  # unlike their mean exact where all are equal
+    # standardised logits, so that both parameters are of the same order
+    centre = float(np.median(logits)) if platt else 0.0  # exact if all logits are equal, unlike the mean
     size = float(np.sqrt(np.mean((logits - centre) ** 2))) or 1.0
     scaled = (logits - centre) / size
     bounds = [(_SLOPES[0] * size, _SLOPES[1] * size), (None, None) if platt else (0.0, 0.0)]
@@ -82,5 +78,5 @@ def _smoothed(label: np.ndarray) -> np.ndarray:
 
 
 def _log_loss(score: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """(N,) cross-entropies of the target and sigmoid(score), without ever taking the logarithm of 0."""
+    """(N,) cross-entropies of target and sigmoid(score), numerically stable."""
     return np.logaddexp(0, score) - target * score

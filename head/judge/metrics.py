@@ -1,8 +1,4 @@
-"""Figures of merit of classifiers, each with an interval.
-
-Works on labels, probabilities and thresholds; does not know which method made them or how its threshold was chosen.
-`python -m head tune` and `python -m report` print the table.
-"""
+"""Metrics of classifiers with confidence intervals, from labels, probabilities and thresholds."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,17 +24,17 @@ DEFINITION = (
     "the rarer class; a figure of exactly 0 or 1 has Wilson's limits (1927). Near-copies are resampled together. p: of "
     "the difference of auroc from the reference method, by DeLong's test with Student's t."
 )
-# Enough that a limit moves by less than .005 from seed to seed.
+# Limits differ by less than .005 between seeds.
 _RESAMPLES = 2000
-# Resamples at a time times memes: arrays under a megabyte stay in the processor's cache, which halves the time.
+# Resamples times memes per batch: arrays under a megabyte fit the processor's cache, which halves the time.
 _CELLS = 200_000
-# As many as Guo et al. (2017) and most since.
+# As in Guo et al. (2017).
 _BINS = 10
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A point estimate and its 95 % interval; None where it is undefined, as AUROC is with one class only, or unknown."""
+    """A point estimate and its 95 % confidence limits; None where undefined, as AUROC with one class only, or unknown."""
 
     point: float | None
     low: float | None
@@ -52,11 +48,11 @@ class Estimate:
         return f"{self.point:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
     def plain(self) -> dict[str, Any]:
-        """As JSON values: {"point", "interval": [low, high] or None}; `read_estimate` reads it back."""
+        """JSON values: {"point", "interval": [low, high] or None}, the inverse of `read_estimate`."""
         return {"point": self.point, "interval": None if self.low is None else [self.low, self.high]}
 
     def contains(self, value: float) -> bool:
-        """Whether the interval holds `value`; an undefined one holds everything."""
+        """Whether `value` is within the interval; an undefined one contains everything."""
         return self.low is None or self.high is None or self.low <= value <= self.high
 
 
@@ -73,10 +69,10 @@ def measure(
     groups: np.ndarray,
     seed: int,
 ) -> dict[str, dict[str, Estimate]]:
-    """Each of METRICS for every method, as DEFINITION says, on the same resamples of the memes.
+    """{method: {metric: estimate}}: METRICS as in DEFINITION, on the same bootstrap resamples for all methods.
 
-    label: (N,) of 0 and 1. probabilities: (N,) in [0, 1] by method; thresholds: by method; groups: (N,), equal for copies.
-    Raises ValueError for shapes, names or probabilities that do not fit.
+    label: (N,) of 0 and 1; probabilities: {method: (N,) in [0, 1]}; thresholds: {method: threshold}; groups: (N,), equal for
+    near-duplicates. Raises ValueError for inconsistent shapes or names, or invalid probabilities.
     """
     if probabilities.keys() != thresholds.keys():
         raise ValueError(
@@ -106,22 +102,22 @@ def measure(
 
 
 def auroc_estimate(label: np.ndarray, score: np.ndarray, groups: np.ndarray) -> Estimate:
-    """AUROC of (N,) scores with its 95 % interval, undefined with one class only; groups: (N,), equal for copies."""
+    """AUROC of (N,) scores with its 95 % interval, undefined with one class only; groups: (N,), equal for near-duplicates."""
     if len(np.unique(label)) < 2:
         return Estimate(None, None, None)
     return Estimate(auroc(label, score), *auroc_interval(label, score, groups))
 
 
 def share(hit: np.ndarray) -> Estimate:
-    """Share of True among (N,) booleans with Wilson's 95 % interval (1927), which is sound at 0 and 1; N = 0: None."""
+    """Share of True among (N,) booleans with Wilson's 95 % interval (1927), valid at 0 and 1; undefined for N = 0."""
     return _wilson(float(hit.mean()), len(hit)) if len(hit) else Estimate(None, None, None)
 
 
 def rates(positives: Any, negatives: Any, hits: Any, alarms: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Accuracy, F1 of the class offensive and F1 of the other class, each (R,), from counts of R rows.
+    """Accuracy, F1 of the class offensive and F1 of the other class, each (R,), from counts (R,).
 
-    positives, negatives: memes of each class; hits, alarms: those of each class that are called offensive. An F1 of
-    nothing there and nothing predicted is 0.
+    positives, negatives: memes of each class; hits, alarms: true and false positives. F1 is 0 where a class is neither present
+    nor predicted.
     """
     quiet, misses = negatives - alarms, positives - hits
     wrong = alarms + misses
@@ -142,7 +138,7 @@ def check_probabilities(label: np.ndarray, probability: np.ndarray, name: str = 
 
 
 class _Judged:
-    """One method's answers, prepared once, so that its figures under any weighting of the memes are a few sums."""
+    """One method's predictions as sums over memes, so that metrics under many weightings are matrix products."""
 
     def __init__(self, label: np.ndarray, probability: np.ndarray, threshold: float) -> None:
         called, offensive = probability >= threshold, label == 1
@@ -156,7 +152,7 @@ class _Judged:
         self._starts = np.flatnonzero(np.concatenate(([True], ranked[1:] != ranked[:-1])))  # of each tied group
 
     def figures(self, weights: np.ndarray) -> np.ndarray:
-        """(R, N) weights of the memes -> (R, 8): METRICS; NaN where a figure is undefined."""
+        """(R, N) weights of the memes -> (R, 8) METRICS; NaN where undefined."""
         sums = weights @ self._sums
         positives, negatives, hits, alarms, error = sums[:, :5].T
         rows = positives + negatives
@@ -165,7 +161,15 @@ class _Judged:
         ece = np.abs(sums[:, 5:]).sum(axis=1) / rows
         ranking = self._ranking(weights)
         return np.column_stack(
-            (accuracy, offensive, (offensive + other) / 2, weighted, *ranking, error / rows, ece)  # as METRICS has them
+            (
+                accuracy,
+                offensive,
+                (offensive + other) / 2,
+                weighted,
+                *ranking,
+                error / rows,
+                ece,
+            )  # in the order of METRICS
         )
 
     def _ranking(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -176,7 +180,7 @@ class _Judged:
             every = np.add.reduceat(every, self._starts, axis=1)  # (R, groups)
             positive = np.add.reduceat(positive, self._starts, axis=1)
         hits, called = np.cumsum(positive, axis=1), np.cumsum(every, axis=1)
-        positives = hits[:, -1].astype(np.float64)  # the product below is beyond what single precision counts
+        positives = hits[:, -1].astype(np.float64)  # the product below exceeds float32's integers
         pairs = positives * (called[:, -1] - positives)
         wins = np.einsum("rn,rn->r", every - positive, hits - positive / 2)
         precision = hits / np.maximum(called, 1)
@@ -189,26 +193,25 @@ def _ratio(part: np.ndarray, whole: np.ndarray, otherwise: float = 0.0) -> np.nd
 
 
 def _rarer(label: np.ndarray, number: np.ndarray) -> int:
-    """Groups of the rarer class, on which figures of two classes rest: with all memes their intervals would be too short.
-    Of one class only all of its groups; at least 2."""
+    """Effective sample size of two-class metrics: groups of the rarer class, of all memes if there is one class, at least 2."""
     counts = [len(np.unique(number[label == value])) for value in (0, 1)]
     return max(2, min(counts) or max(counts))
 
 
 def _tail(few: int) -> float:
-    """Percentage cut off at either end of the resampled values: 2.5 % for many groups, less for few.
+    """Percentile of the lower limit: 2.5 for many groups, less for few.
 
-    A resample varies less than a sample of the same size, by (n - 1) / n, and is spread like a normal where Student's
-    t is due; Hesterberg (2015) expands the percentiles by both.
+    Expanded percentiles (Hesterberg, "What Teachers Should Know About the Bootstrap", 2015): corrects the bootstrap's variance
+    by n / (n - 1), and its normal quantile to Student's t.
     """
     return 100 * float(ndtr(stdtrit(few - 1, 0.025) * np.sqrt(few / (few - 1))))
 
 
 def _estimate(point: float, drawn: np.ndarray, few: int) -> Estimate:
-    """From a figure and its (R,) resampled values; resamples without a value are left out."""
+    """A metric's percentile interval from its (R,) resampled values; NaN are left out."""
     if np.isnan(point):
         return Estimate(None, None, None)
-    if point in (0, 1):  # no resample differs, and yet it is not certain
+    if point in (0, 1):  # resamples do not vary
         return _wilson(float(point), few)
     tail = _tail(few)
     low, high = np.percentile(drawn[~np.isnan(drawn)], (tail, 100 - tail))
@@ -216,22 +219,22 @@ def _estimate(point: float, drawn: np.ndarray, few: int) -> Estimate:
 
 
 def _wilson(point: float, count: int) -> Estimate:
-    # scipy.stats has it as well, and takes a tenth of a server's start to import
+    # scipy.stats has it too, but its import takes a tenth of the server's start
     z = float(ndtri(0.975))
     middle, half = point + z * z / (2 * count), z * np.sqrt(point * (1 - point) / count + z * z / (4 * count * count))
     low, high = ((middle + side * half) / (1 + z * z / count) for side in (-1, 1))
-    # at the ends the formula is exact but for the last digit
+    # exact at the ends, where the formula has rounding errors
     return Estimate(point, float(low) if point > 0 else 0.0, float(high) if point < 1 else 1.0)
 
 
 def _resamples(number: np.ndarray, seed: int) -> Iterator[np.ndarray]:
-    """How often each meme is drawn, (R, N) at a time, _RESAMPLES in all; number: (N,) of its group, from 0, which is drawn
-    whole."""
+    """Yields bootstrap counts of the memes, (R, N) float32, _RESAMPLES rows in all; number: (N,) group of each meme, from 0;
+    groups are drawn whole."""
     generator, rows = np.random.default_rng(seed), int(number.max()) + 1
     batch_size = max(1, _CELLS // len(number))
     for start in range(0, _RESAMPLES, batch_size):
         count = min(batch_size, _RESAMPLES - start)
         drawn = generator.integers(0, rows, (count, rows)) + np.arange(count)[:, None] * rows
         times = np.bincount(drawn.ravel(), minlength=count * rows).reshape(count, rows)
-        # Single precision holds counts exactly, and the limits of an interval need no more.
+        # float32 holds counts exactly
         yield times[:, number].astype(np.float32)

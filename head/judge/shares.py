@@ -1,13 +1,13 @@
-"""A share as people type it on a command line."""
+"""Parse a share from the command line."""
 
 import argparse
 
-# A share from here on is a percentage: 1.5 might be a slip, and 5 hardly anyone's target.
+# Numbers from here on are percentages; 1.5 is probably a mistake and is refused later.
 _PERCENT = 10
 
 
 def share_of(text: str) -> float:
-    """A share as people write it: 0.9, 90 or 90%."""
+    """0.9, 90 or 90% -> 0.9. Raises ArgumentTypeError for anything else."""
     try:
         number = float(text.removesuffix("%"))
     except ValueError:

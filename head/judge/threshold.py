@@ -1,7 +1,6 @@
-"""The probability from which on a meme is called offensive, and the band around it that is left to a person.
+"""The threshold from which a meme is called offensive, and the review band around it that is left to people.
 
-Both are chosen on labels and probabilities of memes that no weight was fitted on; does not know which method made
-them. `python -m head tune` chooses, `python -m report` measures the band on other memes.
+Both are chosen on cross-fitted probabilities.
 """
 
 import math
@@ -17,27 +16,28 @@ from head.judge.metrics import share as share_of
 
 OBJECTIVES = ("macro-f1", "f1", "accuracy", "precision", "recall")
 _WITH_TARGET = ("precision", "recall")
-# Calls that a precision is promised from, at least: fewer say nothing about the next ones.
+# Least number of memes called offensive at a threshold whose precision is tested.
 _FEWEST_CALLS = 10
-# Sets larger than this many times the one at hand are not worth naming: the promise is then out of reach.
+# Larger multiples of the data set are not suggested.
 _MOST_TIMES = 1000
-# Two roundings of one fraction are equal.
+# Scores that differ by less are equal up to rounding.
 _ROUNDING = 1e-12
-# Probabilities nearer to 0 or 1 than this count as at it: their logits would be infinite or mere rounding.
+# Probabilities are clipped to this distance from 0 and 1, where logits are infinite or dominated by rounding.
 _CERTAIN = 1e-9
-# Logit distances that differ by less than this count as tied. At a probability of _CERTAIN half of it is still
-# several steps of double precision, so that a border between two distances separates the probabilities too.
+# Logit distances that differ by less are tied. Half of it at a probability of _CERTAIN is several float64 steps, so that a
+# border between two distances also separates the probabilities.
 _TIED = 1e-6
 
 
 class Unreachable(ValueError):
-    """No threshold has the precision or recall that was asked for, as far as the memes can tell."""
+    """No threshold guarantees the requested precision or recall on new memes."""
 
 
 @dataclass(frozen=True)
 class Aim:
-    """What the threshold is chosen for: the highest macro-F1, F1 of the class offensive or accuracy, or a precision or recall
-    of the class offensive that is at least `target` on new memes, with this one-sided confidence."""
+    """Objective of the threshold: the highest macro-F1, F1 of the class offensive or accuracy; or a precision or recall of the
+    class offensive of at least `target` on new memes, with this one-sided confidence. Raises ValueError for values out of
+    range."""
 
     objective: str = "macro-f1"
     target: float | None = None
@@ -60,8 +60,7 @@ class Aim:
 
 @dataclass(frozen=True)
 class Band:
-    """Probabilities in [low, high) are left to a person. coverage: share of memes outside; error: share wrong among
-    these."""
+    """Review band: probabilities in [low, high). coverage: share of memes outside; error: error rate outside."""
 
     low: float
     high: float
@@ -70,7 +69,7 @@ class Band:
 
 
 def aim_words(aim: dict[str, Any]) -> str:
-    """An aim, as `dataclasses.asdict` gives it, in words; those of older bundles have no confidence."""
+    """An aim, as `dataclasses.asdict` gives it, in words; older bundles' aims have no confidence."""
     if aim["target"] is None:
         return f"the highest {aim['objective'].replace('f1', 'F1')}"
     sure = f", with {aim['confidence']:.0%} confidence" if "confidence" in aim else ""
@@ -78,12 +77,12 @@ def aim_words(aim: dict[str, Any]) -> str:
 
 
 def choose_threshold(label: np.ndarray, probability: np.ndarray, aim: Aim) -> float:
-    """The threshold that serves `aim` on (N,) memes with labels 0 and 1; a meme at it is called offensive.
+    """The threshold for `aim`; label: (N,) of 0 and 1, probability: (N,). A meme at the threshold is called offensive.
 
-    Candidates are 0, 1 and the mid-points between neighbouring distinct probabilities. For macro-f1, f1 and accuracy
-    the best, among equals the one nearest to 0.5; for recall the highest, for precision the lowest that can be promised
-    for new memes. Where a method barely ranks, the best f1 is that of calling every meme offensive, and the threshold 0.
-    Raises Unreachable where nothing can be promised, with what can, and how many memes more would take.
+    Candidates are 0, 1 and the mid-points of neighbouring distinct probabilities. For macro-f1, f1 and accuracy the best,
+    the one nearest to 0.5 of equals; for recall the highest, for precision the lowest that is guaranteed on new memes. For
+    f1 and a weak ranking the threshold can be 0. Raises Unreachable where nothing is guaranteed, with the target and the
+    number of memes that would be feasible; ValueError for invalid probabilities.
     """
     check_probabilities(label, probability)
     order = np.argsort(probability, kind="stable")
@@ -104,33 +103,32 @@ def choose_threshold(label: np.ndarray, probability: np.ndarray, aim: Aim) -> fl
 
 
 def _recalling(hits: np.ndarray, target: float, confidence: float) -> int:
-    """The place of the highest of (C,) candidates whose recall on new memes is at least the target; hits: offensive memes
-    that each calls, falling.
+    """Index of the highest of (C,) candidates whose recall on new memes is at least the target; hits: (C,) true positives,
+    non-increasing.
 
-    Below the r-th lowest of K offensive memes lies a share of all such memes that has the Beta(r, K + 1 - r) distribution,
-    whatever theirs is (Wilks, "Determination of sample sizes for setting tolerance limits", 1941); so the number of misses
-    that is allowed follows from K alone.
+    Distribution-free tolerance limit (Wilks, "Determination of sample sizes for setting tolerance limits", 1941): the share of
+    offensive memes below the r-th lowest of K has the Beta(r, K + 1 - r) distribution, so the number of misses allowed
+    follows from K alone.
     """
     positives = int(hits[0])
     allowed = bisect_right(range(positives), 1 - confidence, key=lambda misses: bdtr(misses, positives, 1 - target)) - 1
     if allowed < 0:
         best = (1 - confidence) ** (1 / positives) if positives else 0.0
         needed = math.ceil(math.log(1 - confidence) / math.log(target)) if target < 1 else None
-        more = f"{target:g} takes {needed} of them" if needed else "no number of them can promise every one"
+        more = f"{target:g} takes {needed} of them" if needed else "no number of them guarantees a recall of 1"
         raise Unreachable(
-            f"recall {target:g}: {positives} labelled offensive memes can promise a recall of {best:.3f} at most, with "
+            f"recall {target:g}: {positives} labelled offensive memes guarantee a recall of {best:.3f} at most, with "
             f"{confidence:.0%} confidence; {more}"
         )
     return int(np.flatnonzero(hits >= positives - allowed)[-1])
 
 
 def _precise(hits: np.ndarray, called: np.ndarray, target: float, confidence: float) -> int:
-    """The place of the lowest of (C,) candidates whose precision on new memes is at least the target; hits and called:
-    offensive memes and memes that each calls, falling.
+    """Index of the lowest of (C,) candidates whose precision on new memes is at least the target; hits, called: (C,) true
+    positives and memes called offensive, non-increasing.
 
-    Binomial tests in fixed sequences, each from one of few starts towards lower thresholds until one fails, the starts
-    sharing the error (Angelopoulos et al., "Learn then Test", 2021): the precision of the best of many thresholds would
-    else be promised by luck.
+    Fixed-sequence binomial tests (Angelopoulos et al., "Learn then Test", 2021): from each of a few starts towards lower
+    thresholds until one fails, with the error divided among the starts, which controls for multiple testing.
     """
     starts = _halves(called)
     error = (1 - confidence) / max(1, len(starts))
@@ -139,13 +137,13 @@ def _precise(hits: np.ndarray, called: np.ndarray, target: float, confidence: fl
     reached = [int(np.append(-1, failing[failing < start])[-1]) + 1 for start in starts if passing[start]]
     if not reached:
         raise Unreachable(
-            f"precision {target:g}: {_promise(hits[starts], called[starts], target, confidence, called[0])}"
+            f"precision {target:g}: {_guaranteed(hits[starts], called[starts], target, confidence, called[0])}"
         )
     return min(reached)
 
 
 def _halves(called: np.ndarray) -> list[int]:
-    """The places of the candidates that call all memes, half of them, a quarter, ..., and at least _FEWEST_CALLS."""
+    """Indices of the candidates that call all memes offensive, half of them, a quarter, ..., down to _FEWEST_CALLS."""
     places, wanted = [], int(called[0])
     while wanted >= _FEWEST_CALLS:
         places.append(int(np.flatnonzero(called >= wanted)[-1]))
@@ -153,35 +151,37 @@ def _halves(called: np.ndarray) -> list[int]:
     return sorted(set(places))
 
 
-def _promise(hits: np.ndarray, called: np.ndarray, target: float, confidence: float, memes: int) -> str:
-    """What precision some calls can promise, and how many memes like them the wanted one would take."""
+def _guaranteed(hits: np.ndarray, called: np.ndarray, target: float, confidence: float, memes: int) -> str:
+    """The precision that these candidates guarantee, and the number of memes that the target would take, in words."""
     if not hits.any():
-        return f"none of {memes} memes can promise any: at least {_FEWEST_CALLS} must be called, some of them rightly"
+        return (
+            f"{memes} memes guarantee none: at least {_FEWEST_CALLS} must be called offensive, some of them correctly"
+        )
     error = (1 - confidence) / len(hits)
     bounds = _lowest(hits, called, error)
     best = int(np.argmax(bounds))
-    told = (
-        f"{memes} labelled memes can promise a precision of {bounds[best]:.3f} at most, with {confidence:.0%} confidence, "
-        f"where {called[best]} are called and {hits[best] / called[best]:.3f} is seen"
+    guaranteed = (
+        f"{memes} labelled memes guarantee a precision of {bounds[best]:.3f} at most, with {confidence:.0%} confidence, "
+        f"at a threshold that calls {called[best]} offensive, with an observed precision of {hits[best] / called[best]:.3f}"
     )
     times = np.geomspace(1, _MOST_TIMES, 200)
     enough = times[_lowest(hits[best] * times, called[best] * times, error) >= target]
-    return f"{told}; {target:g} takes " + (
+    return f"{guaranteed}; {target:g} takes " + (
         f"some {memes * enough[0]:,.0f}" if len(enough) else "a method that ranks better"
     )
 
 
 def _lowest(hits: np.ndarray, called: np.ndarray, error: float) -> np.ndarray:
-    """One-sided lower bounds of the shares, by Clopper and Pearson (1934); 0 of no hits."""
+    """One-sided lower confidence bounds of hits / called (Clopper and Pearson, 1934)."""
     return np.where(hits > 0, betaincinv(np.maximum(hits, 1), called - hits + 1, error), 0.0)
 
 
 def review_band(label: np.ndarray, probability: np.ndarray, threshold: float, share: float) -> Band:
-    """The band that leaves to a person the `share`, above 0 and below 1, of (N,) memes nearest to the threshold.
+    """The band that contains the `share`, above 0 and below 1, of (N,) memes nearest to the threshold.
 
-    Near is meant in logits, so the band is as wide on either side. Memes at the same distance are left or answered
-    together, whichever comes nearer to the share; the band may so be empty, low = high = threshold. A probability of
-    exactly 1 is never left: no band [low, high) within [0, 1] holds it.
+    Symmetric in logits. Memes at the same distance are inside or outside together, whichever is nearer to the share; so the
+    band may be empty, low = high = threshold. A probability of exactly 1 is never inside. Raises ValueError for a share out
+    of range or invalid probabilities.
     """
     check_probabilities(label, probability)
     if not 0 < share < 1:
@@ -199,7 +199,7 @@ def review_band(label: np.ndarray, probability: np.ndarray, threshold: float, sh
 def measure_band(
     label: np.ndarray, probability: np.ndarray, threshold: float, low: float, high: float
 ) -> tuple[float, Estimate]:
-    """Share of (N,) memes outside [low, high), and the share called wrongly among these with its 95 % interval."""
+    """Share of (N,) memes outside [low, high), and the error rate among these with its 95 % interval."""
     check_probabilities(label, probability)
     if not 0 <= low <= threshold <= high <= 1:
         raise ValueError(f"expected 0 <= low <= threshold <= high <= 1, got {low}, {threshold} and {high}")
@@ -209,11 +209,11 @@ def measure_band(
 
 
 def _half_width(distances: np.ndarray, wanted: float) -> float:
-    """Half-way between two neighbours of the rising (N,) distances so that about `wanted` lie below; 0 for none."""
+    """Mid-point of two neighbours of the sorted (N,) distances, with about `wanted` below it; 0 for none."""
     if not len(distances):
         return 0.0
     cuts = np.concatenate(([0], np.flatnonzero(np.diff(distances) > _TIED) + 1, [len(distances)]))
-    cut = int(cuts[np.argmin(np.abs(cuts - wanted))])  # the first of equals leaves fewer
+    cut = int(cuts[np.argmin(np.abs(cuts - wanted))])  # of equals the narrower band
     if cut == 0:
         return 0.0
     after = distances[cut] if cut < len(distances) else distances[-1] + _TIED

@@ -1,8 +1,4 @@
-"""Several heads as one: their logits averaged, and the choice of which heads.
-
-Works on trained heads and on what they said of memes they had not seen; knows nothing of training or of files.
-`python -m head tune` chooses the ensemble, the server runs it.
-"""
+"""Ensembles of heads: averaged logits, and ensemble selection from out-of-fold logits."""
 
 from collections.abc import Sequence
 
@@ -13,16 +9,16 @@ from torch import Tensor, nn
 from head.data.features import Features
 from head.data.ranking import aurocs
 
-# Picks of one ensemble, repeats included: beyond some ten the mean no longer moves.
+# Most picks of one selection, repeats included: beyond about ten the mean hardly changes.
 _MOST_PICKS = 12
-# Selections that are added up, and the share of their picks that a head is worth keeping for.
+# Bagged selections whose picks are summed, and the least share of the picks that keeps a head.
 _BAGS, _LEAST = 20, 0.05
-# Memes at a time: bounds the memory on large sets and costs nothing on small ones.
+# Memes per forward pass, to bound memory.
 _ROWS = 4096
 
 
 class HeadEnsemble(nn.Module):
-    """Weighted mean of the logits of heads, each the mean of its members'; (N, Di) and (N, Dt) -> (N,)."""
+    """Weighted sum of heads' logits, each averaged over its members; (N, Di) and (N, Dt) -> (N,)."""
 
     def __init__(self, heads: Sequence[nn.Module], weights: Sequence[float]) -> None:
         super().__init__()
@@ -33,7 +29,7 @@ class HeadEnsemble(nn.Module):
 
     @torch.inference_mode()
     def score(self, features: Features) -> np.ndarray:
-        """(N,) float64 logits."""
+        """(N,) float64 logits, in eval mode."""
         self.eval()
         image, text = (torch.from_numpy(np.ascontiguousarray(v, np.float32)) for v in (features.image, features.text))
         parts = [self(*part).double() for part in zip(image.split(_ROWS), text.split(_ROWS))]
@@ -41,15 +37,17 @@ class HeadEnsemble(nn.Module):
 
 
 def inverse_std(logits: np.ndarray) -> np.ndarray:
-    """(T,) factors that bring the logits (T, N) of T heads to one deviation: focal loss, smoothing and cosines differ in
-    the size of their logits, and none is to speak louder for that."""
+    """(T,) inverse standard deviations of the logits (T, N) of T heads, NaN left out: losses and output layers differ in the
+    scale of their logits, which must not weight the heads."""
     return 1 / np.maximum(np.nanstd(logits, axis=1), 1e-6)
 
 
-def weighted(heads: Sequence[nn.Module], logits: np.ndarray, counts: np.ndarray) -> tuple[HeadEnsemble, np.ndarray]:
-    """The ensemble of those of T heads that are picked, inverse_std and weighted by how often, and its own logits (N,).
+def weighted_ensemble(
+    heads: Sequence[nn.Module], logits: np.ndarray, counts: np.ndarray
+) -> tuple[HeadEnsemble, np.ndarray]:
+    """The ensemble of the picked heads, weighted by count and inverse standard deviation, and its out-of-fold logits (N,).
 
-    logits: (T, N), of memes that the heads had not seen; counts: (T,), how often each is picked, at least one is.
+    logits: (T, N), out-of-fold; counts: (T,), how often each head is picked, at least one above 0.
     """
     weights, scales, chosen = counts / counts.sum(), inverse_std(logits), np.flatnonzero(counts).tolist()
     ensemble = HeadEnsemble([heads[head] for head in chosen], [float(weights[head] * scales[head]) for head in chosen])
@@ -57,11 +55,11 @@ def weighted(heads: Sequence[nn.Module], logits: np.ndarray, counts: np.ndarray)
 
 
 def select_bagged(logits: np.ndarray, label: np.ndarray, held: np.ndarray, seed: int) -> np.ndarray:
-    """(T,) int64: how often each of T heads is picked in _BAGS selections of `select`, each from a half of the heads; those
-    with less than _LEAST of all picks are left out.
+    """(T,) int64: how often each head is picked over _BAGS runs of `select`, each on a random half of the heads; 0 for heads
+    with less than _LEAST of all picks. Arguments as of `select`.
 
-    Caruana, Munson and Niculescu-Mizil, "Getting the Most Out of Ensemble Selection" (2006): one selection overfits the
-    memes that it is made by, and the best head is in half of the bags only. The arguments are those of `select`.
+    Bagged ensemble selection, which overfits less than one run: Caruana, Munson and Niculescu-Mizil, "Getting the Most Out
+    of Ensemble Selection" (2006).
     """
     drawn, total = np.random.default_rng(seed), np.zeros(len(logits), np.int64)
     for _ in range(_BAGS):
@@ -71,26 +69,26 @@ def select_bagged(logits: np.ndarray, label: np.ndarray, held: np.ndarray, seed:
 
 
 def select(logits: np.ndarray, label: np.ndarray, held: np.ndarray) -> np.ndarray:
-    """(T,) int64: how often each of T heads is picked, from their out-of-fold logits (T, N), the best first.
+    """(T,) int64: how often each head is picked. logits: (T, N) out-of-fold, sorted by AUROC, highest first; held: (F, N), 1 where
+    a fold holds a meme out.
 
-    Caruana et al., "Ensemble Selection from Libraries of Models" (2004): begin with the best heads in their order, as
-    many as do best together; then add, again and again, the head that helps most, picked ones included, until none
-    does. Judged by the mean over the folds of the AUROC; held: (F, N), 1 where a fold holds a meme out.
+    Ensemble selection (Caruana et al., "Ensemble Selection from Libraries of Models", 2004): start from the best prefix of
+    the sorted heads, then add the head that raises the mean AUROC over the folds most, with replacement, until none does.
     """
     counted = held.any(axis=0)
     logits, held, labels = logits[:, counted], held[:, counted].astype(np.float32), label[counted]
 
-    def judged(sums: np.ndarray) -> np.ndarray:  # (K, N) -> (K,)
+    def fold_auroc(sums: np.ndarray) -> np.ndarray:  # (K, N) -> (K,)
         folds = [aurocs(np.broadcast_to(labels, held.shape), np.broadcast_to(one, held.shape), held) for one in sums]
         return np.mean(folds, axis=1)
 
     first = np.cumsum(logits[:_MOST_PICKS], axis=0)
-    values = judged(first)
+    values = fold_auroc(first)
     size = int(np.argmax(values)) + 1
     picks, total, best = np.zeros(len(logits), np.int64), first[size - 1], values[size - 1]
     picks[:size] = 1
     while picks.sum() < _MOST_PICKS:
-        values = judged(total + logits)
+        values = fold_auroc(total + logits)
         choice = int(np.argmax(values))
         if values[choice] <= best:
             break

@@ -1,7 +1,4 @@
-"""Random forests, as a head: the trees as tensors, so that nothing is unpickled.
-
-Knows nothing of how trees are grown. Fitted by `head.candidates`, served as any head.
-"""
+"""Random forests as a head: trees stored as tensors, so that nothing is unpickled. Fitted in `head.candidates.forest`."""
 
 from dataclasses import dataclass
 
@@ -11,14 +8,14 @@ from torch import Tensor, nn
 from head.model.inputs import Inputs, InputsConfig, require_whole
 
 _MOST_TREES, _MOST_NODES, _DEEPEST = 10_000, 1 << 24, 10_000
-# Shares of 0 and 1 have no logit: as far as half a tree's vote.
+# Pseudo-count of trees for each class: shares of 0 and 1 have no finite logit.
 _HALF_A_TREE = 0.5
 
 
 @dataclass(frozen=True)
 class ForestConfig:
-    """inputs: what the trees see; trees: of a member; nodes: of the largest tree; depth: of the deepest. Raises
-    ValueError for counts that cannot be."""
+    """inputs: of the trees; trees: per member; nodes: of the largest tree; depth: of the deepest. Raises ValueError for counts
+    out of range."""
 
     inputs: InputsConfig
     trees: int
@@ -31,17 +28,17 @@ class ForestConfig:
 
     @property
     def sides(self) -> tuple[str, ...]:
-        """Which vectors are read: "image", "text" or both."""
+        """The sides that are read: "image", "text" or both."""
         return self.inputs.sides
 
 
 class ForestHead(nn.Module):
-    """M forests (Breiman, "Random Forests", 2001), (N, Di) and (N, Dt) -> (M, N): the logit of the mean over the trees
-    of the share of offensive memes in the leaf that a meme falls into."""
+    """M forests (Breiman, "Random Forests", 2001), (N, Di) and (N, Dt) -> (M, N) logits of the trees' mean share of offensive
+    memes in a meme's leaf."""
 
-    feature: Tensor  # (M, T, K) int32, the input that a node asks for; 0 in a leaf
-    limit: Tensor  # (M, T, K), up to which a meme goes left
-    left: Tensor  # (M, T, K) int32, the node that follows; a leaf follows itself
+    feature: Tensor  # (M, T, K) int32, the input that a node compares; 0 in a leaf
+    limit: Tensor  # (M, T, K), the highest value that goes left
+    left: Tensor  # (M, T, K) int32, the next node; a leaf's is itself
     right: Tensor
     share: Tensor  # (M, T, K), of offensive memes
 
@@ -63,8 +60,8 @@ class ForestHead(nn.Module):
         """(N, W) inputs -> (N,)."""
         node = torch.zeros(self.config.trees, len(rows), dtype=torch.int64, device=rows.device)
         for _ in range(self.config.depth):
-            asked = self.feature[member].gather(1, node).long()  # (T, N)
-            goes_left = rows.gather(1, asked.T).T <= self.limit[member].gather(1, node)
+            value_of = self.feature[member].gather(1, node).long()  # (T, N)
+            goes_left = rows.gather(1, value_of.T).T <= self.limit[member].gather(1, node)
             follow = torch.where(goes_left, self.left[member].gather(1, node), self.right[member].gather(1, node))
             node = follow.long()
         share = self.share[member].gather(1, node).mean(dim=0)

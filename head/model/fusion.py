@@ -1,9 +1,7 @@
 """Fusion heads: an image vector and a text vector in, one logit of "offensive" out.
 
-A FusionHead holds M members: heads of one shape and with weights of their own, the folds and repeats of a trial. They
-are trained together and answer together, as batched products. Knows neither the encoder nor the training; a head is
-rebuilt from its HeadConfig, the number of its members and its state dict alone. Used by `python -m head tune`, and by
-the server through `head.bundle.format`.
+A FusionHead holds M members, one per fold and repeat of a trial: heads of one shape with separate weights, evaluated as
+batched matrix products. It is rebuilt from its HeadConfig, its number of members and its state dict.
 """
 
 import math
@@ -18,8 +16,8 @@ from torch.nn import functional as F
 from head.model.inputs import Agreement, check_widths, own_columns, own_width, require_whole
 from head.model.scaling import Scaling
 
-# The fused vector's width, in widths of a mapped side. "linear" has no mapped sides: it is logistic regression's form.
-# "agreement" has none at all: it sees nothing but how the sides agree.
+# Width of the fused vector, in widths of a mapped side. "linear" has no mapped sides: with depth 0 it is a linear probe.
+# "agreement" has no sides, only agreement inputs.
 _FUSED_WIDTHS = {
     "agreement": 0,
     "align": 1,
@@ -34,47 +32,47 @@ _FUSED_WIDTHS = {
 }
 FUSIONS = tuple(_FUSED_WIDTHS)
 OUTPUTS = ("linear", "cosine")
-# An outer product is as wide as the square of its sides: 32 x 32 is as wide as the papers' mapped sides are.
+# Width of a mapped side in an outer product: 32 x 32 is the papers' width of a mapped side.
 _CROSS_WIDTH = 32
-# Far beyond any head: what is larger is a damaged config.json, not a wish.
+# Larger than any sensible head: beyond it config.json is damaged.
 _WIDEST, _DEEPEST, _STEEPEST = 1 << 20, 64, 4
-# What agreement inputs, of energy 3 together, are multiplied by: mapped sides of equal length have components of about 1.
+# Factor of agreement inputs, whose total variance is 3, to match mapped sides, whose components are about 1.
 _AGREEMENT_SCALE = 4.0
-# How much of the adapted vector is mixed in: CLIP-Adapter's ratio on most of its data sets.
+# Residual ratio: CLIP-Adapter's value on most of its data sets.
 _ADAPTER_RATIO = 0.2
-# MemeCLIP's scale of cosines: without one, sigmoid(1 - (-1)) would be the highest probability there is.
+# MemeCLIP's scale of cosines: without one, the highest probability is sigmoid(1 - (-1)) = .88.
 _COSINE_SCALE = 30.0
-# Random numbers are the slowest part of dropout on a CPU, so masks are cut from a pool at random places. Several times
-# what one mask takes, so that two steps seldom meet the same one.
+# Random numbers are the slowest part of dropout on a CPU, so masks are slices of a pool at random offsets. The pool is several
+# masks long, so that steps seldom share one.
 _MASK_POOL = 1 << 20
 _MASKS_PER_POOL = 4
 
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """The shape of a head. Raises ValueError for what no head can have.
+    """The shape of a head. Raises ValueError for values out of range.
 
-    image_dim, text_dim: of the encoder's vectors, whose last `joint` columns lie in a space that both share; fusion: one of
-    FUSIONS; agreement: whether the fused vector also has product, difference and cosine of the joint columns; centred:
-    whether those are centred first; components: principal components that a side, and the joint space, is reduced to
-    first, 0 for none of that; spectrum: see Scaling; adapter: width of a residual bottleneck on each side, 0 for none;
-    width: of a mapped side; depth: hidden layers, each `hidden` wide; output: one of OUTPUTS; map_dropout: on the mapped
-    sides; dropout: on the fused vector and after each hidden layer.
+    image_dim, text_dim: of the encoder's vectors, whose last `joint` columns lie in the shared space; fusion: one of FUSIONS;
+    agreement: whether to append product, difference and cosine of the joint columns; centred: whether to centre those
+    columns first; components: principal components of each side and of the joint space, 0 for no reduction; spectrum: see
+    Scaling; adapter: width of a residual bottleneck per side, 0 for none; width: of a mapped side; depth: number of hidden
+    layers of width `hidden`; output: one of OUTPUTS; map_dropout: on mapped sides; dropout: on the fused vector and after
+    each hidden layer.
     """
 
     image_dim: int
     text_dim: int
-    fusion: str = "align"  # the element-wise product is the best single choice in HateCLIPper
-    components: int = 64  # hundreds of memes span no more that generalises, and a step is several times quicker
-    spectrum: int = 2  # on planted memes worth .03 of AUROC over 1
-    adapter: int = 0  # an option: at hundreds of memes it is seldom chosen
-    width: int = 128  # the papers have 1024 and thousands of memes; hundreds do not fill more
-    depth: int = 1  # HateCLIPper and RGCL use 1 to 3; the shallowest overfits least
-    hidden: int = 128  # as wide as a mapped side, as in the papers
+    fusion: str = "align"  # the best fusion in HateCLIPper
+    components: int = 64  # with hundreds of memes more do not generalise, and steps are several times slower
+    spectrum: int = 2  # .03 of AUROC above 1 on planted memes
+    adapter: int = 0  # seldom selected with hundreds of memes
+    width: int = 128  # the papers: 1024, with thousands of memes
+    depth: int = 1  # HateCLIPper and RGCL: 1 to 3; fewest overfit least
+    hidden: int = 128  # the width of a mapped side, as in the papers
     output: str = "linear"
     map_dropout: float = 0.2  # HateCLIPper
     dropout: float = 0.4  # HateCLIPper
-    joint: int = 0  # a bundle from before it was known has no agreement inputs
+    joint: int = 0  # bundles older than this field have no agreement inputs
     agreement: bool = False
     centred: bool = True  # on real CLIP vectors the centred cosine ranks agreement best
 
@@ -106,29 +104,29 @@ class HeadConfig:
 
     @property
     def agrees(self) -> bool:
-        """Whether the head sees how the sides agree."""
+        """Whether the head has agreement inputs."""
         return self.agreement or self.fusion == "agreement"
 
     @property
     def mapped(self) -> tuple[str, ...]:
-        """The sides that are scaled and mapped each by itself."""
+        """The sides that are scaled and mapped separately."""
         alone = {"image": ("image",), "text": ("text",), "agreement": ()}
         return alone.get(self.fusion, ("image", "text"))
 
     @property
     def sides(self) -> tuple[str, ...]:
-        """Which vectors the head reads: "image", "text" or both."""
+        """The sides that the head reads: "image", "text" or both."""
         return ("image", "text") if self.agrees else self.mapped
 
     @property
     def side_widths(self) -> dict[str, int]:
-        """The widths of the two sides after scaling, of which components may have taken most."""
+        """Widths of the two sides after scaling."""
         dims = {side: own_width(dim, self.joint) for side, dim in self._dims.items()}
         return {side: min(self.components or dim, dim) for side, dim in dims.items()}
 
     @property
     def agreement_components(self) -> int:
-        """Principal components of the joint space whose products are seen."""
+        """Number of principal components of the joint space in agreement inputs."""
         return min(self.components or self.joint, self.joint)
 
     @property
@@ -141,7 +139,7 @@ class Linear(nn.Module):
 
     def __init__(self, members: int, inputs: int, outputs: int) -> None:
         super().__init__()
-        bound = 1 / math.sqrt(inputs)  # as nn.Linear draws them
+        bound = 1 / math.sqrt(inputs)  # as nn.Linear
         self.weight = nn.Parameter(torch.empty(members, inputs, outputs).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(members, 1, outputs).uniform_(-bound, bound))
 
@@ -150,13 +148,14 @@ class Linear(nn.Module):
 
 
 class Dropout(nn.Module):
-    """Dropout (Srivastava et al., 2014) whose masks are cut from a pool that is drawn once."""
+    """Dropout (Srivastava et al., "Dropout: A Simple Way to Prevent Neural Networks from Overfitting", 2014); masks are slices of
+    a pool that is drawn once."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
         self._rate = rate
         self._pool = torch.empty(0)
-        self._places = random.Random()
+        self._offsets = random.Random()
 
     def forward(self, rows: Tensor) -> Tensor:
         if not self.training or not self._rate:
@@ -164,25 +163,25 @@ class Dropout(nn.Module):
         count = rows.numel()
         if len(self._pool) < _MASKS_PER_POOL * count:
             self._draw(max(_MASK_POOL, _MASKS_PER_POOL * count), rows)
-        start = self._places.randrange(len(self._pool) - count)
+        start = self._offsets.randrange(len(self._pool) - count)
         return rows * self._pool[start : start + count].view_as(rows)
 
     def redraw(self) -> None:
-        """Forget the pool; what is drawn next follows from torch's generator as it is then."""
+        """Discard the pool; the next one follows from torch's generator as it is then."""
         self._pool = torch.empty(0)
 
     def _draw(self, count: int, like: Tensor) -> None:
-        """The seed comes from torch's generator, so that whoever seeds that gets the same masks."""
-        kept = torch.rand(count, device=like.device) >= self._rate
-        self._pool = kept.to(like.dtype).div_(1 - self._rate)
-        self._places.seed(int(torch.randint(2**62, ()).item()))
+        """Seeded from torch's generator, so that its seed determines the masks."""
+        mask = torch.rand(count, device=like.device) >= self._rate
+        self._pool = mask.to(like.dtype).div_(1 - self._rate)
+        self._offsets.seed(int(torch.randint(2**62, ()).item()))
 
 
 class Adapter(nn.Module):
     """Residual bottleneck, (M, N, D) -> (M, N, D).
 
-    From Gao et al., "CLIP-Adapter: Better Vision-Language Models with Feature Adapters" (2021): two layers with ReLU,
-    mixed with what came in.
+    Gao et al., "CLIP-Adapter: Better Vision-Language Models with Feature Adapters" (2021): two layers with ReLU, mixed with
+    the input.
     """
 
     def __init__(self, members: int, width: int, bottleneck: int) -> None:
@@ -194,11 +193,10 @@ class Adapter(nn.Module):
 
 
 class Combiner(nn.Module):
-    """Gated sum of two mapped sides, (M, N, W) twice -> (M, N, W): mix + (1 - s) image + s text, one gate s per meme.
+    """Gated sum of two mapped sides, (M, N, W) twice -> (M, N, W): mix + (1 - s) image + s text, with a gate s per meme.
 
-    From ISSUES (Burbi et al., "Mapping Memes to Words for Multimodal Hateful Meme Classification", 2023), which has
-    it from Baldrati et al., "Conditioned and composed image retrieval combining and partially fine-tuning CLIP-based
-    features" (2022).
+    ISSUES (Burbi et al., "Mapping Memes to Words for Multimodal Hateful Meme Classification", 2023), after Baldrati et al.,
+    "Conditioned and composed image retrieval combining and partially fine-tuning CLIP-based features" (2022).
     """
 
     def __init__(self, members: int, width: int, dropout: float) -> None:
@@ -215,9 +213,9 @@ class Combiner(nn.Module):
 
 
 class Cosine(nn.Module):
-    """Scaled cosine to a prototype of each class, (M, N, H) -> (M, N, 1): the logit of two such classes.
+    """Difference of the scaled cosines to a prototype per class, (M, N, H) -> (M, N, 1).
 
-    From MemeCLIP (Shah et al., "MemeCLIP: Leveraging CLIP Representations for Multimodal Meme Classification", 2024).
+    MemeCLIP (Shah et al., "MemeCLIP: Leveraging CLIP Representations for Multimodal Meme Classification", 2024).
     """
 
     def __init__(self, members: int, inputs: int) -> None:
@@ -230,15 +228,15 @@ class Cosine(nn.Module):
 
 
 class FusionHead(nn.Module):
-    """M heads of one shape: two cached vectors of a meme -> M logits of "offensive".
+    """M heads of one shape, (N, Di) and (N, Dt) -> (M, N) logits of "offensive".
 
     align (element-wise product), cross (outer product), concat and align_concat are the fusions of HateCLIPper (Kumar
     and Nandakumar, "Hate-CLIPper: Multimodal Hateful Meme Classification based on Cross-modal Interaction of CLIP
     Features", 2022); difference is the absolute difference of InferSent (Conneau et al., "Supervised Learning of
     Universal Sentence Representations from Natural Language Inference Data", 2017); combiner is that of ISSUES; image
-    and text read one side; agreement reads product, difference and cosine of the joint columns, which any other may have
-    beside its own; linear is the linear probe of CLIP (Radford et al., "Learning Transferable Visual Models
-    From Natural Language Supervision", 2021) on both sides. Initial weights come from torch's global generator.
+    and text read one side; agreement has agreement inputs alone, which can be added to any other; linear concatenates the
+    unmapped sides (linear probe: Radford et al., "Learning Transferable Visual Models From Natural Language Supervision",
+    2021). Initial weights come from torch's global generator.
     """
 
     def __init__(self, config: HeadConfig, members: int = 1) -> None:
@@ -269,7 +267,7 @@ class FusionHead(nn.Module):
         self.output = Cosine(members, last) if config.output == "cosine" else Linear(members, last, 1)
 
     def forward(self, image: Tensor, text: Tensor) -> Tensor:
-        """Vectors as the encoder gave them, (N, Di) and (N, Dt) -> logits (M, N)."""
+        """The encoder's vectors, (N, Di) and (N, Dt) -> logits (M, N)."""
         return self.logits(self.embed_vectors(image, text))
 
     def embed_vectors(self, image: Tensor, text: Tensor) -> Tensor:
@@ -277,15 +275,14 @@ class FusionHead(nn.Module):
         return self.embed(self.scale(image, text))
 
     def scale(self, image: Tensor, text: Tensor) -> dict[str, Tensor]:
-        """(N, Di) and (N, Dt) -> {side or "agreement": (M, N, width)}, scaled as each member's train memes say."""
+        """(N, Di) and (N, Dt) -> {side or "agreement": (M, N, width)}, by each member's scaling."""
         return {
             name: scaling(*scaled_columns(name, image, text, self.config.joint))
             for name, scaling in self.scaling.items()
         }
 
     def embed(self, scaled: dict[str, Tensor]) -> Tensor:
-        """{side or "agreement": (M, N, width)} -> (M, N, H): what the output layer sees, and where neighbours are looked
-        for."""
+        """{side or "agreement": (M, N, width)} -> (M, N, H): the embedding before the output layer."""
         sides = {side: scaled[side] for side in self.config.mapped}
         for side, adapter in self.adapters.items():
             sides[side] = adapter(sides[side])
@@ -322,15 +319,15 @@ class FusionHead(nn.Module):
 
 
 def scaled_columns(name: str, image: Tensor, text: Tensor, joint: int) -> tuple[Tensor, ...]:
-    """What the scaling of that name sees of (N, Di) and (N, Dt) vectors."""
+    """The columns of (N, Di) and (N, Dt) vectors that the scaling of that name takes."""
     if name == "agreement":
         return image[:, -joint:], text[:, -joint:]
     return (own_columns({"image": image, "text": text}[name], joint),)
 
 
 def _unit(rows: Tensor) -> Tensor:
-    """Rows of equal length, and components about 1: their products would else be of the size of 1 / W, and the layers
-    that follow would start on a plateau."""
+    """Rows of length sqrt(W), hence components of about 1: products of unit rows would be about 1 / W, and training would start
+    on a plateau."""
     return F.normalize(rows, dim=-1) * math.sqrt(rows.shape[-1])
 
 

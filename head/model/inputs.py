@@ -1,8 +1,8 @@
-"""What a head may see of two vectors: each side, and how they agree in the space that they share.
+"""Inputs of a head: the vector of either side, and their agreement in the space that both share.
 
-CLIP maps pictures and texts to one space, in which the k-th number of one side speaks of what the k-th number of the
-other does. So nothing here changes that space on one side alone: sides are centred at their own mean (the two lie in
-cones apart from each other: Liang et al., "Mind the Gap", 2022) and rotated together or not at all.
+CLIP maps pictures and texts to one space, where column k of both sides has the same meaning. So both sides are rotated
+together or not at all; each is centred at its own mean, since the two lie in separate cones (the modality gap: Liang et
+al., "Mind the Gap", 2022).
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,19 +16,17 @@ from head.model.scaling import deviation, principal_axes
 
 BLOCKS = ("image", "text", "product", "difference", "cosine")
 AGREEMENT = BLOCKS[2:]
-# Far beyond any encoder's vectors: what is wider is a damaged config.json.
+# Wider than any encoder's vectors: beyond it config.json is damaged.
 _WIDEST = 1 << 20
-# Rows that means and deviations are taken from: more hardly change either.
+# Most rows for means and standard deviations; more hardly change them.
 _MOST_ROWS = 8192
 
 
 @dataclass(frozen=True)
 class InputsConfig:
-    """Raises ValueError for what no vectors have.
-
-    image_dim, text_dim: of the vectors, whose last `joint` columns lie in the shared space; blocks: some of BLOCKS;
-    centred: whether each side is centred at the mean of the member's train memes, and brought to unit length again;
-    standard: whether each column is then standardised.
+    """image_dim, text_dim: widths of the vectors, whose last `joint` columns lie in the shared space; blocks: some of BLOCKS;
+    centred: whether each side is centred at the mean of the member's train memes and normalised again; standard: whether
+    columns are then standardised. Raises ValueError for values out of range.
     """
 
     image_dim: int
@@ -48,17 +46,17 @@ class InputsConfig:
 
     @property
     def agrees(self) -> bool:
-        """Whether a block says how the sides agree."""
+        """Whether a block needs the shared space."""
         return agreement_among(self.blocks)
 
     @property
     def sides(self) -> tuple[str, ...]:
-        """Which vectors are read: "image", "text" or both."""
+        """The sides that are read: "image", "text" or both."""
         return tuple(side for side in ("image", "text") if self.agrees or side in self.blocks)
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Columns of each block."""
+        """Number of columns of each block."""
         width = {
             "image": own_width(self.image_dim, self.joint),
             "text": own_width(self.text_dim, self.joint),
@@ -70,10 +68,10 @@ class InputsConfig:
 
 
 class Inputs(nn.Module):
-    """M members' blocks side by side, (N, Di) and (N, Dt) -> (M, N, W).
+    """M members' blocks, concatenated, (N, Di) and (N, Dt) -> (M, N, W).
 
-    image, text: the side's own columns at unit length; product, difference, cosine: the element-wise product, the
-    absolute difference and the cosine of the joint columns.
+    image, text: the side's own columns at unit length; product, difference, cosine: element-wise product, absolute
+    difference and cosine of the joint columns.
     """
 
     mean: Tensor  # (M, 1, W)
@@ -106,21 +104,21 @@ class Inputs(nn.Module):
     embed_vectors = forward
 
     def by_member(self, image: Tensor, text: Tensor) -> Iterator[Tensor]:
-        """Each member's inputs, (N, W), one after another: those of all at once can be large."""
+        """Yields each member's inputs, (N, W): those of all members at once can be large."""
         units = self._units(image, text)
         for member in range(self.members):
-            yield self._seen(units, member)
+            yield self._standardised(units, member)
 
     def of_member(self, image: Tensor, text: Tensor, member: int) -> Tensor:
         """One member's inputs, (N, W)."""
-        return self._seen(self._units(image, text), member)
+        return self._standardised(self._units(image, text), member)
 
-    def _seen(self, units: dict[str, Tensor], member: int) -> Tensor:
+    def _standardised(self, units: dict[str, Tensor], member: int) -> Tensor:
         columns = self._columns(units, member)
         return (columns - self.mean[member]) / self.std[member] if self.config.standard else columns
 
     def _units(self, image: Tensor, text: Tensor) -> dict[str, Tensor]:
-        """{side: (N, D)}: the vectors' parts that the blocks are made of, at unit length."""
+        """{name: (N, D)}: the vectors' columns that the blocks use, at unit length."""
         config = self.config
         parts = {
             "image": lambda: own_columns(image, config.joint),
@@ -140,11 +138,11 @@ class Inputs(nn.Module):
 
 
 class Agreement(nn.Module):
-    """How M members see that the sides agree, (N, Di) and (N, Dt) -> (M, N, 2 K + 1): product and absolute difference of
-    K principal components of the joint space, and the cosine in the whole of it.
+    """Agreement of the sides, for M members, (N, J) twice -> (M, N, 2 K + 1): product and absolute difference of K principal
+    components of the joint space, and the cosine in all of it.
 
-    One rotation serves both sides, fitted to both, so that their components still speak of the same. Product and
-    difference have an energy of 1 each, shared among their columns as it falls, and so has the cosine.
+    Both sides share one rotation, fitted to both, so that components correspond. Product, difference and cosine are each
+    scaled to a total variance of 1.
     """
 
     centre: Tensor  # (2, M, 1, J)
@@ -195,8 +193,8 @@ class Agreement(nn.Module):
 
 
 def thinned(rows: Tensor, most: int) -> Tensor:
-    """At most so many of the (N,) rows, always the same ones, in their order. Drawn, since every k-th row is of one label
-    where labels alternate."""
+    """At most `most` of the (N,) rows, in order, drawn with a fixed seed: every k-th row would have one label where labels
+    alternate."""
     if len(rows) <= most:
         return rows
     drawn = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:most].sort().values
@@ -204,28 +202,28 @@ def thinned(rows: Tensor, most: int) -> Tensor:
 
 
 def agreement_among(blocks: Sequence[str]) -> bool:
-    """Whether some of the blocks need sides that share a space."""
+    """Whether some of the blocks need the shared space."""
     return not set(blocks).isdisjoint(AGREEMENT)
 
 
 def require_whole(name: str, value: object, least: int, most: int) -> None:
-    """Raise ValueError for what is no whole number within the bounds."""
+    """Raise ValueError unless the value is a whole number from `least` to `most`."""
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
         raise ValueError(f"{name}: expected a whole number from {least} to {most}, got {value!r}")
 
 
 def own_columns(vectors: Tensor, joint: int) -> Tensor:
-    """What a side says by itself: its columns outside the shared space, or all of it where there are no others."""
+    """A side's columns outside the shared space, or all of them if there are none outside."""
     return vectors[:, : own_width(vectors.shape[1], joint)]
 
 
 def own_width(dim: int, joint: int) -> int:
-    """How many columns `own_columns` has."""
+    """Number of columns of `own_columns`."""
     return dim - joint if dim > joint else dim
 
 
 def check_widths(image_dim: int, text_dim: int, joint: int) -> None:
-    """Raise ValueError for widths that no vectors have."""
+    """Raise ValueError for widths out of range."""
     for name, value, least in (("image_dim", image_dim, 1), ("text_dim", text_dim, 1), ("joint", joint, 0)):
         require_whole(name, value, least, _WIDEST)
     if joint > min(image_dim, text_dim):
@@ -233,7 +231,7 @@ def check_widths(image_dim: int, text_dim: int, joint: int) -> None:
 
 
 def _side_widths(config: InputsConfig) -> dict[str, int]:
-    """{part of a vector that the blocks are made of: its columns}."""
+    """{name: number of columns} of what `Inputs._units` returns."""
     dims = {"image": config.image_dim, "text": config.text_dim}
     widths = {side: own_width(dims[side], config.joint) for side in dims if side in config.blocks}
     if config.agrees:

@@ -1,4 +1,4 @@
-"""The kinds of heads that a bundle can hold, and how each is written down and rebuilt. A new kind is a line here."""
+"""The kinds of heads that a bundle can hold, and their JSON descriptions. A new kind is a line in the table."""
 
 from dataclasses import asdict
 from typing import Any
@@ -28,15 +28,15 @@ _KINDS: dict[str, tuple[type[nn.Module], Any]] = {
 }
 
 
-def described(head: nn.Module) -> dict[str, Any]:
-    """A head's kind, shape and members, as JSON values."""
+def describe_head(head: nn.Module) -> dict[str, Any]:
+    """A head's kind, config and number of members, as JSON values."""
     kind = next(name for name, (of, _) in _KINDS.items() if isinstance(head, of))
     return {"kind": kind, "head": asdict(head.config), "members": head.members}  # type: ignore[call-overload]
 
 
-def rebuilt(part: dict[str, Any]) -> nn.Module:
-    """The head that `described` wrote down, its weights not yet there; without a kind it is a fusion head, as all were
-    once. Raises ValueError, KeyError or TypeError for what describes none."""
+def rebuild_head(part: dict[str, Any]) -> nn.Module:
+    """The head of a description by `describe_head`, without its weights; a fusion head where there is no kind, as in old
+    bundles. Raises ValueError, KeyError or TypeError for an invalid description."""
     kind = part.get("kind", "fusion")
     if kind not in _KINDS:
         raise ValueError(f"kind: expected one of {', '.join(_KINDS)}, got {kind!r}")
@@ -44,6 +44,6 @@ def rebuilt(part: dict[str, Any]) -> nn.Module:
     return of(config(**part["head"]), part["members"])
 
 
-def can_learn(head: nn.Module) -> bool:
-    """Whether a gradient through the head can teach an encoder: votes and trees have none."""
+def differentiable(head: nn.Module) -> bool:
+    """Whether the head is differentiable in its inputs; nearest neighbours and trees are not."""
     return isinstance(head, (FusionHead, LinearHead))

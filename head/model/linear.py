@@ -1,7 +1,4 @@
-"""Linear heads: a weighted sum of inputs. Logistic regressions, and the cosine, as the bundle keeps them.
-
-Knows nothing of how the weights are found. Fitted by `head.candidates`, served as any head.
-"""
+"""Linear heads: the stored form of logistic regressions. Fitted in `head.candidates.regression`."""
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +7,7 @@ from head.model.inputs import Inputs, InputsConfig
 
 
 class LinearHead(nn.Module):
-    """M members: a weight for each input and a bias, (N, Di) and (N, Dt) -> (M, N) logits."""
+    """M linear functions of the inputs, (N, Di) and (N, Dt) -> (M, N) logits."""
 
     weight: Tensor  # (M, W)
     bias: Tensor  # (M,)

@@ -1,7 +1,4 @@
-"""The losses that a head can be trained with: one number per member.
-
-Works on logits and embeddings of M members at once; knows nothing of optimizers or of data. `head.model.training` calls it.
-"""
+"""Training losses, one value per member, on logits and embeddings of M members at once."""
 
 from dataclasses import dataclass
 
@@ -16,10 +13,10 @@ _MARGIN = 0.1
 
 @dataclass(frozen=True)
 class LossConfig:
-    """What is minimised. Raises ValueError for what no loss can have.
+    """The training loss. Raises ValueError for values out of range.
 
-    kind: one of LOSSES; class_weight: whether memes of the rarer class weigh as much together as the others;
-    smoothing: label smoothing; focus: focal loss's gamma; contrastive: weight of the retrieval-guided term.
+    kind: one of LOSSES; class_weight: whether both classes have equal total weight; smoothing: label smoothing; focus: focal
+    loss's gamma; contrastive: weight of the retrieval-guided term.
     """
 
     kind: str = "bce"
@@ -39,10 +36,10 @@ class LossConfig:
 
 
 def class_weights(label: Tensor, counts: Tensor) -> Tensor:
-    """Weights (M, N) for labels (M, N) 0/1 that make both classes weigh the same in each member; their mean is 1.
+    """Weights (M, N) for labels (M, N) 0/1 that give both classes equal total weight in each member, with mean 1.
 
     King and Zeng, "Logistic Regression in Rare Events Data" (2001), as scikit-learn's `class_weight="balanced"`.
-    counts: (M, N), 1 where a meme is the member's, else 0.
+    counts: (M, N), 1 for the member's memes, else 0.
     """
     total = counts.sum(dim=1, keepdim=True)  # (M, 1)
     positive = (label * counts).sum(dim=1, keepdim=True)
@@ -50,7 +47,7 @@ def class_weights(label: Tensor, counts: Tensor) -> Tensor:
 
 
 def classification_loss(config: LossConfig, logits: Tensor, label: Tensor, weight: Tensor) -> Tensor:
-    """Mean loss (M,) over the memes, weighted; all (M, N).
+    """Weighted mean loss (M,) over the memes; logits, label and weight (M, N).
 
     Binary cross-entropy; label smoothing is that of Szegedy et al., "Rethinking the Inception Architecture for Computer
     Vision" (2016), with two classes; focal loss that of Lin et al., "Focal Loss for Dense Object Detection" (2017): each
@@ -64,14 +61,13 @@ def classification_loss(config: LossConfig, logits: Tensor, label: Tensor, weigh
 
 
 def retrieval_loss(anchor: Tensor, like: Tensor, unlike: Tensor, label: Tensor) -> Tensor:
-    """Mean triplet loss (M,) of embeddings (M, N, H): an anchor is nearer to `like`, by a margin, than to `unlike` and to
-    the batch's other label together; label: (M, N) 0/1.
+    """Mean triplet loss (M,) of embeddings (M, N, H), with margin; label: (M, N) 0/1.
 
     From RGCL (Mei et al., "Improving Hateful Meme Detection through Retrieval-Guided Contrastive Learning", 2024):
-    `like` is the most similar meme of the anchor's label, its pseudo-gold positive, `unlike` the most similar one of
-    the other label, its hard negative, both retrieved by `nearest`; the mean cosine to the memes of the other label in
-    the batch is added to that of the hard negative. Retrieved embeddings are kept since the epoch began, and no gradient
-    flows through them: encoding them anew at each step, as RGCL does, takes three times as long.
+    `like` is the pseudo-gold positive, the most similar meme of the anchor's label, `unlike` the hard negative, the most
+    similar one of the other label, both retrieved by `nearest`; the mean cosine to the batch's memes of the other label is
+    added to that of the hard negative. Retrieved embeddings are computed once per epoch and get no gradient: recomputing
+    them at each step, as RGCL does, takes three times as long.
     """
     others = (label[:, :, None] != label[:, None, :]).to(anchor.dtype)  # (M, N, N)
     batch = (cosines(anchor, anchor) * others).sum(dim=2) / others.sum(dim=2).clamp(min=1)  # (M, N)
@@ -85,5 +81,5 @@ def cosines(query: Tensor, bank: Tensor) -> Tensor:
 
 
 def nearest(similarity: Tensor, allowed: Tensor) -> Tensor:
-    """(M, N) places in the bank of the most similar embedding to each query that it may retrieve; both (M, N, B)."""
+    """(M, N) indices into the bank of the most similar allowed embedding; similarity, allowed: (M, N, B)."""
     return similarity.masked_fill(~allowed, -2.0).argmax(dim=-1)  # below any cosine

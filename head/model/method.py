@@ -1,4 +1,4 @@
-"""What every method is to the others: scores of the memes tuned on, and a way to score new ones."""
+"""The interface of all methods: out-of-fold scores, and a function that scores new memes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,15 +9,15 @@ import numpy as np
 from head.data.features import Features
 from head.model.ensemble import HeadEnsemble
 
-# One answer for all memes, which every figure is to be read beside.
+# The baseline that gives all memes one label.
 MAJORITY = "majority class"
 
 
 @dataclass(frozen=True, eq=False)
 class Method:
-    """out_of_fold: (N,) float64 scores of the memes tuned on, each by members that have not seen it, NaN where there is
-    none; score: Features of K memes -> (K,) float64, by all members; settings: what was chosen for it; ensemble: the
-    heads that it is, where it is one and can be shipped."""
+    """out_of_fold: (N,) float64 scores of the memes tuned on, each by members not trained on it, NaN where there is none; score:
+    Features of K memes -> (K,) float64, by all members; settings: chosen in fitting; ensemble: the method's heads, None
+    where it cannot ship."""
 
     out_of_fold: np.ndarray
     score: Callable[[Features], np.ndarray]

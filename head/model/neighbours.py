@@ -1,7 +1,4 @@
-"""The vote of the nearest known memes, as a head.
-
-Knows nothing of how the number of voters is chosen. Fitted by `head.candidates`, served as any head.
-"""
+"""k nearest neighbours as a head. Fitted in `head.candidates.neighbours`."""
 
 from dataclasses import dataclass
 
@@ -12,15 +9,15 @@ from torch.nn import functional as F
 from head.model.fusion import FusionHead, HeadConfig
 from head.model.inputs import Inputs, InputsConfig, require_whole
 
-# A vote of all, or of none, has no logit; half a vote for each class gives it one.
+# Pseudo-count of votes for each class: a unanimous vote has no finite logit.
 _HALF_A_VOTE = 0.5
 _MOST_KNOWN = 1 << 24
 
 
 @dataclass(frozen=True)
 class NeighbourConfig:
-    """space: where neighbours are looked for: inputs, or what a fusion head makes of a meme; known: how many memes may
-    vote; voters: how many do. Raises ValueError for counts that cannot be."""
+    """space: the inputs, or the fusion head whose embedding, that neighbours are searched in; known: number of stored memes;
+    voters: k. Raises ValueError for counts out of range."""
 
     space: InputsConfig | HeadConfig
     known: int
@@ -32,18 +29,18 @@ class NeighbourConfig:
 
     @property
     def sides(self) -> tuple[str, ...]:
-        """Which vectors are read: "image", "text" or both."""
+        """The sides that are read: "image", "text" or both."""
         return self.space.sides
 
 
 class NeighbourHead(nn.Module):
-    """M members' votes, (N, Di) and (N, Dt) -> (M, N): the logit of the share of offensive memes among the nearest by
-    cosine (Cover and Hart, "Nearest Neighbor Pattern Classification", 1967). Each member knows its own train memes."""
+    """M members, (N, Di) and (N, Dt) -> (M, N) logits of the share of offensive memes among the k nearest by cosine (Cover and
+    Hart, "Nearest Neighbor Pattern Classification", 1967). Each member searches its own train memes."""
 
     image: Tensor  # (B, Di)
     text: Tensor  # (B, Dt)
     label: Tensor  # (B,) of 0 and 1
-    known: Tensor  # (M, B), 1 where a member knows the meme
+    known: Tensor  # (M, B), 1 for a member's train memes
 
     def __init__(self, config: NeighbourConfig, members: int = 1) -> None:
         super().__init__()
@@ -63,7 +60,7 @@ class NeighbourHead(nn.Module):
         return self.votes(image, text, (self.config.voters,))[..., 0]
 
     def votes(self, image: Tensor, text: Tensor, voters: tuple[int, ...]) -> Tensor:
-        """(M, N, V) logits of the votes of as many memes, each at most as many as are known."""
+        """(M, N, V) logits for V values of k, each capped at the number of stored memes."""
         near = self._embedded(image, text) @ self._known_memes().mT  # (M, N, B)
         near = near.masked_fill(self.known[:, None] == 0, -2.0)  # below any cosine
         fewest = int(self.known.sum(dim=1).min())
@@ -73,7 +70,7 @@ class NeighbourHead(nn.Module):
         return torch.logit((offensive + _HALF_A_VOTE) / (counts + 2 * _HALF_A_VOTE))
 
     def _known_memes(self) -> Tensor:
-        """(M, B, H), made at the first question."""
+        """(M, B, H), computed at the first call."""
         if self._bank is None or self._bank.device != self.image.device:
             self._bank = self._embedded(self.image, self.text)
         return self._bank

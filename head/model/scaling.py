@@ -1,7 +1,6 @@
-"""How a vector of the encoder is made ready for a head: unit length, standardised columns, principal components.
+"""Scaling of an encoder's vectors: unit length, standardised columns, principal components.
 
-Every member of a head has a scaling of its own, fitted to that member's train memes and to nothing else, so that a
-held-out meme never says how it is scaled itself. Used by `head.model.fusion` and fitted by `head.model.training`.
+Each member of a head has its own scaling, fitted to its train memes alone, so that held-out memes do not influence it.
 """
 
 from collections.abc import Sequence
@@ -10,19 +9,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# Components of unit vectors deviate by about 1/sqrt(D), above .005; below this a column is constant up to rounding.
+# Columns of unit vectors have a standard deviation of about 1/sqrt(D), above .005; below this a column is constant.
 _CONSTANT = 1e-6
-# Memes at a time: bounds the memory of large sets and costs nothing on small ones.
+# Memes per forward pass, to bound memory.
 _ROWS = 8192
 
 
 class Scaling(nn.Module):
     """M scalings of one side, (N, D) -> (M, N, K).
 
-    Unit length; centred and divided by the deviation of each column; where K < D, the K largest principal components,
-    each brought to a deviation that is the power `spectrum` of its own, then all divided by one number so that their
-    mean square is 1. 0 is whitening, 1 the components as they are. At 2 Adam, whose steps are alike in every column,
-    learns at the speeds that gradient descent has on the components as they are: the strong directions first.
+    Unit length; standardised columns; where K < D, the K largest principal components, each rescaled to its standard
+    deviation to the power `spectrum`, then all by one factor to a mean square of 1. spectrum 0 is whitening, 1 leaves the
+    components as they are. 2 compensates Adam, whose steps are equal in every column: strong directions are learnt first,
+    as by gradient descent on unscaled components.
     """
 
     mean: Tensor  # (M, 1, D)
@@ -60,15 +59,15 @@ class Scaling(nn.Module):
 
 
 def deviation(rows: Tensor) -> Tensor:
-    """(N, D) -> (D,): the deviation of each column, 1 of a constant one."""
+    """(N, D) -> (D,) standard deviations of the columns; 1 for a constant one."""
     std = rows.std(dim=0, correction=0)
     return torch.where(std < _CONSTANT, 1.0, std)
 
 
 def principal_axes(rows: Tensor, components: int) -> tuple[Tensor, Tensor]:
-    """(N, D) centred rows -> (D, K) their first principal axes, longest first, and (K,) float64 variances along them.
+    """(N, D) centred rows -> (D, K) principal axes, largest variance first, and (K,) float64 variances.
 
-    Axes that N rows do not span are zero. The smaller of the two products of the rows with themselves is decomposed.
+    Axes outside the span of the rows are zero. Decomposes the smaller of the Gram and the covariance matrix.
     """
     count, dim = rows.shape
     doubled = rows.double() if count <= dim else rows
@@ -77,7 +76,7 @@ def principal_axes(rows: Tensor, components: int) -> tuple[Tensor, Tensor]:
     values, axes = values.flip(0)[:components], axes.flip(1)[:, :components]
     if count <= dim:
         axes = F.normalize(doubled.T @ axes, dim=0)
-    # eigenvectors have no sign of their own; without one, another machine would draw another head
+    # the sign of an eigenvector is arbitrary: fix it, so that all machines train equal heads
     axes = axes * torch.where(axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)) < 0, -1.0, 1.0)
     kept = values > _CONSTANT * values[0].clamp(min=_CONSTANT)
     missing = components - len(values)
@@ -85,7 +84,7 @@ def principal_axes(rows: Tensor, components: int) -> tuple[Tensor, Tensor]:
 
 
 def _principal(rows: Tensor, components: int, spectrum: int) -> Tensor:
-    """(N, D) centred rows -> (D, K): their first principal axes, scaled as Scaling says."""
+    """(N, D) centred rows -> (D, K) principal axes, scaled as in Scaling."""
     axes, values = principal_axes(rows, components)
     kept = values > 0
     wanted = torch.where(kept, values, 1.0) ** spectrum * kept  # variances of the components

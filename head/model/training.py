@@ -1,8 +1,7 @@
-"""Training the members of a head together, on features in memory.
+"""Training of a head's members, on features in memory.
 
-A member is one fold of one repeat: it has train memes, held-out memes and weights of its own. All members of a trial
-take each step together, as batched products over stacked weights; none sees another's. Knows nothing of the search for
-good settings, of test memes or of files; `python -m head tune` calls it once a trial.
+A member is one fold of one repeat, with its own train memes, held-out memes and weights. All members take each step
+together, as batched matrix products over stacked weights.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -23,40 +22,39 @@ from head.model.losses import LossConfig, class_weights, classification_loss, co
 from head.model.scaling import Scaling
 
 OPTIMIZERS = ("adamw", "adam", "sgd", "rmsprop")
-# HateCLIPper's value. With so few memes a batch, one odd meme would otherwise undo an epoch.
+# HateCLIPper's value. In small batches one outlier would otherwise undo an epoch.
 _GRADIENT_CLIP = 0.1
-# Without momentum plain SGD needs several times the epochs.
+# Without momentum SGD needs several times the epochs.
 _MOMENTUM = 0.9
-# An epoch is one pass over the train memes, or over this many drawn anew: a hundred thousand memes are judged, stopped
-# and pruned as often as hundreds are, and thirty epochs of them are the few passes that they need.
+# An epoch is one pass over the train memes, or over a new random sample of this size: large sets are evaluated, stopped and
+# pruned as often as small ones, and thirty epochs are the few passes that they need.
 _EPOCH_MEMES = 8192
-# Held-out memes that a member is judged by after each epoch: all of a small set, a sample of a large one, whose AUROC
-# a sample of this size tells to .01.
-_JUDGED_MEMES = 4096
-# Memes among which neighbours are retrieved: all of a small set, a fresh sample of a large one.
+# Most held-out memes for early stopping; a sample of this size estimates AUROC to .01.
+_MONITORED_MEMES = 4096
+# Most memes among which neighbours are retrieved in an epoch.
 _BANK_MEMES = 1024
-# Memes a forward pass without gradients: bounds the memory on large sets and costs nothing on small ones.
+# Memes per forward pass without gradients, to bound memory.
 _PREDICT_ROWS = 8192
 
 OnEpoch = Callable[[int, float], None]
-"""Called after each epoch with its number from 0 and the mean over the members of their AUROC so far on the memes held
-out, each at its best epoch; may raise to stop."""
+"""Called after each epoch with its number from 0 and the members' mean held-out AUROC, each at its best epoch so far; may
+raise to stop."""
 
 
 class Diverged(ValueError):
-    """A member of a training had no epoch with a finite loss on the memes held out."""
+    """A member had no epoch with a finite held-out loss."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How a head is trained. Raises ValueError for what no training can use."""
+    """Training settings of a head. Raises ValueError for values out of range."""
 
     optimizer: str = "adamw"  # HateCLIPper
     learning_rate: float = 1e-4  # HateCLIPper
     weight_decay: float = 1e-4  # HateCLIPper
     batch_size: int = 32  # the papers use 16 to 64
-    max_epochs: int = 30  # heads over hundreds of memes are past their best well before
-    patience: int = 5  # epochs without a better loss; products of the sides start on a plateau
+    max_epochs: int = 30  # heads on hundreds of memes overfit well before
+    patience: int = 5  # epochs without a lower loss; heads on products start on a plateau
     loss: LossConfig = field(default_factory=LossConfig)
     seed: int = 0
 
@@ -74,25 +72,25 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TrainConfig":
-        """Back from `dataclasses.asdict`."""
+        """Inverse of `dataclasses.asdict`."""
         return cls(**{**values, "loss": LossConfig(**values["loss"])})
 
 
 class TrainingSet:
-    """Memes and the members' shares of them, scaled once for all trials; the vectors stay on the device."""
+    """Memes and the members' rows of them, on a device; scalings are computed once for all trials."""
 
     def __init__(
         self, features: Features, members: Members, device: torch.device, parts: np.ndarray | None = None
     ) -> None:
-        """members: the rows of `features` that each trains on and those held out from it, both with both labels; parts: (N,)
-        int64, see `head.data.folds.parts`, None for none."""
+        """members: train and held-out rows of each, both with both labels; parts: (N,) int64, as `head.data.folds.parts`, None
+        for none."""
         self.device, self.members = device, len(members)
         self.rows = [torch.from_numpy(member[0]).to(device) for member in members]
         self.label = torch.from_numpy(features.label).to(device, torch.float32)  # (N,)
         self._features = features
         held = [torch.from_numpy(member[1]).to(device) for member in members]
         self.held, self.held_counts = _rectangle(held)  # (M, H) each
-        self.judges, self.judge_counts = _rectangle([_sample(rows, self.label) for rows in held])  # (M, J) each
+        self.monitored, self.monitored_counts = _rectangle([_sample(rows, self.label) for rows in held])  # (M, J) each
         self.parts = np.full(len(features), -1) if parts is None else parts
         in_train = torch.zeros(len(members), len(features), device=device)
         for member, rows in enumerate(self.rows):
@@ -101,7 +99,7 @@ class TrainingSet:
         self._scaled: dict[tuple[Any, ...], tuple[nn.Module, Tensor]] = {}
 
     def scaled(self, name: str, config: HeadConfig) -> tuple[nn.Module, Tensor]:
-        """The members' scalings of a side, or of the sides' agreement, and all memes scaled by them, (M, N, width)."""
+        """The members' scalings of a side, or of "agreement", and all memes scaled by them, (M, N, width)."""
         width = config.agreement_components if name == "agreement" else config.side_widths[name]
         key = name, width, config.centred if name == "agreement" else config.spectrum
         if key not in self._scaled:
@@ -123,9 +121,9 @@ class TrainingSet:
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """head: M members in eval mode, each as it was after its best epoch; auroc: (M,) float64, of each member on the
-    memes it was judged on; without: (P,) float64, for each part the members' mean AUROC on memes of other parts; logits:
-    (N,) float64, the mean over the members that held a meme out, NaN where none did."""
+    """head: M members in eval mode, each after its best epoch; auroc: (M,) float64, of each member on its monitored held-out
+    memes; without: (P,) float64, for each part the members' mean AUROC on memes of other parts; logits: (N,) float64,
+    out-of-fold, averaged over repeats, NaN where no member held a meme out."""
 
     head: FusionHead
     auroc: np.ndarray
@@ -136,13 +134,13 @@ class Trained:
 def train_head(
     head_config: HeadConfig, train_config: TrainConfig, data: TrainingSet, on_epoch: OnEpoch | None = None
 ) -> Trained:
-    """Fit the members to their train memes, with early stopping for each.
+    """Fit each member to its train memes, with early stopping on its held-out memes.
 
-    The best epoch has the lowest loss on the memes held out: that is smoother than AUROC over a hundred memes, so its
-    minimum is chosen less by luck, and the probabilities stay honest. The same seed gives the same weights; the
-    global random state is as it was afterwards. Raises Diverged, and whatever `on_epoch` raises.
+    The best epoch has the lowest loss, which is smoother than AUROC over a hundred memes and favours calibrated
+    probabilities. The same seed gives the same weights; the global random state is restored afterwards. Raises Diverged,
+    and whatever `on_epoch` raises.
     """
-    # Initial weights and dropout draw from the global generators and take no other: they are lent and given back.
+    # initial weights and dropout use the global generator
     with torch.random.fork_rng(), _one_thread():
         torch.manual_seed(train_config.seed)
         head = FusionHead(head_config, data.members)
@@ -154,10 +152,8 @@ def train_head(
 
 
 class _Fit:
-    """One training: the weights of all members as one (M, P) tensor, of which the head's parameters are views.
-
-    One tensor makes the optimizer's step, the clipping of each member's gradient and the keeping of its best weights
-    one operation each, instead of one for every parameter.
+    """One training. The weights of all members are one (M, P) tensor, of which the head's parameters are views: the optimizer
+    step, gradient clipping and storing the best weights are one operation each.
     """
 
     def __init__(self, head: FusionHead, config: TrainConfig, data: TrainingSet, scaled: dict[str, Tensor]) -> None:
@@ -171,18 +167,18 @@ class _Fit:
             start = place.stop
         self.optimizer = _optimizer(self.flat, config)
         self.generator = torch.Generator().manual_seed(config.seed)
-        self.judges = self._rows(data.judges)
-        self.judge_label = data.label[data.judges]
+        self.monitored = self._rows(data.monitored)
+        self.monitored_label = data.label[data.monitored]
 
     def run(self, on_epoch: OnEpoch | None) -> Trained:
         members = self.data.members
         best_loss = torch.full((members,), torch.inf, device=self.data.device)
-        best, best_logits = self.flat.clone(), torch.zeros_like(self.judge_label)
+        best, best_logits = self.flat.clone(), torch.zeros_like(self.monitored_label)
         since = torch.zeros_like(best_loss)
         for epoch in range(self.config.max_epochs):
             self._epoch()
-            loss, logits = self._judge()
-            # never for NaN; a member that has stopped stays as it was, while the others go on
+            loss, logits = self._validate()
+            # False for NaN; members that have stopped keep their best weights while the others continue
             better = (loss < best_loss) & (since < self.config.patience)
             since = torch.where(better, 0, since + 1)
             best_loss = torch.where(better, loss, best_loss)
@@ -214,7 +210,7 @@ class _Fit:
             if neighbours:
                 like, unlike = (rows[:, part] for rows in neighbours)
                 loss = loss + self.config.loss.contrastive * retrieval_loss(embedded, like, unlike, label[:, part])
-            self._step(loss.sum())  # the members share no weight, so the sum's gradient is each one's own
+            self._step(loss.sum())  # members share no weights, so the sum's gradient is that of each
 
     def _step(self, loss: Tensor) -> None:
         gradient = torch.cat([part.flatten(1) for part in torch.autograd.grad(loss, self.parameters)], dim=1)  # (M, P)
@@ -224,15 +220,15 @@ class _Fit:
         self.optimizer.step()
 
     def _shuffled(self, rows: Tensor, length: int) -> Tensor:
-        """As many of the rows, in a new order. A member with fewer than another takes its first ones twice: a batch that
-        holds none of its memes would have no mean loss."""
+        """`length` of the rows in random order. A member with fewer rows repeats its first ones: a batch without any of its memes
+        would have no mean loss."""
         order = torch.randperm(len(rows), generator=self.generator).to(rows.device)
         return rows[order[torch.arange(length, device=rows.device) % len(rows)]]
 
     @torch.no_grad()
     def _neighbours(self, order: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-        """For each meme of the epoch, (M, L), its nearest meme of the same and of the other label, (M, L, H) each, as the
-        head embeds them at the epoch's beginning."""
+        """The embeddings, at the start of the epoch, of each meme's nearest meme of the same and of the other label, (M, L, H)
+        each; order, label: (M, L)."""
         self.head.eval()
         embedded = self._embedded({side: _take(vectors, order) for side, vectors in self.scaled.items()})
         self.head.train()
@@ -252,34 +248,38 @@ class _Fit:
         return {side: _take(vectors, rows) for side, vectors in self.scaled.items()}
 
     @torch.no_grad()
-    def _judge(self) -> tuple[Tensor, Tensor]:
-        """Loss (M,) and logits (M, J) of each member on the memes that it is judged by."""
+    def _validate(self) -> tuple[Tensor, Tensor]:
+        """Loss (M,) and logits (M, J) of each member on its monitored held-out memes."""
         self.head.eval()
-        logits = self.head.logits(self._embedded(self.judges))
-        weight = self.data.judge_counts
+        logits = self.head.logits(self._embedded(self.monitored))
+        weight = self.data.monitored_counts
         if self.config.loss.class_weight:
-            weight = weight * self.data.balance.gather(1, self.data.judges)
-        return classification_loss(self.config.loss, logits, self.judge_label, weight), logits
+            weight = weight * self.data.balance.gather(1, self.data.monitored)
+        return classification_loss(self.config.loss, logits, self.monitored_label, weight), logits
 
     def _embedded(self, scaled: dict[str, Tensor]) -> Tensor:
-        """{side: (M, N, K)} -> (M, N, H), some rows at a time."""
+        """{side: (M, N, K)} -> (M, N, H), in batches."""
         parts = zip(*(vectors.split(_PREDICT_ROWS, dim=1) for vectors in scaled.values()))
         return torch.cat([self.head.embed(dict(zip(scaled, part))) for part in parts], dim=1)
 
     def _aurocs(self, logits: Tensor, counts: Tensor | None = None) -> np.ndarray:
-        arrays = (self.judge_label, torch.nan_to_num(logits), self.data.judge_counts if counts is None else counts)
+        arrays = (
+            self.monitored_label,
+            torch.nan_to_num(logits),
+            self.data.monitored_counts if counts is None else counts,
+        )
         return aurocs(*(array.cpu().numpy() for array in arrays))
 
     def _without(self, logits: Tensor) -> np.ndarray:
-        part = torch.from_numpy(self.data.parts).to(logits.device)[self.data.judges]  # (M, J)
+        part = torch.from_numpy(self.data.parts).to(logits.device)[self.data.monitored]  # (M, J)
         found = [
-            self._aurocs(logits, self.data.judge_counts * (part != one)) for one in range(self.data.parts.max() + 1)
+            self._aurocs(logits, self.data.monitored_counts * (part != one)) for one in range(self.data.parts.max() + 1)
         ]
         return np.array([np.mean(one[np.isfinite(one)]) if np.isfinite(one).any() else 0.5 for one in found])
 
     @torch.no_grad()
     def _out_of_fold(self) -> np.ndarray:
-        """(N,) mean logit over the members that held a meme out, NaN where none did."""
+        """(N,) out-of-fold logits, averaged over repeats; NaN where no member held a meme out."""
         logits = self.head.logits(self._embedded(self._rows(self.data.held))).double()  # (M, H)
         total, count = (torch.zeros(len(self.data.label), dtype=torch.float64, device=logits.device) for _ in range(2))
         counts = self.data.held_counts.double()
@@ -289,19 +289,19 @@ class _Fit:
 
 
 def _take(vectors: Tensor, rows: Tensor) -> Tensor:
-    """(M, N, K) and (M, B) rows, each member's own -> (M, B, K)."""
+    """(M, N, K) vectors and (M, B) rows per member -> (M, B, K)."""
     members, count, width = vectors.shape
     places = rows + torch.arange(members, device=rows.device)[:, None] * count
     return vectors.view(-1, width).index_select(0, places.view(-1)).view(members, -1, width)
 
 
 def _sample(rows: Tensor, label: Tensor) -> Tensor:
-    """At most _JUDGED_MEMES of the rows, every k-th of those of each label, so that the labels keep their shares."""
-    return rows[label[rows].argsort(stable=True)][:: -(-len(rows) // _JUDGED_MEMES)]
+    """At most _MONITORED_MEMES of the rows, every k-th of each label, so that prevalence is preserved."""
+    return rows[label[rows].argsort(stable=True)][:: -(-len(rows) // _MONITORED_MEMES)]
 
 
 def _rectangle(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Rows of each member -> (M, longest) rows, and (M, longest) 1 where there is one, 0 where row 0 fills the place."""
+    """Rows of each member -> (M, longest) rows padded with 0, and (M, longest) mask, 0 for padding."""
     padded = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
     lengths = torch.tensor([len(part) for part in rows], device=padded.device)
     return padded, (torch.arange(padded.shape[1], device=padded.device) < lengths[:, None]).float()
@@ -319,8 +319,8 @@ def _optimizer(flat: Tensor, config: TrainConfig) -> torch.optim.Optimizer:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """One thread for small matrices: on two busy cores, threads that wait for each other were 5 to 25 times slower,
-    and the sums, hence the weights, no longer depend on the number of cores. Several cores train several trials."""
+    """One thread for small matrices: on two busy cores, synchronising threads made it 5 to 25 times slower, and sums, hence
+    weights, would depend on the number of cores. Other cores train other trials."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

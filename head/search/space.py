@@ -1,7 +1,4 @@
-"""What the search may choose: the space of heads and trainings, and the published recipes that it begins with.
-
-Knows nothing of data but their dimensions and number. `head.search.study` draws from it.
-"""
+"""The search space of heads and training settings, and the published recipes that a search starts with."""
 
 import math
 from typing import Any
@@ -12,37 +9,37 @@ from head.model.fusion import FUSIONS, OUTPUTS, HeadConfig
 from head.model.losses import LOSSES, LossConfig
 from head.model.training import OPTIMIZERS, TrainConfig
 
-# Per optimizer, because its rate means something else in each. HateCLIPper's 1e-4 lies within AdamW's range; SGD wants
-# large rates, since the gradient is clipped to .1.
+# Ranges of the learning rate per optimizer. AdamW's includes HateCLIPper's 1e-4; SGD's is high, since gradients are clipped
+# to .1.
 _RATES = {"adamw": (3e-5, 3e-3), "adam": (3e-5, 3e-3), "sgd": (3e-2, 3.0), "rmsprop": (1e-5, 1e-3)}
-# The papers map to 1024. With hundreds of memes that is ten times slower and no better; with a hundred thousand, 512 alone
-# would take hours on two cores.
+# The papers map to 1024: ten times slower and no better with hundreds of memes. With a hundred thousand memes even 512 takes
+# hours on two cores.
 _WIDTHS, _WIDTHS_OF_THOUSANDS = (32, 64, 128), (128, 256)
-# Likewise what memes span: hundreds of them have no use for more than some dozens of directions.
+# Principal components: hundreds of memes span no more useful directions.
 _COMPONENTS, _COMPONENTS_OF_THOUSANDS = (32, 64, 128), (128,)
-# What the strong directions weigh against the weak; of thousands of memes each choice takes gigabytes.
+# See `head.model.scaling.Scaling`; with thousands of memes each choice takes gigabytes.
 _SPECTRA, _SPECTRA_OF_THOUSANDS = (0, 1, 2), (2,)
 # A step costs about the same for 16 memes as for 32.
 _BATCHES, _BATCHES_OF_THOUSANDS = (32, 64, 128), (128, 256, 512)
 _THOUSANDS = 4000
-# Every kind of input with every fusion: what a head sees decides more than any other choice.
+# Suffix of kinds with agreement inputs: the inputs matter more than any other choice.
 _AGREEMENT = "+agreement"
-# The papers' learning rate wants some two thousand steps: few epochs of thousands of memes, but many of hundreds.
+# The papers' learning rate needs about two thousand steps: few epochs with thousands of memes, many with hundreds.
 _RECIPE_STEPS, _RECIPE_PATIENCE = 2000, 10
 _EPOCHS, _MOST_EPOCHS = 30, 240
-# What of the published settings is another here, and why, as the report says it.
+# Differences from the published settings, as shown in the report.
 DIFFERENCES = (
     "Unlike in their papers, sides are standardised and reduced to principal components, mapped to a smaller width (the "
-    "papers: 1024), classes are told by one logit instead of two, a training stops early on memes held out, and RGCL's "
-    "retrieved neighbours are encoded once an epoch instead of at every step. Learning rate, optimizer, dropout, depth and "
-    "loss are the papers'; they train until the loss on memes held out no longer falls."
+    "papers: 1024), heads have one logit instead of two, training stops early on held-out memes, and RGCL's retrieved "
+    "neighbours are encoded once per epoch instead of at every step. Learning rate, optimizer, dropout, depth and loss are "
+    "the papers'; recipes train until the held-out loss no longer falls."
 )
 
 
 class Space:
-    """The space for vectors of given widths, {"image_dim", "text_dim", "joint"}, and a number of memes.
+    """The search space. dims: {"image_dim", "text_dim", "joint"}, widths of the vectors; memes: how many are tuned on.
 
-    kinds: what a head can see, "align" or "align+agreement"; without a shared space there is no agreement.
+    kinds: inputs of a head, such as "align" or "align+agreement"; without a shared space there is no agreement.
     """
 
     def __init__(self, dims: dict[str, int], memes: int) -> None:
@@ -56,13 +53,13 @@ class Space:
         passes = round(_RECIPE_STEPS * self._batches[1] / memes)
         self._recipe_epochs = min(max(passes, _EPOCHS), _MOST_EPOCHS)
         largest = max(dims["image_dim"], dims["text_dim"])
-        # more components than there are columns are all of them; one such choice is enough
+        # more components than columns are equivalent to all columns
         wanted = _COMPONENTS_OF_THOUSANDS if many else _COMPONENTS
         self._components = tuple(sorted({min(count, largest) for count in wanted}))
 
     def suggest(self, trial: Trial, seed: int, recipe: bool = False) -> tuple[HeadConfig, TrainConfig]:
-        """Draw one point; a recipe trains until it converges. Every trial has the same parameters: multivariate TPE draws
-        at random what only some have, hence the learning rate as a position in its optimizer's range."""
+        """Sample one point; a recipe trains longer, until it converges. All trials have the same parameters, since multivariate
+        TPE samples conditional ones at random; hence the learning rate as a position in its optimizer's range."""
         width = trial.suggest_categorical("width", self._widths)
         fusion, _, agreement = trial.suggest_categorical("kind", self.kinds).partition("+")
         head = HeadConfig(
@@ -100,7 +97,7 @@ class Space:
         return head, train
 
     def recipes(self) -> dict[str, dict[str, Any]]:
-        """Published settings to start from, but for DIFFERENCES, by what they are."""
+        """{name: parameters} of published settings, except for DIFFERENCES."""
         low, high = _RATES["adamw"]
         shared = {
             "centred": True,

@@ -1,7 +1,4 @@
-"""The search for a head's settings: an Optuna study that can be stopped, continued and shared between machines.
-
-Sees the memes that are tuned on and no others. `python -m head tune --trials N` runs it.
-"""
+"""The search for a head's settings: an Optuna study that can be interrupted, resumed and shared between machines."""
 
 import hashlib
 import logging
@@ -11,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -26,28 +24,28 @@ from head.model.training import TrainConfig
 from head.search.space import Space
 from head.search.workers import Outcome, Settings, Trainer
 
-# Trials drawn before any of them is known. Fixed, whatever the number of workers, so that the same seed gives the same
-# study on one core and on eight; more workers than this would wait.
+# Trials sampled before the value of any is known. Fixed, whatever the number of workers, so that the same seed gives the same
+# study on one core and on eight; more workers than this would idle.
 ROUND = 8
-# Epochs after which trials of a kind are compared, and the best quarter of them goes on. A product starts on a plateau that a
-# concatenation does not know, hence within a kind, and not at once.
+# Epochs after which trials of a kind are compared and the best quarter continues. Heads on products start on a loss plateau
+# and heads on concatenations do not, hence comparison within a kind, and not at epoch 1.
 _RUNGS = (2, 5, 10)
-_KEPT = 1 / 4
-# Trials of a kind that pass a rung first, so that a quarter means something.
-_PASSING = 2
-# Trials drawn at random before the sampler begins to prefer anything, recipes included. With Optuna's ten it stayed where
-# it was first lucky: on MultiOFF, 151 of 200 trials had one fusion kind.
+_SURVIVING = 1 / 4
+# Trials of a kind that pass a rung without comparison.
+_UNPRUNED = 2
+# Random trials before TPE starts, recipes included. With Optuna's default of ten it settled too early: on MultiOFF, 151 of
+# 200 trials had one kind of fusion.
 _RANDOM_TRIALS = 40
-# A server that is there answers at once; without a limit, one behind a closed firewall is waited for minutes.
+# A running server answers at once; without a timeout, a connection that a firewall drops takes minutes to fail.
 _CONNECT_SECONDS = 10
-# Machines that begin at once in an empty database all make its tables, and all but one are told that they are there:
-# each of them once or twice, since Optuna makes some tables after others.
+# Attempts to open the storage: machines that start together in an empty database race to create its tables, and all but
+# one get an error, up to twice, since Optuna creates tables in stages.
 _OPENINGS = 5
 _FINGERPRINT = "data fingerprint"
 
 
 class OtherData(ValueError):
-    """A study of this name was made with other data."""
+    """A study of this name has trials on other data."""
 
 
 class StudyUnusable(ValueError):
@@ -56,7 +54,8 @@ class StudyUnusable(ValueError):
 
 @dataclass(frozen=True)
 class StudyConfig:
-    """storage: an SQLAlchemy URL; study: its name there; trials: the wanted total, earlier runs included."""
+    """storage: an SQLAlchemy URL; study: its name there; trials: the total to reach, earlier runs included. Raises ValueError for
+    values out of range or an invalid URL."""
 
     storage: str
     study: str
@@ -72,7 +71,7 @@ class StudyConfig:
             raise ValueError(f"seed: expected a whole number from 0 to 2**32 - 1, got {self.seed}")
         try:
             make_url(self.storage)
-        except (ArgumentError, ValueError):  # whose messages, and what they came from, may hold a password
+        except (ArgumentError, ValueError):  # their messages and causes may contain the password
             got = self.storage.rpartition("@")[2]
             raise ValueError(
                 f"storage: expected a URL such as postgresql://user:password@host/database, got one that ends in {got!r}"
@@ -80,15 +79,15 @@ class StudyConfig:
 
     @property
     def place(self) -> str:
-        """The storage as it may be shown: without its password."""
+        """The storage's URL without its password."""
         return make_url(self.storage).render_as_string(hide_password=True)
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A finished trial. value: mean AUROC of its members, of a pruned one the last that was seen, None where there is
-    none; seconds: that it took; recipe: the published settings that it is, None for what was drawn; without: of a complete
-    one, for each part of the memes its value on the others."""
+    """A finished trial. value: mean AUROC of its members on held-out memes, the last intermediate one of a pruned trial, None
+    if there is none; recipe: name of its published settings, None if sampled; without: of a complete trial, for each part
+    of the memes its value on the other parts."""
 
     number: int
     complete: bool
@@ -102,21 +101,21 @@ class Trial:
 
     @property
     def kind(self) -> str:
-        """What the head sees, one of `Space.kinds`."""
+        """Kind of the head's inputs, one of `Space.kinds`."""
         return self.params["kind"]
 
 
 @dataclass(frozen=True)
-class Found:
-    """trials: all that are finished, in their order; importances: {parameter: share of the value's variance}, pruned
-    trials included, with the last value that was seen of them."""
+class StudyResult:
+    """trials: all finished ones, by number; importances: {parameter: share of the values' variance}, pruned trials included
+    with their last intermediate value."""
 
     trials: list[Trial]
     importances: dict[str, float]
 
     def best(self, count: int, of_a_kind: int | None = None, part: int | None = None) -> list[Trial]:
-        """The complete trials with the highest values, the best first; at most `of_a_kind` of one kind. part: of the memes,
-        that has no say in it."""
+        """The `count` complete trials with the highest values, the best first; at most `of_a_kind` of one kind. part: of the
+        memes, to leave out of the values."""
 
         def worth(trial: Trial) -> float:
             return (trial.value or 0.0) if part is None else trial.without[part]
@@ -132,34 +131,33 @@ class Found:
         return chosen[:count]
 
 
-def search(space: Space, digest: str, config: StudyConfig, trainer: Trainer) -> Found:
+def search(space: Space, digest: str, config: StudyConfig, trainer: Trainer) -> StudyResult:
     """Run the study until it has `config.trials` finished trials; a study that has them is only read.
 
-    A trial's value is the mean over its members of the AUROC on the memes that each held out. The best of many is
-    chosen on the memes that it is measured on, so its value is optimistic. digest: a fingerprint of the data; machines
-    that work on one study at once in PostgreSQL meet the total together, and what they have in hand then is dropped.
-    Raises OtherData, StudyUnusable, WorkerLost; ValueError when no trial converged; KeyboardInterrupt when stopped, all
-    that was finished being kept.
+    A trial's value is the mean over its members of the AUROC on held-out memes; the maximum over trials is optimistic,
+    since it is selected on the same memes. digest: of the data, stored with the study. Machines that share a study in
+    PostgreSQL reach the total together; trials running then are dropped. Raises OtherData, StudyUnusable, WorkerLost;
+    ValueError if no trial converged; KeyboardInterrupt, with all finished trials stored.
     """
-    with _opened(config) as shared:
+    with _open_study(config) as shared:
         _require_same_data(shared, digest, config)
         _run(shared, space, config, trainer)
         trials = [_read(trial) for trial in shared.finished()]
-        found = Found(trials, _importances(shared.study, config.seed))
-    if not found.best(1):
+        result = StudyResult(trials, _importances(shared.study, config.seed))
+    if not result.best(1):
         raise ValueError(f"study {config.study!r}: none of its {len(trials)} trials converged; add trials")
-    return found
+    return result
 
 
 def finished_trials(config: StudyConfig) -> int:
-    """How many trials of the study are kept."""
-    with _opened(config) as shared:
+    """Number of finished trials in the storage. Raises StudyUnusable."""
+    with _open_study(config) as shared:
         return len(shared.finished())
 
 
 class KindPruner(optuna.pruners.BasePruner):
-    """Successive halving within a kind: at a rung a trial goes on if it is among the best quarter of the trials of its kind
-    that came there (Li et al., "A System for Massively Parallel Hyperparameter Tuning", 2020)."""
+    """Asynchronous successive halving within a kind (Li et al., "A System for Massively Parallel Hyperparameter Tuning",
+    2020): at a rung a trial continues if it is in the best quarter of the trials of its kind that reached it."""
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
         step, kind = trial.last_step, trial.params["kind"]
@@ -172,12 +170,12 @@ class KindPruner(optuna.pruners.BasePruner):
             if other.params["kind"] == kind and step in other.intermediate_values
         ]
         better = sum(value > trial.intermediate_values[step] for value in others)
-        return len(others) >= _PASSING and better >= max(1.0, _KEPT * (len(others) + 1))
+        return len(others) >= _UNPRUNED and better >= max(1.0, _SURVIVING * (len(others) + 1))
 
 
 def sampler(seed: int, trials: int) -> optuna.samplers.BaseSampler:
-    """Multivariate TPE (Falkner et al., "BOHB", 2018); a study that goes on must not draw its first trials again, so
-    the seed moves on with the number of trials."""
+    """Multivariate TPE (Falkner et al., "BOHB", 2018). The seed depends on the number of trials, so that a resumed study does
+    not repeat its first ones."""
     drawn = int(np.random.SeedSequence([seed, trials]).generate_state(1)[0])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -187,9 +185,9 @@ def sampler(seed: int, trials: int) -> optuna.samplers.BaseSampler:
 
 
 @dataclass(frozen=True)
-class _Shared:
-    """A stored study that other machines may be at work on. They take turns by PostgreSQL's advisory locks, which end
-    with the connection, however a machine dies; another database has none of them, and each machine is the first."""
+class _SharedStudy:
+    """A stored study that other machines may work on. They synchronise by PostgreSQL's advisory locks, which end with the
+    connection, however a machine dies; in other databases there are none, and each machine is the first."""
 
     study: optuna.Study
     engine: Engine
@@ -198,7 +196,7 @@ class _Shared:
         return self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
 
     def add(self, trial: FrozenTrial, total: int) -> bool:
-        """Store a trial unless there are `total` already; whether it was stored."""
+        """Store a trial unless `total` are stored already; returns whether it was stored."""
         with self.engine.begin() as connection:
             self._lock(connection, "pg_advisory_xact_lock", "turn")
             room = len(self.finished()) < total
@@ -208,25 +206,27 @@ class _Shared:
 
     @contextmanager
     def first(self) -> Iterator[bool]:
-        """Whether no other machine was at work on the study when this one began."""
+        """Yields whether this is the first machine that works on the study at present."""
         connection = self.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         try:
             yield self._lock(connection, "pg_try_advisory_lock", "first")
         finally:
-            connection.invalidate()  # which, unlike close(), says nothing to a server that is gone
+            connection.invalidate()  # unlike close(), sends nothing to a server that may be gone
             connection.close()
 
     def _lock(self, connection: Connection, function: str, purpose: str) -> bool:
         if self.engine.dialect.name != "postgresql":
             return True
         digest = hashlib.sha256(f"{purpose} {self.study.study_name}".encode()).digest()
-        key = int.from_bytes(digest[:8], signed=True)  # such a lock has a number for a name
-        return connection.scalar(text(f"SELECT {function}(:key)"), {"key": key}) is not False  # void: it has waited
+        key = int.from_bytes(digest[:8], signed=True)  # lock names are integers
+        return (
+            connection.scalar(text(f"SELECT {function}(:key)"), {"key": key}) is not False
+        )  # None: a blocking lock, acquired
 
 
 @contextmanager
-def _opened(config: StudyConfig) -> Iterator[_Shared]:
-    """The study, made if it is new; Optuna's log, which would break the progress bar, is silent meanwhile."""
+def _open_study(config: StudyConfig) -> Iterator[_SharedStudy]:
+    """The study, created if new. Silences Optuna's log, which would break the progress bar. Raises StudyUnusable."""
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(logging.CRITICAL)
     storage = None
@@ -235,13 +235,13 @@ def _opened(config: StudyConfig) -> Iterator[_Shared]:
         study = optuna.create_study(
             storage=storage, study_name=config.study, direction="maximize", load_if_exists=True, sampler=None
         )
-        yield _Shared(study, storage.engine)
+        yield _SharedStudy(study, storage.engine)
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError, ImportError) as error:
-        cause = error.__cause__ or error  # Optuna's own words guess at it, and wrongly
+        cause = error.__cause__ or error  # Optuna's own message is a wrong guess
         reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
         raise StudyUnusable(
-            f"{config.place}: the study's storage cannot be reached, read or written ({reason}); see that the server "
-            "runs and lets you in, or for a file, free the disk, mend its permissions, or move a damaged one away"
+            f"{config.place}: the study's storage cannot be reached, read or written ({reason}); check that the server "
+            "runs and accepts the user, or of a file, the disk space and permissions; move a damaged file away"
         ) from error
     finally:
         if storage is not None:
@@ -259,24 +259,24 @@ def _storage(config: StudyConfig) -> optuna.storages.RDBStorage:
     return optuna.storages.RDBStorage(config.storage, settings)
 
 
-def _require_same_data(shared: _Shared, digest: str, config: StudyConfig) -> None:
+def _require_same_data(shared: _SharedStudy, digest: str, config: StudyConfig) -> None:
     study = shared.study
     if _FINGERPRINT not in study.user_attrs and not shared.finished():
         study.set_user_attr(_FINGERPRINT, digest)
-    stored = study.user_attrs.get(_FINGERPRINT, "unknown")  # another machine may have been first
+    stored = study.user_attrs.get(_FINGERPRINT, "unknown")  # another machine may have set it first
     if stored != digest:
         raise OtherData(
             f"study {config.study!r} in {config.place} was made with other memes, splits, vectors, folds or seed "
-            f"(data {stored[:12]}, now {digest[:12]}); give this one another name with --study"
+            f"(data {stored[:12]}, now {digest[:12]}); choose another name with --study"
         )
 
 
-def _run(shared: _Shared, space: Space, config: StudyConfig, trainer: Trainer) -> None:
-    """Rounds of trials. They are drawn and judged in memory and written when they are finished: a suggestion that goes
-    through a database costs more than an epoch of training. So machines do not see what others have in hand, and only
-    the first at work draws the recipes, and from the study's own seed; the others draw from seeds of their own."""
+def _run(shared: _SharedStudy, space: Space, config: StudyConfig, trainer: Trainer) -> None:
+    """Run rounds of trials. They are sampled and pruned in memory and stored when finished: sampling through a database costs
+    more than an epoch of training. So machines do not see each other's running trials; only the first one runs the
+    recipes and uses the study's seed, the others use random seeds."""
     memory = optuna.create_study(direction="maximize", pruner=KindPruner())
-    known = _take_in(shared, memory, set())
+    known = _sync(shared, memory, set())
     recipes = space.recipes()
     with (
         shared.first() as first,
@@ -289,24 +289,27 @@ def _run(shared: _Shared, space: Space, config: StudyConfig, trainer: Trainer) -
             missing = _missing(recipes, memory)[: wanted if first else 0]
             for name in missing:
                 memory.enqueue_trial(recipes[name])
-            # the sampler alone would hardly look at most kinds: all random trials, then every other one, are dealt
+            # TPE alone would hardly try most kinds: all random trials, then half of the rest, take the least tried ones
             others = wanted - len(missing)
-            dealt = others if len(known) < _RANDOM_TRIALS else others // 2
-            for kind in _least_tried(space.kinds, memory, seed)[:dealt]:
+            balanced = others if len(known) < _RANDOM_TRIALS else others // 2
+            for kind in _least_tried(space.kinds, memory, seed)[:balanced]:
                 memory.enqueue_trial({"kind": kind})
-            trials = [memory.ask() for _ in range(wanted)]
-            settings = [space.suggest(trial, config.seed, at < len(missing)) for at, trial in enumerate(trials)]
-            added = _round(shared, memory, trials, settings, missing, trainer, config.trials)
-            before, known = len(known), _take_in(shared, memory, known)
+            asked = [memory.ask() for _ in range(wanted)]
+            sampled = [
+                _Sampled(trial, space.suggest(trial, config.seed, recipe is not None), recipe)
+                for trial, recipe in zip_longest(asked, missing)
+            ]
+            added = _round(shared, memory, sampled, trainer, config.trials)
+            before, known = len(known), _sync(shared, memory, known)
             if len(known) > before + added and seed == config.seed:
-                # Another process is at work: from the same seed and number of trials, both would draw the same.
+                # Another process works on the study: with equal seeds and numbers of trials both would sample the same.
                 seed = secrets.randbits(32)
             bar.set_postfix(best=_best_so_far(memory), refresh=False)
             bar.update(len(known) - bar.n)
 
 
 def _least_tried(kinds: Sequence[str], study: optuna.Study, seed: int) -> list[str]:
-    """The kinds, those with the fewest trials first; of equals in an order that the seed gives."""
+    """The kinds, fewest trials first; ties in an order drawn from the seed."""
     tried = Counter(trial.params.get("kind") for trial in study.get_trials(deepcopy=False))
     order = np.random.default_rng(seed).permutation(len(kinds))
     return sorted((kinds[at] for at in order), key=lambda kind: tried[kind])
@@ -317,47 +320,48 @@ def _missing(recipes: dict[str, dict[str, Any]], study: optuna.Study) -> list[st
     return [name for name, params in recipes.items() if params not in tried]
 
 
-def _take_in(shared: _Shared, memory: optuna.Study, known: set[int]) -> set[int]:
-    """Show the finished trials that the storage has gained to the study in memory; the numbers of all there are."""
+def _sync(shared: _SharedStudy, memory: optuna.Study, known: set[int]) -> set[int]:
+    """Copy newly stored trials into the study in memory; the numbers of all stored ones."""
     finished = {trial.number: trial for trial in shared.finished()}
     memory.add_trials(finished[number] for number in sorted(finished.keys() - known))
     return known | finished.keys()
 
 
+@dataclass(frozen=True)
+class _Sampled:
+    """A trial of a round: its settings, and the name of its recipe, None if sampled."""
+
+    trial: optuna.Trial
+    settings: Settings
+    recipe: str | None
+
+
 def _round(
-    shared: _Shared,
-    memory: optuna.Study,
-    trials: list[optuna.Trial],
-    settings: list[Settings],
-    recipes: Sequence[str],
-    trainer: Trainer,
-    total: int,
+    shared: _SharedStudy, memory: optuna.Study, sampled: Sequence[_Sampled], trainer: Trainer, total: int
 ) -> int:
-    """Train what was drawn and store it, up to `total` trials of all machines, in the order in which it was drawn; where
-    the round is interrupted, all that had ended by then. Returns how many were stored. The first of them are recipes,
-    which are not pruned."""
-    ended: dict[int, FrozenTrial] = {}
+    """Train a round and store its trials in the order sampled, up to `total` of all machines; if interrupted, those that had
+    finished. Returns how many were stored. Recipes are not pruned."""
+    finished: dict[int, FrozenTrial] = {}
     stored: list[bool] = []
 
     def go_on(number: int, epoch: int, value: float) -> bool:
-        trials[number].report(value, epoch)
-        return all(stored) and (number < len(recipes) or not trials[number].should_prune())
+        sampled[number].trial.report(value, epoch)
+        return all(stored) and (sampled[number].recipe is not None or not sampled[number].trial.should_prune())
 
     try:
-        for number, outcome in trainer.train(settings, go_on):
-            drawn = memory.get_trials(deepcopy=False)[trials[number].number]
-            recipe = recipes[number] if number < len(recipes) else None
-            ended[number] = _finish(drawn, settings[number], outcome, recipe)
-            while len(stored) in ended:
-                stored.append(shared.add(ended.pop(len(stored)), total))
+        for number, outcome in trainer.train([one.settings for one in sampled], go_on):
+            drawn = memory.get_trials(deepcopy=False)[sampled[number].trial.number]
+            finished[number] = _finish(drawn, sampled[number], outcome)
+            while len(stored) in finished:
+                stored.append(shared.add(finished.pop(len(stored)), total))
     finally:
-        for trial in trials:  # their stored twins are what the study in memory learns from
-            memory.tell(trial, state=TrialState.FAIL)
-        stored += [shared.add(ended[number], total) for number in sorted(ended)]
+        for one in sampled:  # the study in memory learns from the stored copies instead
+            memory.tell(one.trial, state=TrialState.FAIL)
+        stored += [shared.add(finished[number], total) for number in sorted(finished)]
     return sum(stored)
 
 
-def _finish(drawn: FrozenTrial, settings: Settings, outcome: Outcome, recipe: str | None) -> FrozenTrial:
+def _finish(drawn: FrozenTrial, sampled: _Sampled, outcome: Outcome) -> FrozenTrial:
     value = None if outcome.auroc is None else float(outcome.auroc.mean())
     return create_trial(
         state=TrialState.PRUNED if value is None else TrialState.COMPLETE,
@@ -366,10 +370,10 @@ def _finish(drawn: FrozenTrial, settings: Settings, outcome: Outcome, recipe: st
         distributions=drawn.distributions,
         intermediate_values=drawn.intermediate_values,
         user_attrs={
-            "head": asdict(settings[0]),
-            "train": asdict(settings[1]),
+            "head": asdict(sampled.settings[0]),
+            "train": asdict(sampled.settings[1]),
             "seconds": outcome.seconds,
-            "recipe": recipe,
+            "recipe": sampled.recipe,
             "without": outcome.without.tolist(),
         },
     )
@@ -399,9 +403,9 @@ def _best_so_far(study: optuna.Study) -> str:
 
 def _importances(study: optuna.Study, seed: int) -> dict[str, float]:
     """Share of the values' variance by parameter: a random forest's mean decrease in impurity (Breiman, "Random Forests",
-    2001); {} where trials are too few or alike. fANOVA, which says the same, takes minutes for as many kinds.
+    2001); {} where trials are too few or have one value. fANOVA gives similar shares and takes minutes.
 
-    A pruned trial counts with the last value that was seen of it: survivors alone say what matters among the good.
+    Pruned trials count with their last intermediate value: complete trials alone would show what matters among the good.
     """
     seen = optuna.create_study(direction="maximize")
     for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)):

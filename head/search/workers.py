@@ -1,7 +1,7 @@
-"""Work side by side: in this process, or in worker processes that each keep the memes in memory.
+"""Parallel jobs, in this process or in worker processes that each keep the memes in memory.
 
-A pool deals jobs to whichever worker is free; a job may ask whether to go on. `head.search.study` has the trials of a round
-trained by one, `head.fitting` the best ones fitted by another. It keeps no heads and knows nothing of studies.
+A pool hands jobs to idle workers; a running job can ask whether to continue. Used for the trials of a round
+(`head.search.study`) and for fits (`head.fitting`).
 """
 
 import multiprocessing
@@ -28,24 +28,24 @@ from head.model.training import Diverged, TrainConfig, TrainingSet, train_head
 Settings = tuple[HeadConfig, TrainConfig]
 
 GoOn = Callable[[int, int, float], bool]
-"""Called with the number of a training in its round, the epoch and the mean AUROC so far; False stops it."""
+"""Called with the index of a training in its round, the epoch and the mean AUROC so far; False stops the training."""
 
 Ask = Callable[..., bool]
-"""What a job may ask while it runs: whether to go on."""
+"""Called by a running job: whether to continue."""
 
 
 class WorkerLost(ValueError):
-    """A worker process ended without an answer."""
+    """A worker process ended without a result."""
 
 
 class Stopped(Exception):
-    """`GoOn` said no."""
+    """`GoOn` returned False."""
 
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """auroc: (M,) of the members, None where the training was stopped, diverged or did not fit into a GPU's memory;
-    without: (P,) see `head.model.training.Trained`; seconds: that it took."""
+    """auroc: (M,) of the members, None if the training was stopped, diverged or ran out of GPU memory; without: (P,) as in
+    `head.model.training.Trained`; seconds: of the training."""
 
     auroc: np.ndarray | None
     without: np.ndarray
@@ -53,24 +53,24 @@ class Outcome:
 
 
 class Pool(Protocol):
-    """Does jobs."""
+    """Runs jobs."""
 
     def deal(self, jobs: Sequence[Any], answer: Callable[..., bool]) -> Iterator[tuple[int, Any]]:
-        """(number, result) of each of the jobs, as they end. answer: called with a job's number and what it asks."""
+        """(index, result) of each job, as they finish. answer: called with a job's index and what it passes to `Ask`."""
 
 
 @contextmanager
 def open_pool(begin: Callable[[], Any], run: Callable[[Any, Any, Ask], Any], workers: int) -> Iterator[Pool]:
-    """begin: makes what a worker keeps; run: does one job with that. With one worker all happens in this process; with
-    more, each has a process, and both functions, jobs and results are pickled on their way."""
+    """begin: makes a worker's state; run(state, job, ask): does one job. One worker runs in this process; several have a process
+    each, and functions, jobs and results are pickled."""
     if workers == 1:
         yield _Inline(begin(), run)
         return
-    hired = [_Worker(begin, run) for _ in range(workers)]
+    started = [_Worker(begin, run) for _ in range(workers)]
     try:
-        yield _Processes(hired)
+        yield _Processes(started)
     finally:
-        for worker in hired:
+        for worker in started:
             worker.stop()
 
 
@@ -81,7 +81,7 @@ class Trainer:
     pool: Pool
 
     def train(self, settings: Sequence[Settings], go_on: GoOn) -> Iterator[tuple[int, Outcome]]:
-        """(number, outcome) of each of the settings, as they end."""
+        """(index, outcome) of each of the settings, as they finish."""
         return self.pool.deal(settings, go_on)
 
 
@@ -89,22 +89,22 @@ class Trainer:
 def open_trainer(
     features: Features, members: Members, device: torch.device, jobs: int, parts: np.ndarray | None = None
 ) -> Iterator[Trainer]:
-    """A trainer for memes, their members' shares and their parts; with one job it works in this process."""
+    """A trainer for these memes, members and parts, with `jobs` workers."""
     with open_pool(partial(TrainingSet, features, members, device, parts), _train, jobs) as pool:
         yield Trainer(pool)
 
 
 class _Inline:
-    def __init__(self, kept: Any, run: Callable[[Any, Any, Ask], Any]) -> None:
-        self._kept, self._run = kept, run
+    def __init__(self, state: Any, run: Callable[[Any, Any, Ask], Any]) -> None:
+        self._state, self._run = state, run
 
     def deal(self, jobs: Sequence[Any], answer: Callable[..., bool]) -> Iterator[tuple[int, Any]]:
         for number, job in enumerate(jobs):
-            yield number, self._run(self._kept, job, partial(answer, number))
+            yield number, self._run(self._state, job, partial(answer, number))
 
 
 class _Processes:
-    """Deals jobs out to whichever worker is free."""
+    """Hands jobs to idle workers."""
 
     def __init__(self, workers: "list[_Worker]") -> None:
         self._workers = workers
@@ -116,10 +116,10 @@ class _Processes:
             busy[worker.pipe] = worker, worker.begin(waiting.pop())
         while busy:
             for pipe in wait(list(busy)):
-                worker, number = busy[pipe]  # type: ignore[index]  # the stub of `wait` forgets of what kind they were
-                kind, value = worker.hear()
+                worker, number = busy[pipe]  # type: ignore[index]  # the stub of `wait` loses the type
+                kind, value = worker.receive()
                 if kind == "asks":
-                    worker.say(answer(number, *value))
+                    worker.send(answer(number, *value))
                     continue
                 if waiting:
                     busy[worker.pipe] = worker, worker.begin(waiting.pop())
@@ -129,7 +129,7 @@ class _Processes:
 
 
 class _Worker:
-    """One process, begun afresh: torch's threads do not survive a fork."""
+    """A spawned process: torch's threads do not survive a fork."""
 
     def __init__(self, begin: Callable[[], Any], run: Callable[[Any, Any, Ask], Any]) -> None:
         context = multiprocessing.get_context("spawn")
@@ -140,21 +140,21 @@ class _Worker:
 
     def begin(self, job: tuple[int, Any]) -> int:
         number, what = job
-        self.say(what)
+        self.send(what)
         return number
 
-    def say(self, what: Any) -> None:
-        with suppress(ConnectionError):  # `hear` finds out and says it
+    def send(self, what: Any) -> None:
+        with suppress(ConnectionError):  # `receive` raises WorkerLost
             self.pipe.send(what)
 
-    def hear(self) -> tuple[str, Any]:
+    def receive(self) -> tuple[str, Any]:
         try:
             kind, value = pickle.loads(self.pipe.recv_bytes())
         except (EOFError, ConnectionResetError) as error:
             self._process.join()
             raise WorkerLost(
-                f"a worker process ended with exit code {self._process.exitcode} before its work did; where memory "
-                "is short, use fewer of them: JOBS=1"
+                f"a worker process ended with exit code {self._process.exitcode} before its work was done; if "
+                "memory is short, use fewer of them: JOBS=1"
             ) from error
         if kind == "error":
             raise value
@@ -167,27 +167,27 @@ class _Worker:
 
 
 def _work(pipe: Connection, begin: Callable[[], Any], run: Callable[[Any, Any, Ask], Any]) -> None:
-    """A worker's whole life: jobs in, questions and a result out."""
+    """Main loop of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     torch.set_num_threads(1)
-    kept = begin()
+    state = begin()
 
-    def say(kind: str, value: Any) -> None:
-        # as plain bytes: `send` takes tensors through shared memory, of which a container has little
+    def send(kind: str, value: Any) -> None:
+        # as bytes: `pipe.send` passes tensors through shared memory, which is small in a container
         pipe.send_bytes(pickle.dumps((kind, value)))
 
     def ask(*what: Any) -> bool:
-        say("asks", what)
+        send("asks", what)
         return pipe.recv()
 
     with suppress(EOFError, ConnectionError):  # the parent is gone
         while True:
             job = pipe.recv()
             try:
-                say("done", run(kept, job, ask))
+                send("done", run(state, job, ask))
             except (ValueError, RuntimeError, MemoryError) as error:
-                # a mistake's traceback would be lost on the way
-                say("error", error if raised_here(error) else RuntimeError(traceback.format_exc()))
+                # the traceback of an unexpected error would be lost in pickling
+                send("error", error if raised_here(error) else RuntimeError(traceback.format_exc()))
 
 
 def _train(data: TrainingSet, settings: Settings, ask: Ask) -> Outcome:
@@ -195,12 +195,12 @@ def _train(data: TrainingSet, settings: Settings, ask: Ask) -> Outcome:
         if not ask(epoch, value):
             raise Stopped
 
-    began, nothing = time.monotonic(), np.empty(0)
+    started, nothing = time.monotonic(), np.empty(0)
     try:
         trained = train_head(*settings, data, on_epoch)
     except (Stopped, Diverged):
-        return Outcome(None, nothing, time.monotonic() - began)
-    except torch.OutOfMemoryError:  # a GPU's: another trial may be smaller, so this one alone is lost
+        return Outcome(None, nothing, time.monotonic() - started)
+    except torch.OutOfMemoryError:  # of a GPU: only this trial is lost, others may be smaller
         torch.cuda.empty_cache()
-        return Outcome(None, nothing, time.monotonic() - began)
-    return Outcome(trained.auroc, trained.without, time.monotonic() - began)
+        return Outcome(None, nothing, time.monotonic() - started)
+    return Outcome(trained.auroc, trained.without, time.monotonic() - started)

@@ -1,4 +1,4 @@
-"""`python -m finetune` from a tuned bundle to a judged one, and every way in which it ends without."""
+"""`python -m finetune` from a tuned bundle to a fine-tuned one, and every way in which it is refused."""
 
 import csv
 import json
@@ -167,7 +167,7 @@ def test_its_report_tells_of_it(finetuned: Path, tmp_path: Path, capsys: pytest.
     artifacts = shutil.copytree(finetuned, tmp_path / "artifacts", symlinks=True)
     assert report([str(artifacts / "bundles" / "latest"), f"--artifacts={artifacts}"]) == 0
     out = capsys.readouterr().out
-    assert "* fine-tuned " in out and "The frozen head, on the encoder as it was, has" in out
+    assert "* fine-tuned " in out and "The frozen head, on the encoder before fine-tuning, has" in out
     page = (artifacts / "bundles" / "latest" / "report.html").read_text("utf-8")
     assert "<h2>Fine-tuning</h2>" in page and 'alt="Losses"' in page
     assert "the last block of both towers, and the heads of" in page and "cross-validated AUROC against" in page
@@ -184,7 +184,7 @@ def test_a_run_that_was_stopped_goes_on_and_ends_as_if_it_had_not_been(
     with monkeypatch.context() as patch:
         patch.setattr(Model, "logits", lambda self, rows: stopping(self, rows))
         assert run(artifacts) == 130
-    assert "run the same command to go on" in capsys.readouterr().err
+    assert "run the same command to resume" in capsys.readouterr().err
     assert (artifacts / "bundles" / "latest").readlink().name == config_of(artifacts)["name"] and list(
         (artifacts / "finetune").iterdir()
     )
@@ -217,7 +217,7 @@ def test_where_nothing_is_gained_no_bundle_is_written(
     monkeypatch.setattr(training, "_best", lambda _: 0)
     before = sorted((artifacts / "bundles").iterdir())
     assert run(artifacts) == 0
-    assert "No epoch was better on validation than the frozen head, so no bundle is written" in capsys.readouterr().out
+    assert "No epoch improved on the frozen head on validation, so no bundle is written" in capsys.readouterr().out
     assert sorted((artifacts / "bundles").iterdir()) == before and "finetuned" not in config_of(artifacts)
     assert not [*(artifacts / "finetune").glob("*/*")]
 
@@ -237,8 +237,8 @@ def edit(artifacts: Path, **values: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"spec": {"imported": True}}, "tuned on imported vectors, of which there is no encoder here"),
-        ({"data": {"index": "other.h5", "source": "data", "fingerprint": ""}}, "its memes are needed, and their index"),
+        ({"spec": {"imported": True}}, "tuned on imported vectors, so there is no encoder to fine-tune"),
+        ({"data": {"index": "other.h5", "source": "data", "fingerprint": ""}}, "the index of its memes is not under"),
     ],
 )
 def test_a_bundle_that_is_no_start_is_refused(
@@ -318,7 +318,7 @@ def test_votes_and_trees_cannot_be_fine_tuned_and_it_says_so(
     study = json.loads(path.read_text("utf-8"))["study"]
     edit(artifacts, study={**study, "picks": [{"method": name, "picked": 1}]})
     assert run(artifacts) == 2
-    assert "votes and trees have no gradient" in capsys.readouterr().err
+    assert "has no gradient for the encoder (nearest neighbours, trees)" in capsys.readouterr().err
 
 
 def test_the_start_knows_nothing_of_the_validation_memes(tuned: Path) -> None:

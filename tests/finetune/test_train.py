@@ -14,7 +14,16 @@ from sklearn.metrics import log_loss, roc_auc_score
 from torch import Tensor, nn
 
 from finetune.checkpoint import Checkpoint
-from finetune.train import FinetuneConfig, Model, Run, Share, crossed_logits, train_rates, usual_rates
+from finetune.train import (
+    FinetuneConfig,
+    LabelledRows,
+    Model,
+    Run,
+    Split,
+    cross_fitted_logits,
+    train_rates,
+    usual_rates,
+)
 from head.judge.calibration import Calibration
 from head.model.ensemble import HeadEnsemble
 from head.model.fusion import FusionHead, HeadConfig
@@ -45,12 +54,14 @@ class Case:
             torch.manual_seed(1)
             config = HeadConfig(DIM, DIM, "concat", components=0, width=8, hidden=8)
             self.ensemble = HeadEnsemble([FusionHead(config)], [1.0])
-        self.model = Model(self.encoder, self.ensemble, CALIBRATION)
         self.weights = {"encoder/map": self.encoder.map, **dict(self.ensemble.named_parameters())}
+        self.model = Model(self.encoder, self.ensemble, CALIBRATION, self.weights)
         self.folder, self.identity = folder, identity or {}
         self.checkpoint = Checkpoint(folder, self.identity)
         rows = np.arange(COUNT)
-        self.train, self.validation = (Share(rows[part], self.encoder.label[part]) for part in (rows < 64, rows >= 64))
+        self.train, self.validation = (
+            LabelledRows(rows[part], self.encoder.label[part]) for part in (rows < 64, rows >= 64)
+        )
         self.said: list[str] = []
 
     def run(self, **settings: Any) -> Run:
@@ -59,7 +70,7 @@ class Case:
     def run_all(self, rates: list[float], **settings: Any) -> list[Run]:
         configs = [FinetuneConfig(**{"learning_rate": rate, "batch_size": 16, **settings}) for rate in rates]
         trainings = [(config, Checkpoint(self.folder, self.identity, at)) for at, config in enumerate(configs)]
-        return train_rates(self.model, self.weights, self.train, self.validation, trainings, self.said.append)
+        return train_rates(self.model, Split(self.train, self.validation), trainings, self.said.append)
 
 
 def test_the_best_epoch_is_kept_and_its_figures_are_those_of_scikit_learn(tmp_path: Path) -> None:
@@ -83,7 +94,7 @@ def test_where_nothing_gets_better_the_start_is_left_as_it_was(tmp_path: Path) -
     case.run()
     case.checkpoint.discard()
     start = {name: weight.detach().clone() for name, weight in case.weights.items()}
-    case.validation = Share(case.validation.rows, 1 - case.validation.label)  # what is learnt is wrong there
+    case.validation = LabelledRows(case.validation.rows, 1 - case.validation.label)  # what is learnt is wrong there
     trained = case.run(epochs=2)
     assert trained.best_epoch == 0 and len(trained.history) == 3
     assert all(torch.equal(start[name], weight) for name, weight in case.weights.items())
@@ -179,14 +190,14 @@ def test_a_part_of_validation_is_scored_after_the_epoch_that_the_others_choose(t
     case = Case(tmp_path)
     runs, label = case.run_all([0.01, 0.1]), case.validation.label
     part = np.where(np.arange(32) % 8 < 7, np.arange(32) % 3, -1)
-    found = crossed_logits(runs, label, part)
+    found = cross_fitted_logits(runs, label, part)
     assert np.isnan(found[part == -1]).all()
     all_logits = [logits for run in runs for logits in run.logits]
     for one in range(3):
         others = part != one
         losses = [log_loss(label[others], 1 / (1 + np.exp(-logits[others]))) for logits in all_logits]
         assert (found[part == one] == all_logits[int(np.argmin(losses))][part == one]).all()
-        turned = crossed_logits(runs, np.where(part == one, 1 - label, label), part)
+        turned = cross_fitted_logits(runs, np.where(part == one, 1 - label, label), part)
         assert (turned[part == one] == found[part == one]).all()  # its own labels have no say
 
 

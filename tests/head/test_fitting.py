@@ -8,7 +8,7 @@ from sklearn.metrics import roc_auc_score
 
 from head.candidates.table import BOTH, CANDIDATES, TRAINED
 from head.data.folds import Protocol, assign_folds, members
-from head.fitting import ENSEMBLE, SINGLE, Fit, Fitted, Memes, Unit, fit_all
+from head.fitting import ENSEMBLE, SINGLE, FitData, FitJob, Fitted, ScoreScale, fit_all
 from head.model.ensemble import HeadEnsemble
 from head.model.fusion import HeadConfig
 from head.model.method import Method
@@ -35,9 +35,9 @@ TRIALS = [
 
 def fitted(jobs: int = 1) -> list[Fitted]:
     """To 90 memes, and the same with the other 30 to score."""
-    memes = Memes(MEMES, {}, 0, torch.device("cpu"))
+    data = FitData(MEMES, {}, 0, torch.device("cpu"))
     return fit_all(
-        memes, [Fit(ROWS, FOLDS, TRIALS, rows) for rows in (np.empty(0, np.int64), np.arange(90, 120))], jobs
+        data, [FitJob(ROWS, FOLDS, TRIALS, rows) for rows in (np.empty(0, np.int64), np.arange(90, 120))], jobs
     )
 
 
@@ -47,19 +47,19 @@ def both() -> list[Fitted]:
 
 
 def test_a_fit_to_some_memes_scores_others_as_it_would_score_new_ones(both):
-    whole, apart = both
-    assert list(whole.methods)[:3] == [ENSEMBLE, SINGLE, BOTH] and not whole.apart and not apart.methods
-    assert whole.picks == apart.picks and whole.units == apart.units and whole.reference == apart.reference
+    whole, without = both
+    assert list(whole.methods)[:3] == [ENSEMBLE, SINGLE, BOTH] and not whole.held_out and not without.methods
+    assert whole.picks == without.picks and whole.scales == without.scales and whole.reference == without.reference
     for name, method in whole.methods.items():
-        assert (apart.apart[name] == method.score(MEMES.at(np.arange(90, 120)))).all()
+        assert (without.held_out[name] == method.score(MEMES.at(np.arange(90, 120)))).all()
         assert method.out_of_fold.shape == (90,) and np.isfinite(method.out_of_fold).all()
-        assert whole.units[name] == Unit.of(method)
+        assert whole.scales[name] == ScoreScale.of(method)
 
 
 def test_two_processes_give_what_one_gives(both):
     for one, other in zip(both, fitted(jobs=2)):
-        assert (one.picks, one.units, one.reference) == (other.picks, other.units, other.reference)
-        assert all((one.apart[name] == other.apart[name]).all() for name in one.apart)
+        assert (one.picks, one.scales, one.reference) == (other.picks, other.scales, other.reference)
+        assert all((one.held_out[name] == other.held_out[name]).all() for name in one.held_out)
         for name, method in one.methods.items():
             assert (method.score(MEMES) == other.methods[name].score(MEMES)).all()
 
@@ -93,18 +93,18 @@ def held_out(head: torch.nn.Module) -> np.ndarray:
     return out
 
 
-def test_scores_of_another_size_come_into_one_unit():
+def test_scores_of_another_scale_are_converted():
     score = np.random.default_rng(0).normal(size=400)
-    one, other = (Unit.of(Method(out, len)) for out in (score, 30 + 5 * score))
-    np.testing.assert_allclose(other.into(one, 30 + 5 * score), score)
-    constant = Unit.of(Method(np.append(np.full(40, 0.1), np.nan), len))
-    assert constant.size == 0 and set(constant.into(Unit(0.3, 0.0), np.full(5, 0.1 + 1e-12))) == {0.3}
+    one, other = (ScoreScale.of(Method(out, len)) for out in (score, 30 + 5 * score))
+    np.testing.assert_allclose(other.convert(30 + 5 * score, one), score)
+    constant = ScoreScale.of(Method(np.append(np.full(40, 0.1), np.nan), len))
+    assert constant.std == 0 and set(constant.convert(np.full(5, 0.1 + 1e-12), ScoreScale(0.3, 0.0))) == {0.3}
 
 
 def test_memes_of_which_nothing_converges_are_refused():
-    memes = Memes(MEMES, {}, 0, torch.device("cpu"))
+    data = FitData(MEMES, {}, 0, torch.device("cpu"))
     lost = [replace(trial, train=TrainConfig("sgd", 1e38)) for trial in TRIALS]
     with pytest.raises(ValueError, match="none of the best trials converged when it was trained again; add trials"):
-        fit_all(memes, [Fit(ROWS, FOLDS, lost, ROWS[:0])], 1)
-    kept = fit_all(memes, [Fit(ROWS, FOLDS, [lost[0], TRIALS[1]], ROWS[:0])], 1)[0]
+        fit_all(data, [FitJob(ROWS, FOLDS, lost, ROWS[:0])], 1)
+    kept = fit_all(data, [FitJob(ROWS, FOLDS, [lost[0], TRIALS[1]], ROWS[:0])], 1)[0]
     assert kept.methods[SINGLE].settings == {"trial": 1}

@@ -58,9 +58,9 @@ def test_tune_from_end_to_end(tmp_path, capsys):
     assert len(re.findall(r"\d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\]", out)) >= 8 * 4  # methods and metrics
     assert (
         re.search(r"threshold   0\.\d{3}, for the highest macro-F1; \d+% of the memes are called offensive", out)
-        and "are left to people" in out
+        and "are left to human review" in out
     )
-    assert f"bundle  {folder}" in out and "`make report` looks at test, once" in out
+    assert f"bundle  {folder}" in out and "`make report` evaluates on test, once" in out
     assert (tmp_path / "bundles" / "latest").readlink() == Path(index.stem)
 
     config = load_bundle(tmp_path / "bundles" / "latest").config
@@ -117,7 +117,7 @@ def test_ctrl_c_exits_130_says_how_to_go_on_and_goes_on(tmp_path, monkeypatch, c
     monkeypatch.setattr(workers, "train_head", stopped)
     assert run(tmp_path) == 130
     said = capsys.readouterr().err
-    assert f"1 of 2 trials are kept in sqlite:///{tmp_path}" in said and "the same command goes on from there" in said
+    assert f"1 of 2 trials are kept in sqlite:///{tmp_path}" in said and "the same command resumes from there" in said
     assert said.endswith("stopped\n") and not (tmp_path / "bundles").exists()
     assert run(tmp_path) == 0 and len(calls) == 2 + 1
 
@@ -165,7 +165,7 @@ def test_what_is_asked_for_is_in_the_bundle(tmp_path, capsys, options, expected)
 
 def test_the_simple_method_ships_unless_the_ensemble_is_better(tmp_path, capsys, monkeypatch):
     fill(tmp_path)
-    for lead, why in ((0.0, "the best of the simple methods: the ensemble is no better"), (0.1, "")):
+    for lead, why in ((0.0, "the best simple method: the ensemble is no better"), (0.1, "")):
         monkeypatch.setattr(pipeline, "auroc_difference", lambda *_, lead=lead: Difference(lead, 1.0, 0.5))
         assert run(tmp_path) == 0
         config, out = load_bundle(tmp_path / "bundles" / "latest").config, capsys.readouterr().out
@@ -227,8 +227,8 @@ def test_a_precision_that_no_threshold_reaches_is_one_sentence_and_its_trials_ar
     write_features(tmp_path, planted_features(120, seed=6, kind="none", splits=SPLITS, dims=(6, 6)))
     assert run(tmp_path, "--target-precision=0.99", "--ship=ensemble") == 2
     said = capsys.readouterr().err
-    promise = r"precision 0\.99: 90 labelled memes can promise a precision of 0\.\d+ at most, with 80% confidence, .*"
-    assert re.search(rf"\nerror: fusion ensemble: {promise}; its trials are kept, so ask for less .*\n$", said)
+    promise = r"precision 0\.99: 90 labelled memes guarantee a precision of 0\.\d+ at most, with 80% confidence, .*"
+    assert re.search(rf"\nerror: fusion ensemble: {promise}; the trials are kept: lower the target .*\n$", said)
     assert not (tmp_path / "bundles").exists()
 
 
@@ -250,7 +250,7 @@ def test_two_targets_and_words_are_refused(tmp_path, capsys, options, message):
 
 def test_one_training_at_a_time_for_each_core_but_no_more_than_a_round(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(command, "tune", lambda *given: seen.append(given[3].jobs) or pytest.skip("seen"))
+    monkeypatch.setattr(command, "tune_dataset", lambda _, config, *__: seen.append(config.jobs) or pytest.skip("seen"))
     fill(tmp_path)
     for cores, asked in ((1, 0), (2, 0), (64, 0), (64, 3)):
         monkeypatch.setattr(command, "cores", lambda cores=cores: cores)
@@ -269,7 +269,7 @@ def test_eight_memes_are_refused_with_what_to_do(tmp_path, capsys):
     write_features(tmp_path, replace(planted_features(8, splits=("train",)), label=np.array([0, 1] * 4)))
     assert run(tmp_path) == 2
     said = capsys.readouterr().err
-    assert "Add memes, or say the splits in the data" in said and said.count("\n") == 1
+    assert "Add memes, or name the splits in the data" in said and said.count("\n") == 1
 
 
 def test_changed_data_begin_a_study_of_their_own_and_so_do_other_folds(tmp_path):

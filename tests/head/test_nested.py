@@ -71,7 +71,7 @@ def test_every_meme_is_judged_once_by_a_procedure_that_saw_neither_it_nor_its_co
     held = [set(planted.ids.tolist()) - shown for shown in tuned_on]
     assert sorted(name for fold in held for name in fold) == sorted(planted.ids.tolist())
     assert all(len({int(name[1:]) // 2 for name in fold}) == len(fold) / 2 for fold in held)
-    assert said[0] == f"outer fold 1 of 2: {90 - len(held[0])} memes to tune on, {len(held[0])} to judge by"
+    assert said[0] == f"outer fold 1 of 2: {90 - len(held[0])} memes to tune on, {len(held[0])} held out"
     for name, method in found["methods"].items():
         assert method["figures"]["auroc"]["point"] == pytest.approx(roc_auc_score(planted.label, judged[0][name]))
         for fold, rows in zip(found["folds"], held):

@@ -19,7 +19,7 @@ from head.model.method import MAJORITY, Method
 from head.model.training import Diverged, train_head
 from head.pipeline import TuneConfig, Tuned, study_digest, tune
 from head.search import space
-from head.search.study import Found, StudyConfig
+from head.search.study import StudyConfig, StudyResult
 
 NEIGHBOURS, ZERO_SHOT = "nearest neighbours, both", "zero-shot prompts"
 
@@ -62,7 +62,7 @@ def test_every_method_is_judged_by_memes_that_its_members_had_not_seen(features,
 
 
 def test_the_ensemble_is_of_the_best_trials_and_the_single_head_is_the_best(tuned):
-    best = tuned.found.best(10)
+    best = tuned.study.best(10)
     assert tuned.methods[SINGLE].method.settings == {"trial": best[0].number}
     known = {f"trial {trial.number}": trial for trial in best}
     for pick in tuned.picks:
@@ -72,10 +72,10 @@ def test_the_ensemble_is_of_the_best_trials_and_the_single_head_is_the_best(tune
 
 
 def test_scores_of_a_part_come_from_what_was_fitted_and_chosen_without_it(features, tuned, tmp_path, monkeypatch):
-    """Labels of a part that are turned change neither what is chosen without it, nor its scores, but for their unit."""
+    """Labels of a part that are turned change neither what is chosen without it, nor its scores, but for their scale."""
     fits: list[list[Fitted]] = []
     monkeypatch.setattr(pipeline, "fit_all", lambda *given: fits.append(fit_all(*given)) or fits[-1])
-    monkeypatch.setattr(pipeline, "search", lambda *_: valued(tuned.found))
+    monkeypatch.setattr(pipeline, "search", lambda *_: valued(tuned.study))
     again = tune(features, "digest", {}, settings(tmp_path))
     part = parts(features.label, features.copies, again.folds, 0)
     monkeypatch.setattr(pipeline, "assign_folds", lambda *_: again.folds)
@@ -84,14 +84,14 @@ def test_scores_of_a_part_come_from_what_was_fitted_and_chosen_without_it(featur
     (whole, first, second), (_, _, unaware) = fits
     assert second.picks == unaware.picks and second.reference == unaware.reference and second.methods == {}
     for name, judged in again.methods.items():
-        assert (second.apart[name] == unaware.apart[name]).all()
+        assert (second.held_out[name] == unaware.held_out[name]).all()
         of = [fitted.reference if name == again.reference else name for fitted in (first, second)]
         for one, fitted, method in zip((0, 1), (first, second), of):
-            expected = fitted.units[method].into(whole.units[name], fitted.apart[method])
+            expected = fitted.scales[method].convert(fitted.held_out[method], whole.scales[name])
             np.testing.assert_allclose(judged.method.out_of_fold[part == one], expected)
 
 
-def valued(found: Found) -> Found:
+def valued(found: StudyResult) -> StudyResult:
     """Each trial is the best for someone: with all memes, without the first part, without the second."""
     values = ((0.9, 0.7, 0.6), (0.8, 0.8, 0.6), (0.7, 0.7, 0.7), (0.1, 0.1, 0.1))
     return replace(
@@ -185,7 +185,7 @@ def test_heads_that_do_not_converge_again_are_left_out_and_without_any_it_says_s
     monkeypatch.setattr(fitting, "train_head", diverging)
     lost = {1}  # the first of the best
     tuned = tune(features, "digest", {}, settings(tmp_path, trials=3))
-    assert tuned.methods[SINGLE].method.settings["trial"] == tuned.found.best(2)[1].number
+    assert tuned.methods[SINGLE].method.settings["trial"] == tuned.study.best(2)[1].number
     lost = set(range(99))
     with pytest.raises(ValueError, match="none of the best trials converged when it was trained again; add trials"):
         tune(features, "digest", {}, settings(tmp_path, trials=3))

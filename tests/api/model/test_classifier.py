@@ -40,7 +40,7 @@ from embed.clip.weights import EncoderUnavailable
 from embed.data.dataset import Meme, read_dataset
 from embed.job import EmbedSettings, embed_dataset
 from head.bundle.format import Bundle, UnusableBundle, load_bundle, save_bundle
-from head.candidates.given import Given
+from head.candidates.data import CandidateData
 from head.candidates.table import CANDIDATES, TRAINED
 from head.data.features import Features, joint_columns
 from head.judge.calibration import Calibration
@@ -231,7 +231,7 @@ def test_every_candidate_can_be_served(name: str, trained: Trained, classifier: 
     image, text = store.read("image", index.image_keys), store.read("text", index.text_keys)
     features = replace(as_features(image, text), label=np.array(index.labels), joint=image.shape[1])
     rows = np.arange(len(features))
-    method = CANDIDATES[name](Given(features, [(rows[::2], rows[1::2]), (rows[1::2], rows[::2])], 0))
+    method = CANDIDATES[name](CandidateData(features, [(rows[::2], rows[1::2]), (rows[1::2], rows[::2])], 0))
     assert method is not None and method.ensemble is not None
     calibration = Calibration("platt", float(2 / method.score(features).std()), 0.2)
     write_bundle(

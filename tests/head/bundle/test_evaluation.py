@@ -66,7 +66,7 @@ def evaluated(made, tmp_path_factory) -> Path:
     artifacts = shutil.copytree(made, tmp_path_factory.mktemp("evaluated") / "artifacts", symlinks=True)
     said: list[str] = []
     evaluate_bundle(artifacts / "bundles" / "latest", artifacts, said.append)
-    assert said == ["looking at the 50 memes of test, once"]
+    assert said == ["evaluating on the 50 test memes, once"]
     return artifacts / "bundles" / "latest"
 
 
@@ -228,12 +228,12 @@ def test_a_bundle_of_other_data_is_not_evaluated(artifacts, change):
 def test_an_export_is_not_evaluated(artifacts):
     folder = artifacts / "bundles" / "latest"
     (folder / "predictions.json").unlink()
-    with pytest.raises(UnusableBundle, match="an export leaves it out, so give the bundle that it was made from"):
+    with pytest.raises(UnusableBundle, match="exports leave it out, so give the bundle that the export was made from"):
         evaluate_bundle(folder, artifacts, lambda line: pytest.fail("looked at test"))
     assert not (folder / "metrics.json").exists()
 
 
-def test_a_run_that_was_stopped_before_its_last_file_looks_again(artifacts, monkeypatch):
+def test_an_evaluation_interrupted_before_its_last_file_runs_again(artifacts, monkeypatch):
     folder = artifacts / "bundles" / "latest"
     written: list[str] = []
 
@@ -279,12 +279,12 @@ def test_without_test_the_memes_tuned_on_are_described_again(without_test):
 @pytest.mark.parametrize(
     "older", [lambda config: config.pop("reference"), lambda config: config["protocol"].update(folds=9)]
 )
-def test_a_bundle_of_older_methods_is_not_judged_by_newer_ones(older, artifacts):
+def test_a_bundle_of_older_methods_is_not_evaluated(older, artifacts):
     path = artifacts / "bundles" / "latest" / "config.json"
     config = json.loads(path.read_text())
     older(config)  # no reference; heads of another number of members than the folds have
     path.write_text(json.dumps(config))
-    with pytest.raises(UnusableBundle, match="tuned by an older program.*run `make tune` again"):
+    with pytest.raises(UnusableBundle, match="tuned by an older version.*run `make tune` again"):
         evaluate_bundle(artifacts / "bundles" / "latest", artifacts, lambda line: pytest.fail("looked at test"))
 
 
@@ -332,7 +332,7 @@ def metrics_of(split: str, ours: tuple, p: float | None = None, peer: float = 0.
         ((0.8, 0.7, 0.9), None, "not distinguishable from the best simple method (no p)"),
         ((0.65, 0.6, 0.7), 0.01, "worse than the best simple method, which is the simpler choice"),
         ((0.55, 0.45, 0.65), 0.01, "The interval contains 0.5: no better than guessing here"),
-        ((0.3, 0.2, 0.4), 0.01, "the wrong way round: worse than guessing here"),
+        ((0.3, 0.2, 0.4), 0.01, "in reverse: worse than guessing here"),
         ((None, None, None), None, "AUROC is undefined and nothing is compared"),
     ],
 )
@@ -379,7 +379,7 @@ def finetuned_metrics(split: str, before: tuple, p: float | None) -> dict[str, A
 @pytest.mark.parametrize(
     ("before", "p", "words"),
     [
-        ((0.7, 0.6, 0.8), 0.01, "has 0.700 [0.600, 0.800]: what fine-tuning made of it is better than the frozen head"),
+        ((0.7, 0.6, 0.8), 0.01, "has 0.700 [0.600, 0.800]: the fine-tuned model is better than the frozen head"),
         ((0.79, 0.7, 0.9), 0.4, "is not distinguishable from the frozen head (difference +0.010, p 0.400)"),
         ((0.9, 0.8, 0.95), 0.01, "is worse than the frozen head, which is the simpler choice"),
     ],
@@ -387,7 +387,7 @@ def finetuned_metrics(split: str, before: tuple, p: float | None) -> dict[str, A
 def test_the_verdict_says_what_fine_tuning_was_worth(before, p, words):
     said = verdict(config_of(FINETUNED), finetuned_metrics("test", before, p))
     assert said.startswith("On test, the fine-tuned model has an AUROC of 0.800") and words in said
-    assert "the best simple method (logistic regression, both) on the encoder's vectors as they were" in said
+    assert "the best simple method (logistic regression, both) on the frozen encoder's vectors" in said
 
 
 def test_the_frozen_head_is_the_reference_of_a_p_of_its_own():

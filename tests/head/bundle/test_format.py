@@ -196,12 +196,12 @@ def test_a_kill_between_the_two_renames_leaves_the_old_bundle_under_another_name
     code = """if True:
         import os, sys
         from pathlib import Path
-        import test_head_bundle as this
+        import test_format as this
         rename = Path.rename
         Path.rename = lambda path, target: os._exit(9) if path.suffix == ".tmp" and target.name == "b" else rename(path, target)
         this.save(Path(sys.argv[1]), threshold=0.9)
     """
-    paths = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    paths = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}{os.pathsep}{Path(__file__).parent}"}
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False, env=paths).returncode == 9
     (old,) = tmp_path.glob("*.old")
     assert load_bundle(old).config["version"] == version and not (tmp_path / "b").exists()

@@ -15,14 +15,14 @@ from sklearn.preprocessing import StandardScaler, normalize
 from threadpoolctl import threadpool_limits
 
 from head.bundle.format import load_bundle, save_bundle
-from head.candidates import given as giving
+from head.candidates import data as sampling
 from head.candidates import neighbours, regression
-from head.candidates.given import Given
+from head.candidates.data import CandidateData
 from head.candidates.table import BOTH, CANDIDATES, REFERENCES, fit_candidates, strongest
 from head.data.features import Features
 from head.model.fusion import FusionHead, HeadConfig
 from head.model.inputs import BLOCKS
-from head.model.kinds import can_learn
+from head.model.kinds import differentiable
 from head.model.method import MAJORITY, Method
 
 PRODUCT, ALL, COSINE = "logistic regression, product", "logistic regression, all inputs", "cosine of the sides"
@@ -40,8 +40,8 @@ def folds(features: Features, count: int = 3) -> list[tuple[np.ndarray, ...]]:
     return [(np.flatnonzero(rows % count != fold), np.flatnonzero(rows % count == fold)) for fold in range(count)]
 
 
-def given(features: Features, seed: int = 0, **more: Any) -> Given:
-    return Given(features, folds(features), seed, **more)
+def given(features: Features, seed: int = 0, **more: Any) -> CandidateData:
+    return CandidateData(features, folds(features), seed, **more)
 
 
 def trained(features: Features) -> dict[str, Any]:
@@ -211,7 +211,7 @@ def test_every_candidate_comes_back_from_a_bundle_and_answers_as_it_did(which: s
         assert (again[name].score(features) == method.score(features)).all(), name
         one = np.concatenate([again[name].score(features.at(np.array([row]))) for row in range(9)])
         np.testing.assert_allclose(one, method.score(features)[:9], atol=1e-5, err_msg=name)
-        assert can_learn(again[name].heads[0]) == (name not in (NEAR, NEAR_PRODUCT, TRAINED, FOREST))
+        assert differentiable(again[name].heads[0]) == (name not in (NEAR, NEAR_PRODUCT, TRAINED, FOREST))
 
 
 def test_which_candidates_there_are_follows_from_the_space_that_the_sides_share() -> None:
@@ -257,7 +257,7 @@ def test_the_majority_class_scores_every_meme_the_share_of_offensive_ones() -> N
 
 def test_memes_that_no_member_holds_out_have_no_score() -> None:
     train, held = np.arange(60), np.arange(60, 90)
-    for method in fit_candidates(Given(NARROW, [(train, held)] * 2, 0)).values():
+    for method in fit_candidates(CandidateData(NARROW, [(train, held)] * 2, 0)).values():
         assert np.isnan(method.out_of_fold[:60]).all() and np.isfinite(method.out_of_fold[60:]).all()
 
 
@@ -272,7 +272,7 @@ def test_a_side_that_is_always_the_same_is_no_error_and_tells_nothing() -> None:
 
 def test_large_sets_are_compared_and_fitted_on_a_sample_that_the_seed_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, most in (("_MOST_MEMES", 40), ("_COMPARED_MEMES", 20), ("_ROWS", 25)):
-        monkeypatch.setattr(giving, name, most)
+        monkeypatch.setattr(sampling, name, most)
     monkeypatch.setattr(neighbours, "_MOST_KNOWN", 30)
     large = given(NARROW)
     assert [len(rows) for rows in large.train_rows()] == [40] * 3

@@ -149,7 +149,7 @@ def test_parts_are_taken_from_train_only_for_what_the_data_do_not_name(tmp_path)
 def test_a_part_of_one_label_is_refused_with_what_to_do(tmp_path):
     memes = planted_features(40, splits=("train",))
     parts = np.where(memes.label == 1, 0, 1 + np.arange(40) % 4).tolist()
-    with pytest.raises(ValueError, match="test, set aside by the memes' content: all .* have one label"):
+    with pytest.raises(ValueError, match="test, held out by the memes' content: all .* have one label"):
         load(tmp_path, write_features(tmp_path, memes, parts=parts))
 
 
@@ -164,7 +164,7 @@ def test_memes_without_text_are_no_copies_of_each_other(tmp_path):
     ("count", "label", "message"),
     [
         (7, None, "split train: 7 labelled memes with vectors, at least 8 are needed"),
-        (8, [0, 1] * 4, "4 memes of the rarer label.* Add memes, or say the splits in the data"),
+        (8, [0, 1] * 4, "4 memes of the rarer label.* Add memes, or name the splits in the data"),
         (40, [1] * 40, "split train: all 40 memes have one label; both labels are needed"),
     ],
 )

@@ -51,7 +51,7 @@ def promised(hits: int, called: int, error: float) -> float:
 
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("target", [0.3, 0.5, 0.8, 0.95])
-def test_a_recall_is_that_of_the_highest_threshold_that_promises_it(target, ties):
+def test_a_recall_is_that_of_the_highest_threshold_that_guaranteeds_it(target, ties):
     label, probability = draw(60, seed=1, ties=ties)
     offensive = probability[label == 1]
     reaching = [t for t in candidates(probability) if promised((offensive >= t).sum(), len(offensive), 0.2) >= target]
@@ -109,7 +109,7 @@ def test_a_target_is_met_on_new_memes_as_often_as_is_said(memes, share, objectiv
     assert len(met) >= 295 or objective == "precision" or share < 0.1
 
 
-def test_noise_promises_no_precision():
+def test_noise_guaranteeds_no_precision():
     rng, refused = np.random.default_rng(0), 0
     for _ in range(300):
         try:
@@ -146,13 +146,13 @@ def test_the_best_f1_of_a_ranking_turned_round_is_to_call_every_meme_offensive()
         (
             15,
             0.9,
-            r"recall 0\.9: 15 labelled offensive memes can promise a recall of 0\.898 at most, with 80% confidence; 0\.9 takes 16",
+            r"recall 0\.9: 15 labelled offensive memes guarantee a recall of 0\.898 at most, with 80% confidence; 0\.9 takes 16",
         ),
-        (15, 1.0, r"recall 1: .* 0\.898 at most, .*; no number of them can promise every one"),
-        (0, 0.5, r"recall 0\.5: 0 labelled offensive memes can promise a recall of 0\.000 at most"),
+        (15, 1.0, r"recall 1: .* 0\.898 at most, .*; no number of them guarantees a recall of 1"),
+        (0, 0.5, r"recall 0\.5: 0 labelled offensive memes guarantee a recall of 0\.000 at most"),
     ],
 )
-def test_a_recall_that_few_memes_cannot_promise_is_refused_with_what_they_can(offensive, target, message):
+def test_a_recall_that_few_memes_cannot_guaranteed_is_refused_with_what_they_can(offensive, target, message):
     label = np.arange(40) < offensive
     with pytest.raises(Unreachable, match=message):
         choose_threshold(label.astype(int), np.linspace(0.9, 0.1, 40), Aim("recall", target))
@@ -160,15 +160,15 @@ def test_a_recall_that_few_memes_cannot_promise_is_refused_with_what_they_can(of
         assert choose_threshold((np.arange(40) < 16).astype(int), np.linspace(0.9, 0.1, 40), Aim("recall", 0.9)) > 0.55
 
 
-def test_a_precision_that_cannot_be_promised_is_refused_with_what_can_and_what_it_would_take():
+def test_a_precision_that_cannot_be_guaranteedd_is_refused_with_what_can_and_what_it_would_take():
     label = np.array([1] * 9 + [0] * 31)
     with pytest.raises(Unreachable) as refused:
         choose_threshold(label, np.linspace(0.9, 0.1, 40), Aim("precision", 0.8))
     bound = promised(9, 10, 0.2 / 3)  # ten are called, or twenty, or all
-    assert f"40 labelled memes can promise a precision of {bound:.3f} at most, with 80% confidence" in str(
+    assert f"40 labelled memes guarantee a precision of {bound:.3f} at most, with 80% confidence" in str(refused.value)
+    assert "at a threshold that calls 10 offensive, with an observed precision of 0.900; 0.8 takes some" in str(
         refused.value
     )
-    assert "where 10 are called and 0.900 is seen; 0.8 takes some" in str(refused.value)
     more = int(re.search(r"takes some (\d+)", str(refused.value))[1])
     called = round(more / 4)
     assert promised(round(0.9 * called), called, 0.2 / 3) == pytest.approx(0.8, abs=0.02)
@@ -177,8 +177,10 @@ def test_a_precision_that_cannot_be_promised_is_refused_with_what_can_and_what_i
 
 
 @pytest.mark.parametrize("label", [np.zeros(30, int), np.ones(9, int)])
-def test_too_few_calls_promise_no_precision(label):
-    with pytest.raises(Unreachable, match=r"memes can promise any: at least 10 must be called, some of them rightly"):
+def test_too_few_calls_guaranteed_no_precision(label):
+    with pytest.raises(
+        Unreachable, match=r"memes guarantee none: at least 10 must be called offensive, some of them correctly"
+    ):
         choose_threshold(label, np.linspace(0.1, 0.9, len(label)), Aim("precision", 0.5))
 
 
@@ -192,7 +194,7 @@ def test_aims_that_make_no_sense_are_refused(objective, target):
 
 
 @pytest.mark.parametrize("confidence", [0.4, 1.0, float("nan")])
-def test_a_confidence_that_promises_nothing_or_everything_is_refused(confidence):
+def test_a_confidence_that_guaranteeds_nothing_or_everything_is_refused(confidence):
     with pytest.raises(ValueError, match=r"confidence: expected a number from 0\.5 to below 1"):
         Aim("recall", 0.9, confidence)
 

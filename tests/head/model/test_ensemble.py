@@ -5,7 +5,7 @@ from fakes import planted_features
 from sklearn.metrics import roc_auc_score
 
 from head.model import ensemble as module
-from head.model.ensemble import HeadEnsemble, select, select_bagged, weighted
+from head.model.ensemble import HeadEnsemble, select, select_bagged, weighted_ensemble
 from head.model.fusion import FusionHead, HeadConfig
 
 
@@ -107,7 +107,7 @@ def test_picked_heads_are_evened_and_weighted_by_how_often_they_were_picked() ->
     heads = [FusionHead(config) for _ in counts]
     logits = generator.normal(size=(3, 40)) * np.array([[1.0], [5.0], [20.0]])
     logits[:, 30:] = np.nan  # trained on
-    ensemble, together = weighted(heads, logits, counts)
+    ensemble, together = weighted_ensemble(heads, logits, counts)
     sizes = np.array([logits[head, :30].std() for head in range(3)])
     np.testing.assert_allclose(together[:30], 2 / 3 * logits[0, :30] / sizes[0] + 1 / 3 * logits[2, :30] / sizes[2])
     assert np.isnan(together[30:]).all() and [*ensemble.heads] == [heads[0], heads[2]]

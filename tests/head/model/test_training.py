@@ -280,7 +280,7 @@ def test_predicting_some_rows_at_a_time_changes_nothing(monkeypatch: pytest.Monk
 
 
 def test_a_large_set_held_out_is_judged_by_a_part_and_scored_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_JUDGED_MEMES", 8)
+    monkeypatch.setattr(module, "_MONITORED_MEMES", 8)
     trained = train(HEAD, TrainConfig(learning_rate=1e-2, max_epochs=3))
     with torch.inference_mode():
         logits = trained.head(torch.from_numpy(SUM.image), torch.from_numpy(SUM.text)).numpy()
@@ -383,10 +383,10 @@ def test_settings_come_back_from_their_dictionary() -> None:
 
 
 def test_where_labels_alternate_a_part_of_those_held_out_keeps_both(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_JUDGED_MEMES", 10)
+    monkeypatch.setattr(module, "_MONITORED_MEMES", 10)
     features = dataclasses.replace(SUM, label=ROWS % 2)
     data = TrainingSet(features, [(ROWS[:41], ROWS[41:])], CPU)
-    assert data.label[data.judges].sum() == 5 and data.judges.shape == (1, 10)
+    assert data.label[data.monitored].sum() == 5 and data.monitored.shape == (1, 10)
     thin = thinned(torch.arange(1000), 100)
     assert len(thin) == 100 and 30 < (thin % 2).sum() < 70 and torch.equal(thin, thinned(torch.arange(1000), 100))
     assert (thin.diff() > 0).all() and torch.equal(thinned(thin, 100), thin)

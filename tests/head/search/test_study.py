@@ -22,7 +22,7 @@ from head.data.folds import Protocol, assign_folds, members
 from head.search import study as searching
 from head.search import workers
 from head.search.space import Space
-from head.search.study import Found, OtherData, StudyConfig, StudyUnusable, finished_trials, search
+from head.search.study import OtherData, StudyConfig, StudyResult, StudyUnusable, finished_trials, search
 from head.search.workers import GoOn, Outcome, Settings, open_trainer
 
 DIMS = {"image_dim": 8, "text_dim": 6, "joint": 4}
@@ -255,8 +255,8 @@ def test_importances_count_pruned_trials(config):
 
 def test_the_best_are_the_complete_ones_by_value_then_by_number():
     trials = search_result((0, True, 0.5), (1, True, 0.7), (2, False, 0.9), (3, True, 0.7), (4, False, None))
-    assert [trial.number for trial in Found(trials, {}).best(3)] == [1, 3, 0]
-    assert [trial.number for trial in Found(trials, {}).best(3, of_a_kind=1)] == [1, 0]
+    assert [trial.number for trial in StudyResult(trials, {}).best(3)] == [1, 3, 0]
+    assert [trial.number for trial in StudyResult(trials, {}).best(3, of_a_kind=1)] == [1, 0]
 
 
 def search_result(*rows: tuple[int, bool, float | None]) -> list[searching.Trial]:
@@ -426,7 +426,7 @@ def test_a_total_that_others_reach_meanwhile_ends_the_round_and_is_not_exceeded(
 
 def test_in_postgresql_who_joins_others_leaves_them_the_recipes_and_draws_its_own(server, config):
     shared = replace(config, storage=postgresql.new_database(server, "joined"), trials=12)
-    joining: list[Found] = []
+    joining: list[StudyResult] = []
 
     def first(settings: Settings, epoch: int) -> float:
         if not joining:
@@ -459,7 +459,7 @@ def test_the_reason_is_the_databases_own_where_optuna_has_words_for_it(config, m
         wrong = OperationalError("SELECT", {}, Exception("sorry, too many clients already"))
         raise optuna.exceptions.StorageInternalError("This typically happens due to invalid data") from wrong
 
-    monkeypatch.setattr(searching._Shared, "add", full)
+    monkeypatch.setattr(searching._SharedStudy, "add", full)
     with pytest.raises(StudyUnusable, match="too many clients already"):
         search(SPACE, DIGEST, config, Rehearsal())
 

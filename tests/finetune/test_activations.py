@@ -1,4 +1,4 @@
-"""What the frozen blocks make is kept while there is room, and kept or not the vectors are the same."""
+"""Activations of the frozen blocks are cached within the limits; vectors are the same cached or not."""
 
 from functools import cache
 from pathlib import Path
@@ -11,8 +11,8 @@ from fakes import picture
 from cache import DatasetIndex, content_key, text_key
 from embed.clip.options import EncoderOptions
 from embed.clip.unfrozen import Unfreezing, UnfrozenEncoder, load_unfrozen
-from finetune import kept
-from finetune.kept import ChangedPicture, Memes
+from finetune import activations
+from finetune.activations import ActivationCache, ChangedPicture, Limits
 
 COUNT = 6
 # A meme's picture in the demo's encoder, 37 tokens of 96, and its text, 77 of 64, in float32.
@@ -27,7 +27,7 @@ def encoder() -> UnfrozenEncoder:
 
 @pytest.fixture
 def index(tmp_path: Path) -> DatasetIndex:
-    """Memes of which the last has the picture of the first, and half have one text."""
+    """Six memes: the last has the first one's picture, and half share one text."""
     data = [picture(seed % (COUNT - 1)) for seed in range(COUNT)]
     texts = ["the same", "of its own"] * (COUNT // 2)
     texts[1] = "another"
@@ -52,7 +52,7 @@ def index(tmp_path: Path) -> DatasetIndex:
 
 
 class Counted:
-    """Counts what goes through the frozen part."""
+    """Counts what goes through the frozen blocks."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.images, self.texts = 0, 0
@@ -74,7 +74,7 @@ class Counted:
     ("room", "disk"),
     [(0, 0), (IMAGE_BYTES * 2 + TEXT_BYTES, 0), (1 << 30, 0), (0, 1 << 30), (IMAGE_BYTES, IMAGE_BYTES * 2)],
 )
-def test_kept_or_not_the_vectors_and_their_gradients_are_the_same(
+def test_cached_or_not_vectors_and_gradients_are_the_same(
     room: int, disk: int, index: DatasetIndex, tmp_path: Path
 ) -> None:
     pixels = [encoder().encoder.pixels((tmp_path / image).read_bytes()) for image in index.images]
@@ -85,7 +85,7 @@ def test_kept_or_not_the_vectors_and_their_gradients_are_the_same(
     )
     weights = [*encoder().weights.values()]
     slopes = torch.autograd.grad(sum(part.square().sum() for part in expected), weights)
-    memes = Memes(encoder(), index, tmp_path, tmp_path / "kept", room, disk)
+    memes = ActivationCache(encoder(), index, tmp_path, tmp_path / "cache", Limits(room, disk))
     memes.fill(np.arange(COUNT))
     for _ in range(2):
         found = memes.features(np.arange(COUNT))
@@ -96,23 +96,23 @@ def test_kept_or_not_the_vectors_and_their_gradients_are_the_same(
             torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
 
 
-def test_each_picture_and_text_goes_through_the_frozen_part_once(
+def test_each_picture_and_text_goes_through_the_frozen_blocks_once(
     index: DatasetIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted = Counted(monkeypatch)
-    memes = Memes(encoder(), index, tmp_path, tmp_path / "kept")
+    memes = ActivationCache(encoder(), index, tmp_path, tmp_path / "cache")
     memes.fill(np.arange(COUNT))
     for _ in range(3):
         memes.features(np.array([5, 0, 3]))
     assert (counted.images, counted.texts) == (COUNT - 1, 3)
 
 
-def test_what_has_no_room_is_made_each_time(
+def test_beyond_the_limits_activations_are_computed_each_time(
     index: DatasetIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted = Counted(monkeypatch)
-    monkeypatch.setattr(kept, "_AT_ONCE", 1)
-    memes = Memes(encoder(), index, tmp_path, tmp_path / "kept", IMAGE_BYTES + TEXT_BYTES, disk=0)
+    monkeypatch.setattr(activations, "_BATCH", 1)
+    memes = ActivationCache(encoder(), index, tmp_path, tmp_path / "cache", Limits(IMAGE_BYTES + TEXT_BYTES, 0))
     memes.fill(np.arange(COUNT))
     filled = counted.images, counted.texts
     assert filled == (1, 1)  # it stops where there is no more room
@@ -121,19 +121,19 @@ def test_what_has_no_room_is_made_each_time(
     assert (counted.images, counted.texts) == (3, 3)
 
 
-def test_what_has_no_room_in_memory_is_kept_on_disk_and_leaves_no_file(
+def test_beyond_the_memory_limit_activations_go_to_disk_and_leave_no_file(
     index: DatasetIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted = Counted(monkeypatch)
-    memes = Memes(encoder(), index, tmp_path, tmp_path / "kept", IMAGE_BYTES + TEXT_BYTES)
+    memes = ActivationCache(encoder(), index, tmp_path, tmp_path / "cache", Limits(IMAGE_BYTES + TEXT_BYTES))
     memes.fill(np.arange(COUNT))
     for _ in range(3):
         memes.features(np.arange(COUNT))
-    assert (counted.images, counted.texts) == (COUNT - 1, 3) and not list((tmp_path / "kept").iterdir())
+    assert (counted.images, counted.texts) == (COUNT - 1, 3) and not list((tmp_path / "cache").iterdir())
 
 
-def test_a_picture_that_changes_meanwhile_is_refused_by_name(index: DatasetIndex, tmp_path: Path) -> None:
-    memes = Memes(encoder(), index, tmp_path, tmp_path / "kept")
+def test_a_picture_that_changes_during_training_is_refused_by_name(index: DatasetIndex, tmp_path: Path) -> None:
+    memes = ActivationCache(encoder(), index, tmp_path, tmp_path / "cache")
     (tmp_path / "2.png").write_bytes(picture(99))
     with pytest.raises(ChangedPicture, match=r"2\.png: changed while it was trained on"):
         memes.features(np.array([1, 2]))
