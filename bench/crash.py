@@ -28,7 +28,7 @@ import numpy as np
 
 from bench.copies import write_copies
 from bench.machine import ROOT, describe, print_json, python, run, say
-from cache import KINDS, DatasetIndex, VectorStore, read_index
+from cache import Layout, KINDS, DatasetIndex, VectorStore, read_index
 
 MODEL = "local-dir:demo/encoder"
 # Latest kill, as a fraction of a normal run's duration: at the very end all vectors are written.
@@ -70,7 +70,7 @@ class _Tally:
 
     def record(self, wrong: list[str], artifacts: Path, index: DatasetIndex) -> None:
         """Record failures, and open the store to find damaged segments."""
-        damaged = VectorStore(artifacts / "vectors", index.spec).damaged
+        damaged = VectorStore(Layout(artifacts).vectors, index.spec).damaged
         for what in [*wrong, *(f"{name} is damaged" for name in damaged)]:
             self.check(False, what)
 
@@ -194,7 +194,7 @@ def _finish(data: Path, whole: Path, killed: Path, index: DatasetIndex, tally: _
     run(_command(data, killed))
     tally.record(compare(before, _read_disk(killed)), killed, index)
     for kind, keys in _wanted(index).items():
-        stores = [VectorStore(artifacts / "vectors", index.spec) for artifacts in (whole, killed)]
+        stores = [VectorStore(Layout(artifacts).vectors, index.spec) for artifacts in (whole, killed)]
         here, there = (store.known(kind) for store in stores)
         tally.check(here == there, f"{len(here ^ there)} {kind} keys are in one cache and not in the other")
         if here == there:

@@ -10,7 +10,7 @@ import numpy as np
 from bench.cases import Case
 from bench.machine import CommandFailed, python, run
 from bench.weights import MODEL
-from cache import VectorStore, read_index
+from cache import Layout, VectorStore, read_index
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def embed(case: Case, weights: Path, artifacts: Path, precision: str = "") -> Em
     if summary["embedded"] != expected:
         raise CommandFailed(f"python -m embed embedded {summary['embedded']}, expected {expected}")
     index = read_index(Path(summary["index"]))
-    store = VectorStore(artifacts / "vectors", index.spec)
+    store = VectorStore(Layout(artifacts).vectors, index.spec)
     order = {name: number for number, name in enumerate(index.ids)}
     places = [order[f"{number:06d}"] for number in range(case.count)]
     keys = {"image": index.image_keys, "text": index.text_keys}

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cache import DatasetIndex, read_index, write_index
+from cache import Layout, DatasetIndex, read_index, write_index
 from embed.clip.delta import DELTA, write_delta
 from embed.clip.options import EncoderOptions
 from embed.job import EmbedSettings, embed_dataset
@@ -73,7 +73,7 @@ def save_finetuned(
     file: of the new index; facts: how it was trained, the entry "finetuned" of config.json. Raises OSError, Unreachable.
     """
     index, judging, part, ensemble = read_index(file), start.judging, start.parts, trained.ensemble
-    vectors = start.artifacts / "vectors"
+    vectors = Layout(start.artifacts).vectors
     features = load_tuning(index, vectors, True, start.config["seed"])
     scores = np.full(len(features), np.nan)
     scores[start.folds == 0] = (trained.logits - frozen.calibration.offset) / frozen.calibration.slope
@@ -96,7 +96,7 @@ def save_finetuned(
         study={**start.config["study"], "protocol": start.config["protocol"]},
         finetuned=facts,
     )
-    folder = start.artifacts / "bundles" / file.stem
+    folder = Layout(start.artifacts).bundle(file.stem)
     # The weights of the other methods are left out: the report refits those quickly.
     stored = {
         name: one for name in (FINETUNED, FROZEN, reference) if (one := methods[name].method.ensemble) is not None

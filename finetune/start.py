@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from cache import DatasetIndex, UnusableIndex, absolute_if_file
+from cache import Layout, DatasetIndex, UnusableIndex, absolute_if_file
 from embed.pictures.hashing import hash_pictures
 from embed.pictures.locate import pictures_root
 from head.bundle.evaluation import load_bundle_data
@@ -56,7 +56,7 @@ class Start:
     @property
     def work(self) -> Path:
         """The folder for checkpoints, the activation cache and the delta, while fine-tuning runs."""
-        return self.artifacts / "finetune" / self.config["name"]
+        return Layout(self.artifacts).finetune(self.config["name"])
 
     @property
     def judging(self) -> Judging:
@@ -97,7 +97,7 @@ def read_start(folder: Path, artifacts: Path) -> Start:
             f"{folder}: the index of its memes is not under {artifacts}; give the --artifacts folder it was tuned in ({error})"
         ) from error
     root = _unchanged_pictures(index)
-    features = load_tuning(index, artifacts / "vectors", True, config["seed"])
+    features = load_tuning(index, Layout(artifacts).vectors, True, config["seed"])
     return Start(folder, artifacts, config, index, features, root)
 
 

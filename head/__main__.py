@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cache import FEATURES, LONG_TEXTS, DatasetIndex, cores, find_index, limit_threads, refuse
+from cache import FEATURES, LONG_TEXTS, DatasetIndex, DatasetRequest, Layout, cores, limit_threads, refuse
 from head.bundle.format import read_config, write_part
 from head.bundle.settings import split_counts
 from head.data.features import Features, prompt_vectors
@@ -27,7 +27,7 @@ from head.judge.verdict import metrics_table, verdict
 from head.nested import SHIPPED, nested
 from head.pipeline import TuneConfig
 from head.search.study import ROUND, StudyConfig, finished_trials
-from head.tuning import BEST, SHIP, Dataset, SearchRequest, Shipping, tune_dataset
+from head.tuning import BEST, SHIP, SearchRequest, Shipping, read_source, tune_source
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -36,9 +36,9 @@ def main(arguments: list[str] | None = None) -> int:
     limit_threads()
     try:
         if options.command == "tune":
-            _tune(_dataset(options), _search(options), Shipping(options.ship, options.review))
+            _tune(_request(options), _search(options), Shipping(options.ship, options.review), options.artifacts)
         else:
-            _nested(_dataset(options), _search(options))
+            _nested(_request(options), _search(options), options.artifacts)
     except (ValueError, OSError) as error:
         return refuse(error)
     except KeyboardInterrupt:
@@ -115,12 +115,12 @@ def _add_aim(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _tune(dataset: Dataset, search: SearchRequest, shipping: Shipping) -> None:
-    source = dataset.read(search)
+def _tune(request: DatasetRequest, search: SearchRequest, shipping: Shipping, artifacts: Path) -> None:
+    source = read_source(request, search, artifacts)
     _print_memes(source.features, source.index)
-    config = search.config(source, dataset.artifacts)
+    config = search.config(source, artifacts)
     try:
-        folder = tune_dataset(source, config, shipping, dataset.artifacts)
+        folder = tune_source(source, config, shipping, artifacts)
     except KeyboardInterrupt:
         _print_stopped(config)
         raise
@@ -128,24 +128,21 @@ def _tune(dataset: Dataset, search: SearchRequest, shipping: Shipping) -> None:
     print(f"bundle  {folder}")
 
 
-def _nested(dataset: Dataset, search: SearchRequest) -> None:
+def _nested(request: DatasetRequest, search: SearchRequest, artifacts: Path) -> None:
     if search.protocol.name != "kfold":
         raise ValueError("nested cross-validation makes its own folds; leave --protocol out")
-    source = dataset.read(search)
-    config = search.config(source, dataset.artifacts)
-    prompts = prompt_vectors(source.index, dataset.vectors)
+    source = read_source(request, search, artifacts)
+    layout, config = Layout(artifacts), search.config(source, artifacts)
+    prompts = prompt_vectors(source.index, layout.vectors)
     metrics = nested(source.features, source.index.spec, prompts, config, lambda line: print(line, file=sys.stderr))
-    folder = dataset.artifacts / "nested" / source.file.stem
+    folder = layout.nested(source.file.stem)
     write_part(folder, "nested.json", {**metrics, "fingerprint": source.fingerprint})
     print(f"\n{metrics_table('nested cross-validation', metrics)}")
     print(f"\n{verdict({'shipped': SHIPPED}, metrics)}\nnested  {folder / 'nested.json'}")
 
 
-def _dataset(options: argparse.Namespace) -> Dataset:
-    index_file = find_index(
-        options.artifacts, options.data, options.model, options.pretrained, options.features, options.long_text
-    )
-    return Dataset(index_file, options.artifacts)
+def _request(options: argparse.Namespace) -> DatasetRequest:
+    return DatasetRequest(options.data, options.model, options.pretrained, options.features, options.long_text)
 
 
 def _search(options: argparse.Namespace) -> SearchRequest:

@@ -1,8 +1,6 @@
-"""From a data set's index to a model bundle: what `make tune` does, without a command line and without output.
+"""From a data set to a model bundle: what `make tune` does, without a command line and without output.
 
-dataset, search = Dataset(index_file, artifacts), SearchRequest(trials=50)
-source = dataset.read(search)
-folder = tune_dataset(source, search.config(source, artifacts), Shipping(), artifacts)
+    folder = tune(DatasetRequest("demo/memes", "local-dir:demo/encoder"), SearchRequest(trials=50))
 """
 
 from dataclasses import asdict, dataclass, field
@@ -12,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from cache import read_index
+from cache import DatasetRequest, Layout, find_index, read_index
+from head import pipeline
 from head.bundle.format import point_latest, save_bundle
 from head.bundle.settings import Judging, Source, bundle_settings
 from head.candidates.table import BOTH, CANDIDATES
@@ -20,7 +19,7 @@ from head.data.features import fingerprint, load_tuning, prompt_vectors
 from head.data.folds import Protocol
 from head.fitting import ENSEMBLE, SINGLE
 from head.judge.threshold import Aim
-from head.pipeline import Pick, TuneConfig, Tuned, study_digest, tune
+from head.pipeline import Pick, TuneConfig, Tuned, study_digest
 from head.search.study import KindPruner, StudyConfig, sampler
 
 BEST = "best"
@@ -49,34 +48,14 @@ class SearchRequest:
         """The settings of `tune` for these memes. Raises ValueError for counts out of range or an invalid URL, OSError
         where the artifacts folder cannot be made."""
         study, storage = self.study, self.storage
-        if (
-            study is None
-        ):  # named after data and folds: changed data start a new study instead of being refused by the old
+        # named after data and folds: changed data start a new study instead of being refused by the old
+        if study is None:
             study = f"{source.file.stem}-{study_digest(source.fingerprint, self.protocol, self.seed)[:8]}"
         if not storage:
             artifacts.mkdir(parents=True, exist_ok=True)
-            storage = f"sqlite:///{(artifacts / 'studies.sqlite3').resolve()}"
+            storage = f"sqlite:///{Layout(artifacts).studies.resolve()}"
         study_config = StudyConfig(storage, study, self.trials, self.seed)
         return TuneConfig(study_config, self.protocol, self.aim, self.jobs, self.device)
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """What is tuned on: the file of a data set's index, and the folder of vectors and results."""
-
-    index_file: Path
-    artifacts: Path
-
-    @property
-    def vectors(self) -> Path:
-        """The folder of the vectors."""
-        return self.artifacts / "vectors"
-
-    def read(self, search: SearchRequest) -> Source:
-        """The memes that may be tuned on. Raises what `cache.read_index` and `head.data.features.load_tuning` raise."""
-        index = read_index(self.index_file)
-        features = load_tuning(index, self.vectors, search.protocol.name == "official", search.seed)
-        return Source(self.index_file, index, features, fingerprint(features, index.spec))
 
 
 @dataclass(frozen=True)
@@ -95,14 +74,37 @@ class Shipping:
             raise ValueError(f"--review: expected a number above 0 and below 1, got {self.review}")
 
 
-def tune_dataset(source: Source, config: TuneConfig, shipping: Shipping, artifacts: Path) -> Path:
+def tune(
+    request: DatasetRequest,
+    search: SearchRequest = SearchRequest(),
+    shipping: Shipping = Shipping(),
+    artifacts: Path = Path("artifacts"),
+) -> Path:
+    """Tune on a data set that was embedded or imported; returns the folder of the new bundle, which `latest` then links to.
+
+    Raises UnusableIndex where there is no such index, and what `read_source` and `tune_source` raise.
+    """
+    source = read_source(request, search, artifacts)
+    return tune_source(source, search.config(source, artifacts), shipping, artifacts)
+
+
+def read_source(request: DatasetRequest, search: SearchRequest, artifacts: Path) -> Source:
+    """The index of a request, and its memes that may be tuned on. Raises what `cache.find_index`, `cache.read_index` and
+    `head.data.features.load_tuning` raise."""
+    file = find_index(artifacts, request)
+    index = read_index(file)
+    features = load_tuning(index, Layout(artifacts).vectors, search.protocol.name == "official", search.seed)
+    return Source(file, index, features, fingerprint(features, index.spec))
+
+
+def tune_source(source: Source, config: TuneConfig, shipping: Shipping, artifacts: Path) -> Path:
     """Search, fit, calibrate, write the bundle and link `latest` to it; returns the bundle's folder.
 
     Raises what `head.pipeline.tune` raises, Unreachable where no threshold of the shipped method serves the aim, and
     ValueError where the vectors do not allow that method.
     """
-    prompts = prompt_vectors(source.index, artifacts / "vectors")
-    tuned = tune(source.features, source.fingerprint, prompts, config)
+    prompts = prompt_vectors(source.index, Layout(artifacts).vectors)
+    tuned = pipeline.tune(source.features, source.fingerprint, prompts, config)
     settings, predictions = bundle_settings(
         source,
         Judging(config.protocol, config.aim, config.study.seed, shipping.review),
@@ -112,7 +114,7 @@ def tune_dataset(source: Source, config: TuneConfig, shipping: Shipping, artifac
         reference=tuned.reference,
         study=_study(config, tuned),
     )
-    folder = artifacts / "bundles" / source.file.stem
+    folder = Layout(artifacts).bundle(source.file.stem)
     # The weights of the other methods are left out: the report refits those quickly.
     stored = (ENSEMBLE, SINGLE, tuned.reference, settings["shipped"])
     ensembles = {

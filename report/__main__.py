@@ -14,7 +14,7 @@ from pathlib import Path
 
 from jinja2 import UndefinedError
 
-from cache import limit_threads, refuse, write_bytes_atomically
+from cache import Layout, limit_threads, refuse, write_bytes_atomically
 from head.bundle.evaluation import evaluate_bundle
 from head.bundle.format import UnusableBundle, read_part
 from head.bundle.readings import read_readings
@@ -122,7 +122,7 @@ def _compare(options: argparse.Namespace) -> None:
 def _nested(config: dict, artifacts: Path) -> dict | None:
     """The result of `python -m head nested` on the same memes and embeddings; None if there is none."""
     data = config["data"]
-    found = read_part(artifacts / "nested" / Path(data["index"]).stem, "nested.json")
+    found = read_part(Layout(artifacts).nested(Path(data["index"]).stem), "nested.json")
     return found if found is not None and found["fingerprint"] == data["fingerprint"] else None
 
 

@@ -23,6 +23,7 @@ from api.model.explanation import TRAINING, TrainingMemesChanged, training_memes
 from api.model.loading import encoder_source
 from api.settings import ServeSettings
 from cache import (
+    Layout,
     KINDS,
     DamagedSegment,
     DatasetIndex,
@@ -54,7 +55,7 @@ def export_bundle(settings: ServeSettings, out: Path | None, say: Callable[[str]
     folder = settings.bundle.resolve()
     config = read_config(folder)
     # the name from config.json becomes part of a path
-    out = out or settings.artifacts / "exports" / re.sub(r"^\.+|[^\w.-]", "_", str(config.get("name")))
+    out = out or Layout(settings.artifacts).export(re.sub(r"^\.+|[^\w.-]", "_", str(config.get("name"))))
     _require_free(out, folder)
     with tqdm(total=_STEPS, bar_format="{desc} ({n}/{total}, {elapsed})", delay=1, leave=False) as bar:
 
@@ -121,16 +122,16 @@ def _copy_training(config: dict[str, Any], source: Path, target: Path) -> int | 
     """Copy the training index, without content, and its embeddings. Returns the number of memes, or why there are none."""
     try:
         index, rows = training_rows(config, source)
-        store = VectorStore(source / "vectors", index.spec)
+        store = VectorStore(Layout(source).vectors, index.spec)
         segments = {
             kind: _segment(store, kind, [getattr(index, f"{kind}_keys")[row] for row in rows]) for kind in KINDS
         }
     except (UnusableIndex, TrainingMemesChanged, SpecMismatch, MissingVectors, DamagedSegment) as error:
         return str(error)
-    copied = VectorStore(target / "vectors", index.spec)
+    copied = VectorStore(Layout(target).vectors, index.spec)
     for kind, segment in segments.items():
         copied.add(kind, segment)
-    write_index(target / "datasets" / Path(config["data"]["index"]).name, _without_content(index, set(rows.tolist())))
+    write_index(Layout(target).datasets / Path(config["data"]["index"]).name, _without_content(index, set(rows.tolist())))
     return len(rows)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from api.model.classifier import MemeClassifier
 from api.schema import Explanation, Neighbour
-from cache import DatasetIndex, SpecMismatch, UnusableIndex, VectorStore, read_index, require_same_spec
+from cache import Layout, DatasetIndex, SpecMismatch, UnusableIndex, VectorStore, read_index, require_same_spec
 from head.bundle.format import LABELS
 from head.data.features import fingerprint, load_everything, usable_rows
 from head.data.similar import Similar
@@ -147,7 +147,7 @@ def training_rows(config: dict[str, Any], artifacts: Path) -> tuple[DatasetIndex
     Raises UnusableIndex, SpecMismatch, MissingVectors, DamagedSegment, TrainingMemesChanged, and KeyError for a
     config without data.
     """
-    path = artifacts / "datasets" / config["data"]["index"]
+    path = Layout(artifacts).datasets / config["data"]["index"]
     index = read_index(path)
     require_same_spec(config["spec"], index.spec, f"the bundle and the index {path}")
     rows = usable_rows(index)
@@ -155,7 +155,7 @@ def training_rows(config: dict[str, Any], artifacts: Path) -> tuple[DatasetIndex
         return index, rows[np.array(index.splits)[rows] != "test"]
     # The test split depends on the groups of near-duplicates. Finding them takes seconds for 10,000 memes, a minute or
     # two for 100,000.
-    memes = load_everything(index, artifacts / "vectors", config["protocol"]["name"] == "official", config["seed"])
+    memes = load_everything(index, Layout(artifacts).vectors, config["protocol"]["name"] == "official", config["seed"])
     if fingerprint(memes.only("train", "validation"), index.spec) != config["data"]["fingerprint"]:
         raise TrainingMemesChanged(f"{path}: not the memes that the bundle was tuned on; run `make tune` again")
     return index, rows[memes.split != "test"]
@@ -167,7 +167,7 @@ def _read(config: dict[str, Any], artifacts: Path) -> _TrainingMemes:
     if not len(rows):
         raise ValueError("the index holds no memes to tune on")
     label = np.array(index.labels, np.int64)[rows]
-    store = VectorStore(artifacts / "vectors", index.spec)
+    store = VectorStore(Layout(artifacts).vectors, index.spec)
     image, text = (
         store.read(side, [keys[row] for row in rows])
         for side, keys in (("image", index.image_keys), ("text", index.text_keys))

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cache import DatasetIndex, read_index
+from cache import Layout, DatasetIndex, read_index
 from head.bundle.findings import drift, label_errors, slices
 from head.bundle.format import Bundle, UnusableBundle, load_bundle, read_part, read_predictions, write_part
 from head.bundle.learning import learning_curve
@@ -86,7 +86,8 @@ def load_bundle_data(
     before fine-tuning. Raises UnusableIndex, and UnusableBundle if the data changed since tuning.
     """
     found, prefix = (config["finetuned"], "frozen_") if frozen else (config["data"], "")
-    index, vectors = read_index(artifacts / "datasets" / found[f"{prefix}index"]), artifacts / "vectors"
+    layout = Layout(artifacts)
+    index, vectors = read_index(layout.datasets / found[f"{prefix}index"]), layout.vectors
     official, seed = config["protocol"]["name"] == "official", config["seed"]
     tuning = load_tuning(index, vectors, official, seed)
     if fingerprint(tuning, index.spec) != found[f"{prefix}fingerprint"]:
@@ -205,7 +206,7 @@ def _refittable(bundle: Bundle) -> bool:
 def _scores(bundle: Bundle, frozen: BundleData, artifacts: Path) -> dict[str, Callable[[Features], np.ndarray]]:
     """{method: scoring function}: the bundle's heads, and the candidates, refitted."""
     protocol, seed = Protocol(**bundle.config["protocol"]), bundle.config["seed"]
-    tuning, prompts = frozen.tuning, prompt_vectors(frozen.index, artifacts / "vectors")
+    tuning, prompts = frozen.tuning, prompt_vectors(frozen.index, Layout(artifacts).vectors)
     folds = assign_folds(tuning.label, tuning.copies, tuning.split, protocol, seed)
     trained = bundle.ensembles[SINGLE].heads[0] if SINGLE in bundle.ensembles else None
     assert trained is None or isinstance(trained, FusionHead)

@@ -5,6 +5,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from cache import Layout
+
 
 def note_reading(artifacts: Path, config: dict[str, Any], memes: int) -> None:
     """Append a line for the bundle of this config. Raises OSError."""
@@ -33,7 +35,7 @@ def read_readings(artifacts: Path, config: dict[str, Any]) -> list[dict[str, Any
 def _path(artifacts: Path, config: dict[str, Any]) -> Path:
     """One file per data set, for all encoders: the name of an index is that of the data, "--", the encoder."""
     data = Path(config["data"]["index"]).stem.partition("--")[0]
-    return artifacts / "test-readings" / f"{data}.jsonl"
+    return Layout(artifacts).test_readings(data)
 
 
 def _today() -> str:
