@@ -12,25 +12,17 @@ import re
 import sys
 from pathlib import Path
 
-from jinja2 import UndefinedError
-
-from cache import Layout, limit_threads, refuse, write_bytes_atomically
-from head.bundle.evaluation import evaluate_bundle
-from head.bundle.format import UnusableBundle, read_part
-from head.bundle.readings import read_readings
+from cache import limit_threads, refuse
 from head.judge.shares import share_of
 from head.judge.verdict import verdict
 from report import words
 from report.compare import compare_bundles, comparison_summary, comparison_table, render_comparison
 from report.costs import CostModel
 from report.judged import read_judged
-from report.page import render
-from report.pictures import thumbnails
+from report.judging import damage_named, judge, page_path, write_page
 
 # Characters of a bundle's name in a file name, which may have 255 bytes.
 _LONGEST_NAME = 50
-# Raised for missing values and values of a wrong type.
-_DAMAGED = (KeyError, IndexError, TypeError, AttributeError, UndefinedError)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -82,65 +74,24 @@ def _compare_parser() -> argparse.ArgumentParser:
 
 def _report(options: argparse.Namespace) -> None:
     folder, cost_model = options.bundle, CostModel(options.prevalence, options.miss, options.alarm)
-    evaluate_bundle(folder, options.artifacts, lambda note: print(note, file=sys.stderr))
-    judged = read_judged(folder)
-    gallery = read_part(folder, "gallery.json")
-    try:
-        nested = _nested(judged.config, options.artifacts)
-        readings = read_readings(options.artifacts, judged.config)
-        page = render(
-            judged.config, judged.metrics, judged.predictions, gallery, nested, _pictures(gallery), readings, cost_model
-        )
-        table, verdict_words = (
-            words.methods_table(judged.config, judged.metrics),
-            verdict(judged.config, judged.metrics),
-        )
-    except _DAMAGED as error:
-        raise UnusableBundle(_damaged(folder, error)) from error
-    path = folder / "report.html"
-    _write(path, page)
-    print(f"{table}\n\n* shipped")
-    if judged.metrics["split"] == "test" and readings:
-        print(f"The test split has been {words.readings_words(readings)}.")
-    print(f"The report has the other metrics and all intervals.\n\n{verdict_words}\n\nreport  {path}")
+    judged = judge(folder, options.artifacts, cost_model, lambda note: print(note, file=sys.stderr))
+    print(f"{words.methods_table(judged.config, judged.metrics)}\n\n* shipped")
+    if judged.metrics["split"] == "test" and judged.readings:
+        print(f"The test split has been {words.readings_words(judged.readings)}.")
+    print("The report has the other metrics and all intervals.")
+    print(f"\n{verdict(judged.config, judged.metrics)}\n\nreport  {page_path(folder)}")
 
 
 def _compare(options: argparse.Namespace) -> None:
     first, second = (read_judged(folder) for folder in (options.first, options.second))
-    try:
+    with damage_named(f"{options.first}, {options.second}"):
         comparison = compare_bundles(first, second)
         page = render_comparison(first, second, comparison)
-    except _DAMAGED as error:
-        raise UnusableBundle(_damaged(f"{options.first}, {options.second}", error)) from error
     # The name from config.json becomes part of a path.
     name = re.sub(r"[^\w.-]", "_", second.config["name"])[-_LONGEST_NAME:]
     path = options.first / f"compare-{name}.html"
-    _write(path, page)
+    write_page(path, page)
     print(f"{comparison_table(comparison)}\n\n{comparison_summary(comparison)}\n\npage  {path}")
-
-
-def _nested(config: dict, artifacts: Path) -> dict | None:
-    """The result of `python -m head nested` on the same memes and embeddings; None if there is none."""
-    data = config["data"]
-    found = read_part(Layout(artifacts).nested(Path(data["index"]).stem), "nested.json")
-    return found if found is not None and found["fingerprint"] == data["fingerprint"] else None
-
-
-def _pictures(gallery: dict | None) -> dict[str, str]:
-    if gallery is None:
-        return {}
-    memes = [meme for mistake in gallery["mistakes"] for meme in (mistake, *mistake["neighbours"])]
-    memes += gallery.get("suspects", [])
-    return thumbnails(gallery["data"], [meme["image"] for meme in memes], gallery.get("images", ""))
-
-
-def _damaged(folder: Path | str, error: Exception) -> str:
-    return f"{folder}: a JSON file of the bundle is damaged ({error!r}); run `python -m head tune` again"
-
-
-def _write(path: Path, page: str) -> None:
-    """Write the page as UTF-8; surrogates (bytes of file names that are not UTF-8) are escaped."""
-    write_bytes_atomically(path, page.encode("utf-8", "backslashreplace"))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Reads an evaluated bundle from its folder."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +9,15 @@ from head.bundle.format import UnusableBundle, load_bundle, read_part, read_pred
 
 @dataclass(frozen=True)
 class JudgedBundle:
-    """The values of config.json, metrics.json and predictions.json."""
+    """The values of config.json, metrics.json, predictions.json and gallery.json; nested: those of a nested cross-validation
+    of the same memes; readings: evaluations on the test split so far."""
 
     config: dict[str, Any]
     metrics: dict[str, Any]
     predictions: dict[str, Any]
+    gallery: dict[str, Any] | None = None
+    nested: dict[str, Any] | None = None
+    readings: list[dict[str, Any]] = field(default_factory=list)
 
 
 def read_judged(folder: Path) -> JudgedBundle:
@@ -22,4 +26,4 @@ def read_judged(folder: Path) -> JudgedBundle:
     metrics = read_part(folder, "metrics.json")
     if metrics is None:
         raise UnusableBundle(f"{folder / 'metrics.json'}: missing; run `python -m report {folder}` first")
-    return JudgedBundle(config, metrics, read_predictions(folder))
+    return JudgedBundle(config, metrics, read_predictions(folder), read_part(folder, "gallery.json"))

@@ -13,28 +13,21 @@ from report import charts, words
 from report.costs import CostModel, cost_curve, costs, per_thousand, threshold_metrics
 from report.curves import both_classes, confusion
 from report.html import render_template
+from report.judged import JudgedBundle
 from report.published import NOTE, published_figures
 
 # Parameters with a plot.
 _SLICES = 6
 
 
-def render(
-    config: dict[str, Any],
-    metrics: dict[str, Any],
-    predictions: dict[str, Any],
-    gallery: dict[str, Any] | None,
-    nested: dict[str, Any] | None,
-    pictures: dict[str, str],
-    readings: list[dict[str, Any]],
-    cost_model: CostModel,
-) -> str:
+def render(judged: JudgedBundle, pictures: dict[str, str], cost_model: CostModel) -> str:
     """The page as HTML, the same for the same values.
 
-    pictures: {image in the gallery: data URI}, of some or all; readings: evaluations on the test split so far.
-    Raises KeyError, TypeError, AttributeError or jinja2.UndefinedError if a JSON file is damaged.
+    pictures: {image in the gallery: data URI}, of some or all. Raises KeyError, TypeError, AttributeError or
+    jinja2.UndefinedError if a JSON file is damaged.
     """
-    part = predictions[metrics["split"]]
+    config, metrics, nested = judged.config, judged.metrics, judged.nested
+    part = judged.predictions[metrics["split"]]
     nested_shipped = (nested or {}).get("shipped", ENSEMBLE)
     label = np.array(part["label"])
     probabilities = {name: np.array(values) for name, values in part["probability"].items()}
@@ -47,11 +40,11 @@ def render(
         nested_shipped=nested_shipped,
         nested_verdict="" if nested is None else verdict({**config, "shipped": nested_shipped}, nested),
         main=words.main_methods(config["shipped"], metrics),
-        gallery=gallery,
+        gallery=judged.gallery,
         pictures=pictures,
         verdict=verdict(config, metrics),
         p=stated_p(config["shipped"], metrics),
-        facts=words.facts(config, metrics, part["label"], readings),
+        facts=words.facts(config, metrics, part["label"], judged.readings),
         judged=words.judged_words(config, metrics["split"]),
         confusion=_confusion(config, label, probabilities[config["shipped"]]),
         measured=_plots(config, metrics, label, probabilities),

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from api.transport.memory import keep_flat, settle
+from api.memory import configure_malloc, trim_memory
 
 
 def pytest_configure() -> None:
     """As the server does. Left to itself malloc keeps the weights of every model that the tests load: 7 GB in the end."""
-    keep_flat()
+    configure_malloc()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -21,7 +21,7 @@ def collected() -> Iterator[None]:
     """Python does not see how large a tensor is, and leaves those in cycles for long."""
     yield
     gc.collect()
-    settle()
+    trim_memory()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from api.metrics import Metrics
 from api.model.classifier import MemeClassifier
-from api.model.kept_vectors import EmbeddingCache
+from api.model.embedding_cache import EmbeddingCache
 from cache import cores
 
 _log = logging.getLogger(__name__)

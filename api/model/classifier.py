@@ -17,10 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from cache import file_digest, require_same_spec
+from embed.base.text import clean_text
 from embed.clip.delta import DELTA
 from embed.clip.encoder import ClipEncoder, load_encoder
 from embed.clip.options import EncoderOptions
 from embed.clip.portable import load_portable
+from embed.clip.preprocessor import Picture, height_and_width
 from head.bundle.format import Bundle, UnusableBundle, load_bundle
 
 # Folder of the encoder in an exported bundle.
@@ -83,12 +85,17 @@ class MemeClassifier(nn.Module):
         """The encoder, which another bundle of the same spec can reuse."""
         return self._encoder
 
-    def prepare_image(self, data: bytes) -> Tensor:
-        """Image bytes -> pixels (H, W, 3) uint8. Raises UnreadableImage."""
-        return self._encoder.pixels(data)
+    def predict(self, picture: Picture, text: str = "") -> float:
+        """The probability of `offensive` for one meme; picture: the bytes of an image file, or a PIL image. Raises
+        UnreadableImage."""
+        return float(self([self.prepare_image(picture)], [self.prepare_text(clean_text(text))])[0])
+
+    def prepare_image(self, picture: Picture) -> Tensor:
+        """The bytes of an image file, or a PIL image -> pixels (H, W, 3) uint8. Raises UnreadableImage."""
+        return self._encoder.pixels(picture)
 
     def prepare_text(self, text: str) -> Tensor:
-        """A text cleaned by `clean_text` -> tokens (P, L) int64, P prompts."""
+        """A text cleaned by `clean_text` -> tokens (P, L) int64: one row, or one for each piece."""
         return self._encoder.tokens(text)
 
     def encode_images(self, pixels: Sequence[Tensor]) -> Tensor:
@@ -111,8 +118,7 @@ class MemeClassifier(nn.Module):
 
     def warm_up(self, most: int = 1) -> None:
         """Run on blank input, one meme and `most` memes: the first calls of a torch module are several times slower."""
-        size = self._encoder.spec["preprocess"]["size"]
-        height, width = (size, size) if isinstance(size, int) else size
+        height, width = height_and_width(self._encoder.spec["preprocess"]["size"])
         blank, empty = torch.zeros(height, width, 3, dtype=torch.uint8), self.prepare_text("")
         for count in {1, most}:
             self([blank] * count, [empty] * count)

@@ -6,6 +6,7 @@ The server and the commands `predict` and `predict-folder` use it.
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 from api.memory import trim_memory
 from api.metrics import Metrics
@@ -25,6 +26,14 @@ class LoadedModel:
 
     predictor: Predictor
     card: ModelCard
+
+
+def load_classifier(bundle: Path = Path("artifacts/bundles/latest"), device: str = "auto") -> MemeClassifier:
+    """The classifier of a bundle, for Python programs; device: "auto", "cpu" or "cuda".
+
+    Raises UnusableBundle, EncoderUnavailable, SpecMismatch.
+    """
+    return MemeClassifier.from_bundle(bundle.resolve(), choose_device(device))
 
 
 def load_model(

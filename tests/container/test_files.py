@@ -98,7 +98,7 @@ def test_an_images_packages_are_pinned_and_named_once(image: str) -> None:
 @pytest.mark.parametrize(
     ("image", "commands"),
     [
-        ("serve", "api.__main__,rapidocr,onnxruntime"),
+        ("serve", "api.__main__,api.server,rapidocr,onnxruntime"),
         (
             "batch",
             "embed.__main__,head.__main__,finetune.__main__,report.__main__,cache.__main__,api.__main__,psycopg,pyarrow.parquet",

@@ -80,3 +80,14 @@ def test_every_modules_first_sentence_fits_its_line() -> None:
     paths = [path for room in ROOMS for path in (ROOT / room).rglob("*.py")]
     sentences = {path.relative_to(ROOT).as_posix(): first_sentence(path) for path in paths}
     assert {name: said for name, said in sentences.items() if not 0 < len(said) <= LONGEST} == {}
+
+
+def test_the_messages_in_troubleshooting_are_those_of_the_programs() -> None:
+    sources = "".join(path.read_text("utf-8") for room in ROOMS for path in (ROOT / room).rglob("*.py"))
+    sources = re.sub(r'"\s+f?"', "", sources)  # a string over several lines
+    text = (ROOT / "docs" / "troubleshooting.md").read_text("utf-8").partition("## Containers")[0]
+    quoted = re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE)
+    assert len(quoted) > 10
+    # "..." stands for the values that a message names, and brackets for words of the system
+    parts = [max(re.split(r"\.\.\.|\(.*", quote), key=len).strip(" ;:,.") for quote in quoted]
+    assert [part for part in parts if part not in sources] == []

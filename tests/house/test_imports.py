@@ -25,7 +25,7 @@ WITHIN = {
         "cache": "errors exports cores files hdf5 layout store index contents exchange verify stats",
         "embed": "base pictures data clip ocr engines audit published job",
         "head": "data model candidates search judge fitting pipeline bundle nested tuning",
-        "api": "settings schema metrics model http transport server commands",
+        "api": "settings schema metrics memory model commands http transport server",
     }.items()
 }
 ONLY_IN = {

@@ -11,7 +11,7 @@ import pytest
 
 from head.bundle.format import UnusableBundle
 from report import __main__ as command
-from report import judged
+from report import judged, judging
 from tests.report.test_page import bundle, nested_of, write_bundle
 
 
@@ -31,7 +31,7 @@ def without_weights(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, Path]]:
         return SimpleNamespace(config=json.loads((folder / "config.json").read_text("utf-8")))
 
     monkeypatch.setattr(judged, "load_bundle", load)
-    monkeypatch.setattr(command, "evaluate_bundle", lambda folder, artifacts, say: asked.append((folder, artifacts)))
+    monkeypatch.setattr(judging, "evaluate_bundle", lambda folder, artifacts, say: asked.append((folder, artifacts)))
     return asked
 
 
@@ -150,6 +150,6 @@ def test_ctrl_c_exits_with_130(
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(command, "evaluate_bundle", interrupted)
+    monkeypatch.setattr(judging, "evaluate_bundle", interrupted)
     assert command.main([str(tmp_path)]) == 130
     assert capsys.readouterr().err == "stopped\n"

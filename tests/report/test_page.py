@@ -15,6 +15,7 @@ from head.candidates.table import CANDIDATES
 from head.judge.metrics import METRICS, measure, read_estimate
 from report import charts
 from report.costs import CostModel
+from report.judged import JudgedBundle
 from report.page import render
 from report.words import main_methods, methods_table
 
@@ -236,6 +237,11 @@ class _Outline(HTMLParser):
         return {str(attrs["alt"]): str(attrs["src"]) for tag, attrs in self.tags if tag == "img"}
 
 
+def rendered(values: dict[str, Any]) -> str:
+    names = ("config", "metrics", "predictions", "gallery", "nested", "readings")
+    return render(JudgedBundle(*(values[name] for name in names)), values["pictures"], values["cost_model"])
+
+
 @pytest.fixture(scope="module")
 def values() -> dict[str, Any]:
     return bundle()
@@ -244,7 +250,7 @@ def values() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def page(values: dict[str, Any]) -> str:
     """The rendered page of `values`."""
-    return render(**values)
+    return rendered(values)
 
 
 @pytest.fixture
@@ -318,7 +324,7 @@ def test_values_from_the_data_are_escaped(ours: dict[str, Any]) -> None:
     for one in (meme, meme["neighbours"][0]):
         one |= {"id": HOSTILE, "text": HOSTILE}
     meme["image"] = HOSTILE
-    page = render(**ours)
+    page = rendered(ours)
     outline = _Outline(page)
     assert "<script" not in page and not any(tag == "script" for tag, _ in outline.tags)
     assert not any(name.startswith("on") for _, attrs in outline.tags for name in attrs)
@@ -327,7 +333,7 @@ def test_values_from_the_data_are_escaped(ours: dict[str, Any]) -> None:
 
 def test_the_page_loads_nothing_from_outside(ours: dict[str, Any]) -> None:
     ours["gallery"]["mistakes"][0]["text"] = "see http://example.org"
-    page = render(**ours)
+    page = rendered(ours)
     outline = _Outline(page)
     sources = [
         attrs[name] for _, attrs in outline.tags for name in ("src", "href", "srcset", "action") if name in attrs
@@ -345,18 +351,18 @@ def test_the_page_loads_nothing_from_outside(ours: dict[str, Any]) -> None:
 
 
 def test_the_same_bundle_gives_the_same_bytes(values: dict[str, Any], page: str) -> None:
-    assert page == render(**copy.deepcopy(values))
+    assert page == rendered(copy.deepcopy(values))
 
 
 @pytest.mark.usefixtures("undrawn")
 def test_pictures_are_shown_and_a_missing_one_leaves_a_box(ours: dict[str, Any]) -> None:
     del ours["pictures"]["img/0.png"]
-    page = _Outline(render(**ours))
+    page = _Outline(rendered(ours))
     shown = [source for source in page.images().values() if source == PIXEL]
     assert len(shown) == 11
     assert page.text.count("no picture") == 1 + 36
     ours["pictures"] = {}
-    assert "no longer in data/multioff" in _Outline(render(**ours)).text
+    assert "no longer in data/multioff" in _Outline(rendered(ours)).text
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -364,7 +370,7 @@ def test_long_texts_are_collapsed_and_missing_ones_marked(ours: dict[str, Any]) 
     ours["gallery"]["mistakes"] = ours["gallery"]["mistakes"][:2]
     ours["gallery"]["mistakes"][0]["text"] = "word " * 1000
     ours["gallery"]["mistakes"][1]["text"] = ""
-    text = _Outline(render(**ours)).text
+    text = _Outline(rendered(ours)).text
     assert "(all 5,000 characters)" in text and text.count("word") == 1000
     assert "no text" in text
 
@@ -379,11 +385,11 @@ def test_long_texts_are_collapsed_and_missing_ones_marked(ours: dict[str, Any]) 
     ],
 )
 def test_an_unusual_bundle_is_rendered(odd: dict[str, Any], said: str) -> None:
-    assert said in _Outline(render(**bundle(**odd))).text
+    assert said in _Outline(rendered(bundle(**odd))).text
 
 
 def test_undefined_metrics_are_shown_as_n_a() -> None:
-    page = _Outline(render(**bundle(one_class=True)))
+    page = _Outline(rendered(bundle(one_class=True)))
     assert page.text.count("n/a") >= 2 * len(NAMES)
     assert {"ROC curves", "Precision and recall", "Metrics by threshold"}.isdisjoint(page.images())
     assert "Reliability of the fusion ensemble" in page.images()
@@ -391,7 +397,7 @@ def test_undefined_metrics_are_shown_as_n_a() -> None:
 
 def test_a_search_without_importances(ours: dict[str, Any]) -> None:
     ours["config"]["study"] |= {"importances": {}, "history": history(1)}
-    page = _Outline(render(**ours))
+    page = _Outline(rendered(ours))
     assert "too few or too similar" in page.text
     assert "Importance of the parameters" not in page.images()
     assert not any(name.startswith("AUROC against") for name in page.images())
@@ -404,10 +410,10 @@ def test_trials_with_missing_values_and_parameters_are_drawn(ours: dict[str, Any
         if run["trial"] % 3:
             del run["params"]["fusion"]
     runs[0]["params"]["width"] = None
-    assert "AUROC against fusion" in _Outline(render(**ours)).images()
+    assert "AUROC against fusion" in _Outline(rendered(ours)).images()
     for run in runs:
         run["value"] = None
-    page = _Outline(render(**ours))
+    page = _Outline(rendered(ours))
     assert "No trial reached a value" in page.text and "History" not in page.images()
 
 
@@ -416,14 +422,14 @@ def test_sections_without_content_are_empty_or_missing(ours: dict[str, Any]) -> 
     ours["config"]["review"] = ours["metrics"]["review"] = None
     ours["metrics"] |= {"subgroups": [], "copies": {"memes": 0, "auroc_without": figure(0.6)}}
     ours["gallery"]["mistakes"] = []
-    text = _Outline(render(**ours)).text
+    text = _Outline(rendered(ours)).text
     assert "review" not in text and "Subgroups" not in text
     assert (
         "No meme was evaluated by a head that was trained on a near-duplicate of it" in text
         and "made no mistake" in text
     )
     ours["gallery"] = None
-    assert "There is no gallery" in _Outline(render(**ours)).text
+    assert "There is no gallery" in _Outline(rendered(ours)).text
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -432,7 +438,7 @@ def test_twenty_subgroups_are_twenty_rows(ours: dict[str, Any]) -> None:
     ours["metrics"]["subgroups"] = [
         {**row, "group": f"group {number}", "false_negative_rate": figure(None)} for number in range(20)
     ]
-    text = _Outline(render(**ours)).text
+    text = _Outline(rendered(ours)).text
     assert all(f"group {number} 40 16" in text for number in range(20))
     assert "25.0 % [17.0, 33.0] n/a" in text
 
@@ -444,7 +450,7 @@ def test_twenty_subgroups_are_twenty_rows(ours: dict[str, Any]) -> None:
 def test_nested_cross_validation_section(ours: dict[str, Any], split: str, said: str) -> None:
     ours["nested"] = nested_of()
     ours["metrics"]["split"] = split
-    text = _Outline(render(**ours)).text
+    text = _Outline(rendered(ours)).text
     assert said in text
     assert "AUROC in each outer fold" in text and "2 29 n/a n/a" in text
 
@@ -456,7 +462,7 @@ def test_official_protocol_and_a_shipped_baseline(ours: dict[str, Any]) -> None:
         "protocol": {"name": "official", "folds": 5, "repeats": 1},
         "aim": {"objective": "recall", "target": 0.9},
     }
-    text = _Outline(render(**ours)).text
+    text = _Outline(rendered(ours)).text
     assert "logistic regression, both shipped reference" in text
     assert "trained on train, chosen on validation" in text and "a recall of at least 0.9" in text
     assert "ships logistic regression, both threshold" in text
@@ -491,7 +497,7 @@ def finetuned() -> dict[str, Any]:
 
 
 def test_fine_tuning_section() -> None:
-    page = _Outline(render(**finetuned()))
+    page = _Outline(rendered(finetuned()))
     assert "Losses" in page.images() and "p 0.456" in page.text
     words = (
         "the last 2 blocks of the image tower by LoRA of rank 8, and the heads of the one before, version ba9876543210"
@@ -519,7 +525,7 @@ def test_candidates_beyond_the_best_are_collapsed_but_never_the_shipped_one(ours
     shown = main_methods(candidates[-1], ours["metrics"])
     assert [name for name in shown if name in CANDIDATES] == [*candidates[:3], candidates[-1]]
     assert {SHIPPED, "best single head", "majority class"} <= set(shown)
-    page = render(**ours)
+    page = rendered(ours)
     first, folded = page.split(f"{len(candidates) - 4} more methods, none with a higher AUROC", 1)
     for name in candidates[3:-1]:
         assert f'<th scope="row">{name}</th>' not in first and f'<th scope="row">{name}</th>' in folded
@@ -531,11 +537,11 @@ def test_recipes_are_shown_with_their_values_and_differences(ours: dict[str, Any
     study = ours["config"]["study"]
     study["history"][0] |= {"recipe": "RGCL", "value": 0.61}
     study["history"][1] |= {"recipe": "MemeCLIP", "value": None}
-    text = _Outline(render(**ours)).text
+    text = _Outline(rendered(ours)).text
     assert "RGCL 0.610; MemeCLIP diverged." in text and "Unlike in their papers" in text
 
 
 @pytest.mark.usefixtures("undrawn")
 def test_a_candidate_in_the_ensemble_is_shown(ours: dict[str, Any]) -> None:
     ours["config"]["study"]["picks"] = [{"method": "random forest", "picked": 3}]
-    assert "random forest picked 3 times" in _Outline(render(**ours)).text
+    assert "random forest picked 3 times" in _Outline(rendered(ours)).text

@@ -16,7 +16,7 @@ from torch import Tensor
 from api.metrics import Metrics
 from api.model import batching
 from api.model.batching import Batcher, Closed, EncoderInput, Job, ModelFailure
-from api.model.kept_vectors import EmbeddingCache
+from api.model.embedding_cache import EmbeddingCache
 
 LONG = 10 * PATIENCE  # a wait that is only over in time when it is cut short
 TEXT = 10_000  # a meme's probability is made of both its sides, so that neither can be another's

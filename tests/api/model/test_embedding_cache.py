@@ -3,7 +3,7 @@
 import torch
 
 from api.metrics import Metrics
-from api.model.kept_vectors import EmbeddingCache
+from api.model.embedding_cache import EmbeddingCache
 
 
 def vector(number: float) -> torch.Tensor:
