@@ -12,6 +12,4 @@ if TYPE_CHECKING:
     from api.model.loading import load_classifier
 
 __all__ = ["MemeClassifier", "load_classifier"]
-__getattr__ = on_first_use(
-    __name__, {"MemeClassifier": "api.model.classifier", "load_classifier": "api.model.loading"}
-)
+__getattr__ = on_first_use(__name__, {"MemeClassifier": "api.model.classifier", "load_classifier": "api.model.loading"})

@@ -28,7 +28,7 @@ import numpy as np
 
 from bench.copies import write_copies
 from bench.machine import ROOT, describe, print_json, python, run, say
-from cache import Layout, KINDS, DatasetIndex, VectorStore, read_index
+from cache import KINDS, DatasetIndex, Layout, VectorStore, read_index
 
 MODEL = "local-dir:demo/encoder"
 # Latest kill, as a fraction of a normal run's duration: at the very end all vectors are written.

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cache import DatasetIndex, DatasetRequest, Layout, UnusableIndex, VectorStore, read_index, text_key, write_index
+from embed.base.errors import DatasetError
 from embed.clip.options import EncoderOptions, EncoderRequest
 from embed.clip.prompts import PROMPTS
 from embed.clip.recall import recall_spec, remember_spec
@@ -158,6 +159,8 @@ def _embed_dataset(
     if settings.ocr:
         memes, reading = fill_texts(root, memes, hashed.keys, settings.layout.readings, settings.retry_failed)
     if splits is not None:
+        if len(splits) != len(memes):
+            raise DatasetError(f"{settings.data}: {len(memes)} memes, expected {len(splits)}; run `make embed` again")
         memes = [replace(meme, split=split) for meme, split in zip(memes, splits, strict=True)]
     wanted = _Wanted.of(memes, hashed, settings.retry_failed)
     store = _open_store(settings, engine, wanted)

@@ -5,7 +5,7 @@ before fine-tuning: near-duplicates, and hence an assigned split, could differ b
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cache import Layout, DatasetIndex, read_index, write_index
+from cache import DatasetIndex, Layout, read_index
 from embed.clip.delta import DELTA, write_delta
 from embed.clip.options import EncoderOptions
 from embed.job import EmbedSettings, embed_dataset
-from embed.pictures.hash_log import HashLog
 from finetune.start import Start, UnusableStart, encoder_of
 from head.bundle.evaluation import FINETUNED, FROZEN
 from head.bundle.format import point_latest, save_bundle
@@ -54,14 +53,11 @@ def embed_finetuned(start: Start, delta: dict[str, Tensor], device: str, say: Ca
         delta=start.work / DELTA,
         images=start.index.source.get("images", ""),
     )
-    known = zip(start.index.images, start.index.image_stamps, start.index.image_keys)
-    # unchanged pictures need not be read and hashed again
-    HashLog(settings.index, settings.images).add([one for one in known if one[1]])
-    embed_dataset(settings, say)
+    # the pictures that are unchanged need not be hashed again
+    embed_dataset(settings, say, start.index.hints, _splits(start))
     index = read_index(settings.index)
     if index.ids != start.index.ids or _usable(index) != _usable(start.index):
         raise UnusableStart(f"{settings.data}: its memes changed while they were trained on; run `make embed` again")
-    write_index(settings.index, replace(index, splits=_splits(start)))
     return settings.index
 
 

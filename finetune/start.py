@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from cache import Layout, DatasetIndex, UnusableIndex, absolute_if_file
+from cache import DatasetIndex, Layout, UnusableIndex, absolute_if_file
 from embed.pictures.hashing import hash_pictures
 from embed.pictures.locate import pictures_root
 from head.bundle.evaluation import load_bundle_data

@@ -1,6 +1,6 @@
 """From a data set to a model bundle: what `make tune` does, without a command line and without output.
 
-    folder = tune(DatasetRequest("demo/memes", "local-dir:demo/encoder"), SearchRequest(trials=50))
+folder = tune(DatasetRequest("demo/memes", "local-dir:demo/encoder"), SearchRequest(trials=50))
 """
 
 from dataclasses import asdict, dataclass, field

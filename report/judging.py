@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from jinja2 import UndefinedError
 
@@ -24,12 +23,12 @@ _DAMAGED = (KeyError, IndexError, TypeError, AttributeError, UndefinedError)
 def judge(
     bundle: Path,
     artifacts: Path = Path("artifacts"),
-    cost_model: CostModel = CostModel(),
+    cost_model: CostModel | None = None,
     say: Callable[[str], None] = print,
 ) -> JudgedBundle:
     """Evaluate the bundle, if that was not done before, and write `page_path(bundle)`.
 
-    cost_model: of the place where it is used; say: takes notes. Raises UnusableBundle and what
+    cost_model: of the place where it is used, None for equal costs; say: takes notes. Raises UnusableBundle and what
     `head.bundle.evaluation.evaluate_bundle` raises.
     """
     evaluate_bundle(bundle, artifacts, say)
@@ -38,7 +37,7 @@ def judge(
         judged = replace(
             judged, nested=_nested(judged.config, artifacts), readings=read_readings(artifacts, judged.config)
         )
-        page = render(judged, _pictures(judged.gallery), cost_model)
+        page = render(judged, _pictures(judged.gallery), cost_model or CostModel())
     write_page(page_path(bundle), page)
     return judged
 

@@ -23,10 +23,10 @@ from api.model.explanation import TRAINING, TrainingMemesChanged, training_memes
 from api.model.loading import encoder_source
 from api.settings import ServeSettings
 from cache import (
-    Layout,
     KINDS,
     DamagedSegment,
     DatasetIndex,
+    Layout,
     MissingVectors,
     Segment,
     SpecMismatch,
@@ -131,7 +131,9 @@ def _copy_training(config: dict[str, Any], source: Path, target: Path) -> int | 
     copied = VectorStore(Layout(target).vectors, index.spec)
     for kind, segment in segments.items():
         copied.add(kind, segment)
-    write_index(Layout(target).datasets / Path(config["data"]["index"]).name, _without_content(index, set(rows.tolist())))
+    write_index(
+        Layout(target).datasets / Path(config["data"]["index"]).name, _without_content(index, set(rows.tolist()))
+    )
     return len(rows)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from api.model.classifier import MemeClassifier
 from api.schema import Explanation, Neighbour
-from cache import Layout, DatasetIndex, SpecMismatch, UnusableIndex, VectorStore, read_index, require_same_spec
+from cache import DatasetIndex, Layout, SpecMismatch, UnusableIndex, VectorStore, read_index, require_same_spec
 from head.bundle.format import LABELS
 from head.data.features import fingerprint, load_everything, usable_rows
 from head.data.similar import Similar

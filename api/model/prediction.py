@@ -17,8 +17,8 @@ from torch import Tensor
 from api.metrics import Metrics
 from api.model.batching import Batcher, Closed, EncoderInput, Job
 from api.model.classifier import MemeClassifier
-from api.model.explanation import Explainer
 from api.model.embedding_cache import EmbeddingCache
+from api.model.explanation import Explainer
 from api.schema import MAX_TEXT_CHARS, Explanation, Label, Model, Prediction, Probabilities, ReadText, Review
 from api.settings import ServeSettings
 from cache import content_key, cores, text_key

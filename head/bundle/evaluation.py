@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cache import Layout, DatasetIndex, read_index
+from cache import DatasetIndex, Layout, read_index
 from head.bundle.findings import drift, label_errors, slices
 from head.bundle.format import Bundle, UnusableBundle, load_bundle, read_part, read_predictions, write_part
 from head.bundle.learning import learning_curve
