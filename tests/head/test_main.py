@@ -250,7 +250,7 @@ def test_two_targets_and_words_are_refused(tmp_path, capsys, options, message):
 
 def test_one_training_at_a_time_for_each_core_but_no_more_than_a_round(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(command, "tune_dataset", lambda _, config, *__: seen.append(config.jobs) or pytest.skip("seen"))
+    monkeypatch.setattr(command, "tune_source", lambda _, config, *__: seen.append(config.jobs) or pytest.skip("seen"))
     fill(tmp_path)
     for cores, asked in ((1, 0), (2, 0), (64, 0), (64, 3)):
         monkeypatch.setattr(command, "cores", lambda cores=cores: cores)

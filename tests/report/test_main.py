@@ -102,7 +102,7 @@ def broken(values: dict[str, Any], name: str, change: Any) -> dict[str, Any]:
     [
         ("config", None, "config.json: cannot be read"),
         ("metrics", None, "metrics.json: missing"),
-        ("predictions", None, "predictions.json: not there"),
+        ("predictions", None, "predictions.json: missing"),
         ("predictions", lambda part: part.pop("test"), "damaged (KeyError('test'))"),
         ("config", lambda config: config.pop("aim"), "KeyError('aim')"),
         ("metrics", lambda metrics: metrics.pop("copies"), "'dict object' has no attribute 'copies'"),
