@@ -14,9 +14,9 @@ from tqdm import tqdm
 from embed.base.threads import run_ahead
 
 # Checked by eye on MultiOFF: re-encoded or resized copies differ in at most 8 of 256 bits; from 18 bits on nearly all
-# pairs share only their template. Among drawn memes, with large figures and few words, such pairs begin at 6 bits and are
-# the majority at 10 to 12. Nearly all pictures saved again as JPEG of quality 30 stay within 8 bits, and nearly none
-# cropped by 2 %.
+# pairs share only their template. Among drawn memes, with large figures and few words, such pairs begin at 6 bits and
+# are the majority at 10 to 12. Nearly all pictures saved again as JPEG of quality 30 stay within 8 bits, nearly none
+# cropped by 2 % do.
 MAX_BITS = 8
 # Likewise: pairs that share at least 0.84 of their words are one text read twice by OCR; pairs at 0.82 and below are
 # different jokes on one template ("Bernie or Hillary? Be informed ...").
@@ -24,7 +24,7 @@ MIN_SHARED = 0.85
 
 # DCT coefficients kept per axis, and pixels per coefficient.
 _KEPT, _PIXELS = 16, 4
-# Shapes of a block of comparisons, a few megabytes. Texts are compared by a matrix product, which is faster on more rows.
+# Shapes of a block of comparisons, a few megabytes. Texts use a matrix product, which is faster on more rows.
 _BLOCK_ROWS, _BLOCK_COLUMNS, _TEXT_ROWS = 64, 8192, 512
 # Blocks submitted to the threads ahead; their results wait in memory.
 _AHEAD = 32
@@ -42,7 +42,7 @@ def picture_hash(picture: Image.Image) -> np.ndarray | None:
     ImageHash's phash: grey, 64 x 64 pixels, DCT, the 16 x 16 lowest frequencies compared with their median.
     picture: decoded, of any mode and size.
     """
-    # scaled here, not by ImageHash: a third of the time for a large picture, and the hashes in existing records stay valid
+    # scaled here, not by ImageHash: a third of the time for a large picture, and hashes in existing records stay valid
     side = _KEPT * _PIXELS
     small = picture.convert("L").resize((side, side), Image.Resampling.LANCZOS, reducing_gap=3.0)
     darkest, lightest = small.getextrema()

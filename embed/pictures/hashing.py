@@ -1,7 +1,7 @@
 """Compute the keys of a data set's pictures: each file is read once and hashed, none is decoded.
 
-A file with the same size and times as in an earlier run, or behind a URL with the same ETag, keeps its key without being
-read; `--rehash` reads every file.
+A file with the same size and times as in an earlier run, or behind a URL with the same ETag, keeps its key unread;
+`--rehash` reads every file.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -82,8 +82,8 @@ def hash_pictures(
 ) -> Hashed:
     """The keys of the pictures under `root`. Raises StoreUnreached.
 
-    hints: {image: (stamp, key)} of an earlier run; spread: the parallel map to use; note: called with the new or changed
-    pictures of each part, to save progress before a kill.
+    hints: {image: (stamp, key)} of an earlier run; spread: the parallel map to use; note: called with the new or
+    changed pictures of each part, so that progress survives a kill.
     """
     names = list(dict.fromkeys(images))
     asked = [Known(name, *hints.get(name, ("", ""))) for name in names]
