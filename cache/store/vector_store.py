@@ -48,8 +48,7 @@ class VectorStore:
     def __init__(self, root: Path, spec: Spec) -> None:
         """Open `root`/<spec id>; a new store is written at the first `add`.
 
-        A lost or damaged spec.json is written again. Raises SpecMismatch if the folder was made under another spec, and
-        OSError.
+        A lost or damaged spec.json is written again. Raises OSError, and SpecMismatch if the folder has another spec.
         """
         self.spec = spec
         self.folder = Path(root) / spec_id(spec)
@@ -62,8 +61,7 @@ class VectorStore:
         """Hold the writer's lock; `waiting` is called once if another process holds it, then its release is awaited.
 
         Rows that the other process added are known inside the block, so no row is computed twice. Readers do not wait.
-        Raises OSError, naming the folder, if it cannot be created or locked, e.g. without write permission, and
-        RuntimeError if this thread holds the lock already.
+        Raises as `cache.store.lock.locked_folder`, OSError e.g. without write permission.
         """
         with locked_folder(self.folder, waiting):
             if self._look() != self._seen:
@@ -171,8 +169,7 @@ class VectorStore:
         self._segments: list[Path] = []
         self._entries: dict[str, Entry] = {}
         promised = dict.fromkeys(entry["segment"] for entry in read_manifest(self.folder)[0])
-        # A kill between a segment's rename and its manifest line leaves a complete file whose name holds its hash.
-        # Unlisted segments come first, so that listed ones win: a kill may also leave segments that were merged.
+        # A kill leaves complete segments that are not listed yet, or not any more: first, so that listed ones win.
         unlisted = [path.name for path in segment_files(self.folder) if path.name not in promised]
         for name in [*unlisted, *promised]:
             path = self.folder / name

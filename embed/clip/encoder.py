@@ -63,20 +63,14 @@ class ClipEncoder(Preprocessor):
 
     @torch.inference_mode()
     def image_features(self, pixels: Sequence[Tensor]) -> Tensor:
-        """N pictures of (H, W, 3) uint8 -> (N, D) float32 on the encoder's device.
-
-        Raises torch.OutOfMemoryError on a GPU.
-        """
+        """N pictures of (H, W, 3) uint8 -> (N, D) float32 on the device. On a GPU raises torch.OutOfMemoryError."""
         # transferred as uint8, a quarter of the bytes of float32
         batch = self._to_device(torch.stack(list(pixels))).permute(0, 3, 1, 2)
         return self.image_tower(batch.float().div_(255).sub_(self.mean).div_(self.std))
 
     @torch.inference_mode()
     def text_features(self, tokens: Sequence[Tensor]) -> Tensor:
-        """N texts of (P, L) int64 -> (N, D) float32 on the encoder's device: the mean over each text's P rows.
-
-        Raises torch.OutOfMemoryError on a GPU.
-        """
+        """N texts of (P, L) int64 -> (N, D) float32 on the device, the mean over P. Raises as `image_features`."""
         rows = torch.cat(list(tokens))
         vectors = self._by_length(self._to_device(rows), (rows != 0).sum(dim=1).argsort())
         counts = [len(rows) for rows in tokens]
@@ -174,10 +168,7 @@ def _runs(
 def load_clip(
     model: str, pretrained: str, device: torch.device, precision: str, config: dict[str, Any], weights: Path
 ) -> tuple[nn.Module, Any]:
-    """The model in eval mode, without gradients, and open_clip's transform for it. Raises EncoderUnavailable.
-
-    config, weights: as of `embed.clip.weights.find_weights`.
-    """
+    """The model in eval mode, without gradients, and open_clip's transform for it. Raises EncoderUnavailable."""
     try:
         clip, _, transform = open_clip.create_model_and_transforms(
             model,

@@ -17,10 +17,7 @@ def choose_device(wanted: str = "auto") -> torch.device:
 
 
 def choose_precision(wanted: str, device: torch.device) -> str:
-    """fp32, bf16 or fp16 for one of `embed.clip.options.PRECISIONS`.
-
-    auto: bf16 if the hardware supports it, else fp16 on a GPU and fp32 on a CPU.
-    """
+    """One of `embed.clip.options.PRECISIONS`; auto becomes bf16 if native, else fp16 on a GPU and fp32 on a CPU."""
     if wanted != "auto":
         return wanted
     fallback = "fp16" if device.type == "cuda" else "fp32"

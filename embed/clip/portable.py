@@ -82,10 +82,7 @@ def copy_encoder(folder: Path, target: Path) -> None:
 
 
 def probe(encoder: ClipEncoder) -> Tensor:
-    """The concatenated vectors of a noise picture, an empty text and a short one, 1-D float32.
-
-    Bit-identical for the same encoder on the same device.
-    """
+    """1-D float32, vectors of noise, an empty and a short text; bit-identical for an encoder on the same device."""
     size = height_and_width(encoder.spec["preprocess"]["size"])
     noise = torch.randint(256, (*size, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     texts = encoder.text_features([encoder.tokens(""), encoder.tokens("some words, as on a meme")])

@@ -1,7 +1,4 @@
-"""Tokenize texts with open_clip's tokenizers: count tokens, truncate or split long texts.
-
-Loading needs a model's name and no weights.
-"""
+"""Tokenize texts with open_clip's tokenizers, count tokens, truncate or split long texts."""
 
 import json
 import re

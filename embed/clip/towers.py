@@ -75,8 +75,7 @@ def text_tower(clip: _Clip, features: str, dtype: torch.dtype) -> Tower:
 def stock_encoders(clip: _Clip, features: str) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
     """open_clip's encode_image and encode_text, with gradients.
 
-    Unless features is "projected", `clip` loses its projections, which stay frozen. Raises EncoderUnavailable as
-    `image_tower`.
+    Unless features is "projected", `clip` loses its projections, which stay frozen. Raises as `image_tower`.
     """
     options = _pooled_options(features)
     image, text = partial(clip.encode_image, **options), partial(clip.encode_text, **options)

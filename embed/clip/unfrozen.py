@@ -116,10 +116,7 @@ class UnfrozenEncoder:
 def load_unfrozen(
     model: str, pretrained: str, device: torch.device, options: EncoderOptions, unfreezing: Unfreezing, seed: int = 0
 ) -> UnfrozenEncoder:
-    """Load a model as `load_encoder` does, with some weights trainable; seed: of the LoRA factors.
-
-    Raises EncoderUnavailable.
-    """
+    """Load as `load_encoder` does, with trainable weights; seed: of the LoRA factors. Raises EncoderUnavailable."""
     encoder = load_encoder(model, pretrained, device, options)
     # drop the inference towers, which are as large as the model
     encoder = replace(encoder, image_tower=Tower(), text_tower=Tower())
@@ -182,10 +179,7 @@ class _SplitTower:
 
 
 class _LowRank(nn.Module):
-    """LoRA: W -> W + B A with A (r, I) random and B (O, r) initially zero.
-
-    Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" (2021), with scale alpha / r = 1.
-    """
+    """LoRA (see `embed.clip.delta`): W -> W + B A, A (r, I) random, B (O, r) initially zero, scale alpha / r = 1."""
 
     def __init__(self, weight: Tensor, rank: int, generator: torch.Generator) -> None:
         super().__init__()

@@ -57,10 +57,7 @@ def differing_bits(one: np.ndarray, other: np.ndarray) -> int:
 
 
 def near_pictures(hashes: np.ndarray) -> list[list[int]]:
-    """Clusters of (N, 4) uint64 hashes, as lists of two or more positions.
-
-    Each hash is within MAX_BITS of another one of its cluster.
-    """
+    """Clusters (positions, two or more) of (N, 4) uint64 hashes, each within MAX_BITS of another one of its cluster."""
     if len(hashes) == 0:
         return []
     # a hash shared by a thousand pictures is compared once

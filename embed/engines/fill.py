@@ -128,10 +128,7 @@ def _fetched(items: list[Prepared], vectors: Tensor | None, waited: float) -> Ba
 
 
 def encode_what_fits(encode: Encode, tensors: list[Tensor], size: int) -> tuple[Tensor, int]:
-    """The vectors (N, D) in batches of `size`, halved until they fit into GPU memory, and the size that fitted.
-
-    Raises TooLittleMemory.
-    """
+    """(N, D) vectors, in batches of `size` halved until they fit, and the last size. Raises TooLittleMemory."""
     while True:
         try:
             return torch.cat([encode(tensors[i : i + size]) for i in range(0, len(tensors), size)]), size

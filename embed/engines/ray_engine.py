@@ -41,7 +41,7 @@ _TASKS_PER_CPU = 4
 _MAX_LOSSES = 3
 # Seconds without progress before the job reports what it waits for.
 _REPORT_SECONDS = 60.0
-# Seconds to connect: a running cluster answers at once; Ray itself retries for minutes and then ends the process.
+# Seconds to connect: a running cluster answers at once; Ray would retry for minutes and then end the process.
 _CONNECT_SECONDS = 5
 
 

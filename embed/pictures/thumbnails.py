@@ -16,10 +16,7 @@ _QUALITY = 70
 
 
 def thumbnail(path: "Path | RemotePath", side: int) -> str:
-    """The data URI of a picture file as WebP, its longer side at most `side` pixels.
-
-    "" for a file that cannot be read or decoded, or that is too large.
-    """
+    """A picture file as a WebP data URI, longer side at most `side` pixels; "" if unreadable or too large."""
     try:
         picture = decode_picture(read_picture(path)).convert("RGB")
     except ValueError:  # UnusableFile, UnreadableImage, and a name with a NUL
