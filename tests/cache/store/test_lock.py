@@ -1,4 +1,4 @@
-"""The store's lock: waiting for another process, seeing its rows, ending the wait at its death or at Ctrl-C."""
+"""The store's lock: waiting for another process, seeing its rows, its death, Ctrl-C."""
 
 import errno
 import fcntl

@@ -1,4 +1,4 @@
-"""Deltas: an encoder with one equals open_clip's model with the same changed weights, in float32 and bfloat16."""
+"""An encoder with a delta equals open_clip's model with the changed weights, in float32 and bfloat16."""
 
 import hashlib
 import os

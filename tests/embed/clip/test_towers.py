@@ -1,4 +1,4 @@
-"""The towers against open_clip's encode_image and encode_text, on models of full width with random weights.
+"""The towers against open_clip's encode methods, on models of full width with random weights.
 
 Their transformers have two blocks, since full ones would take gigabytes; `make bench-embed` compares a full ViT-B-32.
 """
