@@ -1,7 +1,7 @@
-"""One writer at a time: an exclusive lock on a small file in the folder, which holds on network file systems too.
+"""Exclusive lock of a folder across processes, also on network file systems.
 
-The file stays there, empty; the lock dies with the process. It knows nothing of what else stands in the folder. Readers
-need no lock: files there are whole and never change.
+The lock file is empty and stays; the lock ends with its process. Readers need no lock: files in the folder are complete
+and immutable.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,17 +15,17 @@ LOCK_FILE = ".lock"
 
 @contextmanager
 def locked_folder(folder: Path, waiting: Callable[[], None]) -> Iterator[None]:
-    """Hold `folder`'s lock, making the folder if it is absent; call `waiting` once when another process has it.
+    """Hold `folder`'s lock, creating the folder if absent; `waiting` is called once if another process holds it.
 
-    The wait ends when the other process lets go or dies, or at Ctrl-C. Raises OSError, naming the folder, where it
-    cannot be made or locked, and RuntimeError where this very thread has the lock already.
+    Waits until the other process releases it or dies, or until Ctrl-C. Raises OSError, naming the folder, if it cannot
+    be created or locked, and RuntimeError if this thread holds the lock already.
     """
     with _taken(folder, waiting):
         yield
 
 
 def _taken(folder: Path, waiting: Callable[[], None]) -> AcquireReturnProxy:
-    # not filelock's own stand-in for a file system without locks: another machine cannot tell whether it is stale
+    # filelock's fallback for file systems without locks is off: another machine cannot tell whether it is stale
     lock = FileLock(folder / LOCK_FILE, fallback_to_soft=False)
     try:
         try:

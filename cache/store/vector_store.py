@@ -1,11 +1,10 @@
-"""The vector store of one feature spec: which keys it holds, adding rows, reading them in any order.
+"""The vector store of one feature spec: list its keys, add rows, read rows in any order.
 
+Files:
     <root>/<spec id>/spec.json             the spec, as canonical JSON
     <root>/<spec id>/manifest.jsonl        one line per segment: name, kind, rows, SHA-256
     <root>/<spec id>/{image,text}-<hash>.h5   immutable segments
-    <root>/<spec id>/.lock                 empty; who adds to the store holds it
-
-It does not know what made the vectors or what they are for.
+    <root>/<spec id>/.lock                 empty; locked by the writer
 """
 
 import json
@@ -34,22 +33,22 @@ from cache.store.spec import Spec, canonical_json, require_same_spec, spec_id
 
 
 class MissingVectors(ValueError):
-    """Vectors that were asked for are not in the store."""
+    """Requested vectors are not in the store."""
 
 
 class VectorStore:
     """Vectors made under one spec. Opening it checks every segment's SHA-256 and reads no vector.
 
-    `damaged` names what the manifest promises and the disk does not hold as written; those rows count as
-    absent, so that the embedding job makes them again, and `forget_damaged` clears the names.
+    damaged: names of segments that are missing or fail their SHA-256. Their rows count as absent, so that the embedding
+    job recomputes them; `forget_damaged` clears the list.
     """
 
     damaged: list[str]
 
     def __init__(self, root: Path, spec: Spec) -> None:
-        """Open or prepare `root`/<spec id>; nothing is written before the first `add`.
+        """Open `root`/<spec id>; a new store is written at the first `add`.
 
-        Raises SpecMismatch when the folder was made under another spec.
+        A lost or damaged spec.json is written again. Raises OSError, and SpecMismatch if the folder has another spec.
         """
         self.spec = spec
         self.folder = Path(root) / spec_id(spec)
@@ -59,10 +58,10 @@ class VectorStore:
 
     @contextmanager
     def locked(self, waiting: Callable[[], None]) -> Iterator[None]:
-        """Be the only process that adds to this store; call `waiting` once when another one is, then wait for it.
+        """Hold the writer's lock; `waiting` is called once if another process holds it, then its release is awaited.
 
-        What that one added is known when the block begins, so no row is made twice. Readers are not kept waiting.
-        Raises OSError, naming the folder, where it cannot be made or locked, as it is where this user may not write.
+        Rows that the other process added are known inside the block, so no row is computed twice. Readers do not wait.
+        Raises as `cache.store.lock.locked_folder`, OSError e.g. without write permission.
         """
         with locked_folder(self.folder, waiting):
             if self._look() != self._seen:
@@ -74,7 +73,7 @@ class VectorStore:
         return set(self._rows[kind])
 
     def failures(self, kind: str) -> dict[str, str]:
-        """{key: reason} of what could not be embedded, and was not embedded later."""
+        """{key: reason} of items that could not be embedded, without those embedded later."""
         return {key: reason for key, reason in self._failures[kind].items() if key not in self._rows[kind]}
 
     def token_counts(self, keys: Sequence[str]) -> np.ndarray:
@@ -85,7 +84,7 @@ class VectorStore:
     def read(self, kind: str, keys: Sequence[str]) -> np.ndarray:
         """(N, D) float32 vectors in the order of `keys`, repeats allowed. Raises MissingVectors, DamagedSegment.
 
-        Where another process has merged segments meanwhile, the store is read again.
+        If another process has merged segments meanwhile, the store is read again.
         """
         try:
             return self._gather(kind, keys)
@@ -96,11 +95,11 @@ class VectorStore:
         return self._gather(kind, keys)
 
     def add(self, kind: str, segment: Segment) -> None:
-        """Write one segment, of `kind` "image" or "text", and its line in the manifest; from then on `read` gives its rows.
+        """Write one segment of `kind` "image" or "text", and its manifest line. Call under `locked`.
 
-        segment: (N, D) finite float32 vectors, D as in the store's other segments of this kind, which is not checked here;
-        of a key that is there already the new row wins. To be called under `locked`. Raises OSError, e.g. when the disk is
-        full; what was written before stays.
+        segment: (N, D) finite float32 vectors; D has to be that of the store's other segments of this kind and is not
+        checked here. A key that exists already gets the new row. Raises OSError, e.g. when the disk is full; earlier
+        segments stay.
         """
         if not (self.folder / "spec.json").exists():
             write_text_atomically(self.folder / "spec.json", canonical_json(self.spec))
@@ -110,31 +109,31 @@ class VectorStore:
         self._take(path, entry, segment.keys, segment.tokens, segment.failures)
 
     def forget_damaged(self) -> None:
-        """Drop damaged segments' files and manifest lines, once their loss has been said aloud."""
+        """Remove the files and manifest lines of damaged segments; call after reporting them. Raises OSError."""
         for name in self.damaged:
             (self.folder / name).unlink(missing_ok=True)
         write_manifest(self.folder, (e for e in read_manifest(self.folder)[0] if e["segment"] not in self.damaged))
         self.damaged = []
 
     def held(self, kind: str) -> dict[Path, dict[str, int]]:
-        """{segment: {key: row}} of all whole segments, in their order: what `read` takes from each."""
+        """{segment path: {key: row}} of the intact segments, in their order: the rows that `read` takes from each."""
         found: dict[Path, dict[str, int]] = {path: {} for path in self._segments if segment_kind(path.name) == kind}
         for key, (number, row) in sorted(self._rows[kind].items(), key=lambda item: item[1]):
             found[self._segments[number]][key] = row
         return found
 
     def replace(self, old: Sequence[Path], new: Sequence[Entry]) -> None:
-        """Make the manifest name segments `new`, already written, instead of `old`, then remove the files of `old`.
+        """Replace the segments `old` by `new`, already written, in the manifest, then delete the files of `old`.
 
-        To be called under `locked`; a kill at any moment leaves every row. Raises OSError.
+        Call under `locked`; a kill at any moment loses no row. Raises OSError.
         """
         names = {path.name for path in old}
         whole = [entry for name, entry in self._entries.items() if name not in names]
         damaged = [entry for entry in read_manifest(self.folder)[0] if entry["segment"] in self.damaged]
-        wanted = [*whole, *damaged, *new]  # the new last, because the last one wins
+        wanted = [*whole, *damaged, *new]  # new ones last: the last row of a key wins
         if read_manifest(self.folder) != (wanted, []):
             write_manifest(self.folder, wanted)
-        # A merged segment may be, byte for byte, one of the old: then it has the same name, and stays.
+        # a merged segment with the same bytes as an old one has the same name and stays
         for name in names - {entry["segment"] for entry in new}:
             (self.folder / name).unlink(missing_ok=True)
         if self._look() != self._seen:
@@ -146,7 +145,7 @@ class VectorStore:
         try:
             return json.loads(path.read_text("utf-8"))
         except (FileNotFoundError, ValueError):
-            # The folder's name is the spec's hash, so a lost or damaged copy can be written again.
+            # the folder's name is the spec's hash, so spec.json can be written again
             write_text_atomically(path, canonical_json(self.spec))
             return self.spec
 
@@ -154,12 +153,12 @@ class VectorStore:
         for _ in range(2):
             self._seen = self._look()
             self._scan()
-            # Segments may vanish under the scan when another process merges them; theirs are there at a second look.
+            # another process may merge segments during the scan; the second scan finds the merged ones
             if not self.damaged or self._look() == self._seen:
                 return
 
     def _look(self) -> list[tuple[str, list[int] | None]]:
-        """What changes when anything in the folder does: names and stamps."""
+        """Names and stamps of the segments and the manifest, to detect changes."""
         return [(path.name, file_stamp(path)) for path in (*segment_files(self.folder), manifest_path(self.folder))]
 
     def _scan(self) -> None:
@@ -170,8 +169,7 @@ class VectorStore:
         self._segments: list[Path] = []
         self._entries: dict[str, Entry] = {}
         promised = dict.fromkeys(entry["segment"] for entry in read_manifest(self.folder)[0])
-        # A kill between a segment's rename and its manifest line leaves a whole file whose name holds its hash. It
-        # comes first, so that what the manifest names wins: a kill may also leave segments that were merged.
+        # A kill leaves complete segments that are not listed yet, or not any more: first, so that listed ones win.
         unlisted = [path.name for path in segment_files(self.folder) if path.name not in promised]
         for name in [*unlisted, *promised]:
             path = self.folder / name
@@ -211,6 +209,6 @@ class VectorStore:
             hint = f" ({len(self.damaged)} segments are damaged: {', '.join(self.damaged)})" if self.damaged else ""
             raise MissingVectors(
                 f"{self.folder}: {len(missing)} of {len(keys)} {kind} vectors are not there, "
-                f"first {missing[0]}{hint}; run the embedding job again, it makes what is missing"
+                f"first {missing[0]}{hint}; run the embedding job again, it computes the missing ones"
             )
         return [rows[key] for key in keys]

@@ -1,6 +1,6 @@
-"""The audit's page: one HTML file, with thumbnails in it.
+"""Write the audit's report: one self-contained HTML page with embedded thumbnails.
 
-Everything in it that comes from the data is escaped, by Jinja2. `python -m embed audit DATA` writes it.
+Jinja2 escapes everything that comes from the data.
 """
 
 from collections.abc import Iterable
@@ -14,22 +14,23 @@ from embed.base.threads import run_ahead
 from embed.data.dataset import Meme
 from embed.pictures.thumbnails import thumbnail
 
-# Groups with pictures: a page of some megabytes, which a browser opens at once.
+# Groups shown with pictures: a page of a few megabytes, which a browser opens at once.
 _GROUPS = 100
-# Of a group of many; the others are counted.
+# Memes shown per group; the page states the number of the others.
 _MEMES = 4
+# Rows listed per finding.
 _ROWS = 200
-# Of a thumbnail's longer side, in pixels.
+# Longer side of a thumbnail, in pixels.
 _SIDE = 240
-# Characters of a text.
+# Characters shown of a text.
 _TEXT = 400
 _TEMPLATES = FileSystemLoader(Path(__file__).parent / "templates")
 
 
 def write_page(path: Path, name: str, root: Path, heading: list[str], findings: list[Finding]) -> None:
-    """Write the page. name: of the data; heading: lines, the first word or words of each a name; root: of the pictures.
+    """Write the page to `path`. Raises OSError.
 
-    Raises OSError when it cannot be written.
+    name: of the data set; heading: "name value" lines; root: folder or URL of the pictures.
     """
     environment = Environment(
         loader=_TEMPLATES, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -51,7 +52,7 @@ def write_page(path: Path, name: str, root: Path, heading: list[str], findings: 
 
 
 def _choose(findings: list[Finding]) -> dict[str, list[Group]]:
-    """The groups of each finding that are shown: a fair share of the page for each, the gravest first as they come."""
+    """The groups to show of each finding, `_GROUPS` in all, taken from the findings in turn and in their order."""
     chosen: dict[str, list[Group]] = {finding.name: [] for finding in findings}
     left = _GROUPS
     for place in range(_GROUPS):
@@ -63,7 +64,7 @@ def _choose(findings: list[Finding]) -> dict[str, list[Group]]:
 
 
 def _thumbnails(root: Path, memes: Iterable[Meme]) -> dict[str, str]:
-    """{image: data URI}, "" for what cannot be shown."""
+    """{image: data URI, or "" if it has no thumbnail}."""
     names = list(dict.fromkeys(meme.image for meme in memes if not meme.problem))
     made = run_ahead(lambda name: thumbnail(root / name, _SIDE), names, len(names) + 1)
     return dict(zip(names, made, strict=True))

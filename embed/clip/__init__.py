@@ -1,1 +1,1 @@
-"""open_clip models: names, weights, tokenizer, preprocessor, towers, what fine-tuning changes."""
+"""open_clip models: weights, tokenizer, preprocessor, towers, fine-tuning deltas."""

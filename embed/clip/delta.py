@@ -1,11 +1,10 @@
-"""What fine-tuning changed of an encoder, as one safetensors file beside a bundle's config.json.
+"""Write and apply an encoder delta: the weights changed by fine-tuning, as a safetensors file.
 
-The tensors are float32 and named as in the `state_dict()` of open_clip's model. A weight W stands there whole, under its
-own name, or as the two factors of a low-rank change (Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models",
-2021): `W.lora_A` (r, I) and `W.lora_B` (O, r), the scale multiplied into B, so that the new weight is W + B A.
+Tensors are float32 and named as in the `state_dict()` of open_clip's model. A weight W is stored in full, under its own
+name, or as LoRA factors (Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021) `W.lora_A` (r, I) and
+`W.lora_B` (O, r), with the scale multiplied into B: the new weight is W + B A.
 
-It knows nothing of training and of bundles. `python -m finetune` writes one; the batch job and the server add it to the
-encoder as they load it, so that a fine-tuned encoder runs as fast as the one it was made from.
+The delta is merged into the weights at loading, so a fine-tuned encoder is as fast as its original.
 """
 
 import hashlib
@@ -25,12 +24,12 @@ _REMEDY = "copy the bundle again, whole, or run `make finetune` again"
 
 
 def write_delta(path: Path, state: dict[str, Tensor]) -> None:
-    """Write the weights that training changed, whole or not at all; equal tensors give equal bytes.
+    """Write a delta atomically; equal tensors give equal bytes.
 
-    state: by name, as above, on any device. Raises OSError, and ValueError for what `apply_delta` would refuse of any
-    model.
+    state: float32 tensors by name, as above, on any device. Raises OSError, and ValueError for a delta that is invalid
+    for every model.
     """
-    # copies: safetensors refuses views of one tensor, as the slices of a larger weight are
+    # copied, because safetensors refuses views that share memory, such as slices of one weight
     copied = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items()}
     problem = _problem(copied)
     if problem:
@@ -39,19 +38,18 @@ def write_delta(path: Path, state: dict[str, Tensor]) -> None:
 
 
 def apply_delta(clip: nn.Module, path: Path) -> str:
-    """Add a delta to a loaded open_clip model, in place and all of it or nothing; the SHA-256 of the bytes that were
-    added.
+    """Apply a delta to a loaded open_clip model in place, completely or not at all; return the file's SHA-256.
 
-    A low-rank change is added in float32 and rounded to the weight's own dtype, so a model in half precision loses what
-    is smaller than half a step of its weights: add to a float32 model first (`embed.clip.encoder.load_encoder` does). Raises
-    EncoderUnavailable, naming the file, for one that cannot be read, that is damaged, or that is of another model.
+    A low-rank change is added in float32 and rounded to the weight's dtype, so a model in half precision loses changes
+    below half a rounding step; `embed.clip.encoder.load_encoder` applies it to float32 weights and rounds afterwards.
+    Raises EncoderUnavailable, naming the file, if it cannot be read, is damaged, or belongs to another model.
     """
     try:
         data = path.read_bytes()
         state = load(data)
     except OSError as error:
         raise EncoderUnavailable(f"{path}: cannot be read ({error.strerror}); {_REMEDY}") from error
-    # a KeyError is how safetensors fails on a dtype that torch has not
+    # safetensors raises KeyError for a dtype that torch does not have
     except (SafetensorError, KeyError) as error:
         raise EncoderUnavailable(f"{path}: not a safetensors file ({error}); {_REMEDY}") from error
     own = {name: weight for name, weight in clip.state_dict().items() if weight.is_floating_point()}
@@ -70,14 +68,14 @@ def apply_delta(clip: nn.Module, path: Path) -> str:
 
 
 def weight_of(name: str) -> str:
-    """The name of the weight that the tensor of this name in a delta is of: whole, or as a factor of its change."""
+    """The name of the model's weight that a tensor of a delta belongs to: `name` without a LoRA suffix."""
     return name.removesuffix(LORA_A).removesuffix(LORA_B)
 
 
 def _problem(state: dict[str, Tensor]) -> str:
-    """What is wrong with a delta, whatever model it is of, or ""."""
+    """Why a delta is invalid for every model, or ""."""
     if not state:
-        return "a delta without weights"
+        return "the delta has no weights"
     for name, value in state.items():
         target = weight_of(name)
         pair = {target + LORA_A, target + LORA_B}
@@ -86,16 +84,16 @@ def _problem(state: dict[str, Tensor]) -> str:
         if not value.isfinite().all():
             return f"{name} holds NaN or infinite numbers"
         if name in pair and not pair <= state.keys():
-            return f"{name} without {min(pair - {name})}"
+            return f"{name}: its factor {min(pair - {name})} is missing"
         if name in pair and target in state:
-            return f"{target} stands there whole, and as a low-rank change too"
+            return f"{target}: stored both in full and as a low-rank change"
         if name in pair and value.dim() != 2:
             return f"{name}: expected 2 dimensions, got the shape {tuple(value.shape)}"
     return ""
 
 
 def _misfit(state: dict[str, Tensor], own: dict[str, Tensor]) -> str:
-    """Why a delta is not of the model with these weights, or ""."""
+    """Why a delta does not fit the model's weights `own`, or ""."""
     for name, value in state.items():
         target = weight_of(name)
         if target not in own:
@@ -104,7 +102,7 @@ def _misfit(state: dict[str, Tensor], own: dict[str, Tensor]) -> str:
         if name != target:
             low, high = state[target + LORA_A].shape, state[target + LORA_B].shape
             if low[0] != high[1]:
-                return f"{target}: low-rank factors of the ranks {low[0]} and {high[1]}"
+                return f"{target}: low-rank factors of different ranks, {low[0]} and {high[1]}"
             shape = torch.Size((high[0], low[1]))
         if shape != expected:
             return f"{target}: expected the shape {tuple(expected)}, got {tuple(shape)}, so the delta is of another encoder"

@@ -1,7 +1,4 @@
-"""What this machine computes with: which device, in which precision, through which library.
-
-It knows nothing of models. `embed.clip.encoder` asks it when it loads one.
-"""
+"""Choose the device and the precision, and detect CPU instructions and oneDNN."""
 
 import torch
 
@@ -9,18 +6,18 @@ from embed.clip.weights import EncoderUnavailable
 
 
 def choose_device(wanted: str = "auto") -> torch.device:
-    """The device for one of `embed.clip.options.DEVICES`; auto takes the GPU when there is one.
+    """The device for one of `embed.clip.options.DEVICES`; auto is the GPU if there is one.
 
-    Raises EncoderUnavailable for a GPU that is not there.
+    Raises EncoderUnavailable for "cuda" without a GPU.
     """
     available = torch.cuda.is_available()
     if wanted == "cuda" and not available:
-        raise EncoderUnavailable("device cuda was asked for, and torch sees no CUDA GPU; use --device cpu or auto")
+        raise EncoderUnavailable("--device cuda: torch finds no CUDA GPU; use --device cpu or auto")
     return torch.device("cuda" if wanted != "cpu" and available else "cpu")
 
 
 def choose_precision(wanted: str, device: torch.device) -> str:
-    """fp32, bf16 or fp16 for one of `embed.clip.options.PRECISIONS`; auto takes what the hardware multiplies fast."""
+    """One of `embed.clip.options.PRECISIONS`; auto becomes bf16 if native, else fp16 on a GPU and fp32 on a CPU."""
     if wanted != "auto":
         return wanted
     fallback = "fp16" if device.type == "cuda" else "fp32"
@@ -28,9 +25,9 @@ def choose_precision(wanted: str, device: torch.device) -> str:
 
 
 def has_products(precision: str, device: torch.device) -> bool:
-    """Whether the device has instructions for products in this precision, and they are used here.
+    """Whether matrix products in this precision use the device's own instructions.
 
-    Without them products in halves are slow (bench/RESULTS.md), and those of one row and of many round differently.
+    Without them, half precision is slow (bench/RESULTS.md), and one row rounds differently from many.
     """
     if device.type == "cuda":
         # before Ampere a GPU only emulates bfloat16
@@ -41,15 +38,15 @@ def has_products(precision: str, device: torch.device) -> bool:
 
 
 def cpu_instructions() -> set[str]:
-    """The names that torch has for what the processor has; empty with an older torch, which does not tell."""
+    """torch's names of the CPU's instruction sets; empty if torch is too old to list them."""
     told: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return {name for name, there in told.items() if there is True}
 
 
 def uses_onednn(dtype: torch.dtype) -> bool:
-    """Whether products of this dtype go through oneDNN on a CPU: on the processors that it was tried on.
+    """Whether CPU matrix products of this dtype use oneDNN: only with AVX2 or AVX-512, where it was tested.
 
-    Whoever holds oneDNN to AVX2 (ONEDNN_MAX_CPU_ISA=AVX2) has no bfloat16, whatever the processor.
+    With oneDNN limited to AVX2 (ONEDNN_MAX_CPU_ISA=AVX2) no CPU has bfloat16.
     """
     if not torch.backends.mkldnn.is_available() or torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
         return False

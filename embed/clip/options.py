@@ -1,7 +1,4 @@
-"""How a model is to be run: which features, in what precision, and what becomes of long texts.
-
-It imports no torch, so that command lines and the job's plan can know it at once.
-"""
+"""Options of an encoder: features, precision, treatment of long texts. Imports no torch, to start fast."""
 
 import importlib.metadata
 from dataclasses import dataclass, replace
@@ -11,7 +8,7 @@ from typing import Any
 from cache import FEATURES, LONG_TEXTS, absolute_if_file
 
 DEVICES = ("auto", "cpu", "cuda")
-# open_clip's word for a model in a folder; `open_clip.factory` has it as LOCAL_DIR_PREFIX, and takes seconds to import
+# open_clip's prefix of a model in a folder: its LOCAL_DIR_PREFIX, without the seconds of importing open_clip
 LOCAL_DIR = "local-dir:"
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
@@ -20,10 +17,11 @@ _PRECISION_OF = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 
 @dataclass(frozen=True)
 class EncoderOptions:
-    """features: "projected" (the joint space), "pooled" (before the projection, what the best published heads use), or
-    "both", pooled and then projected columns in one vector; precision: "auto", "fp32", "bf16" or "fp16", what weights are
-    rounded to, and products too where the hardware has instructions for it; long_text: "truncate", or "chunk" for the mean
-    of pieces that fit.
+    """How an encoder is run.
+
+    features: "projected" (joint space), "pooled" (before the projection, as the best published heads use) or "both"
+    (pooled columns, then projected ones); precision: "auto", "fp32", "bf16" or "fp16", of the weights, and of matrix
+    products if the hardware has instructions for it; long_text: "truncate", or "chunk" for the mean of pieces that fit.
     """
 
     features: str = FEATURES[0]
@@ -32,14 +30,14 @@ class EncoderOptions:
 
     @classmethod
     def of_spec(cls, spec: dict[str, Any]) -> "EncoderOptions":
-        """The options that made vectors of this spec, so that a server makes them alike."""
+        """The options recorded in a feature spec, for a server to compute the same vectors."""
         cut = spec["tokenizer"]["truncation"] != "mean of pieces"
         return cls(spec["feature"], _PRECISION_OF[spec["dtype"]], "truncate" if cut else "chunk")
 
 
 @dataclass(frozen=True)
 class EncoderRequest:
-    """Which encoder is wanted. model, pretrained: open_clip's names; delta: what fine-tuning changed of it, as a file."""
+    """The encoder to load. model, pretrained: open_clip's names; delta: a fine-tuning delta's file, if any."""
 
     model: str
     pretrained: str
@@ -47,7 +45,7 @@ class EncoderRequest:
     delta: Path | None = None
 
     def absolute(self) -> "EncoderRequest":
-        """The same with whole paths, which mean the same from every folder."""
+        """The same request with absolute paths, valid from every working directory."""
         model = self.model
         if model.startswith(LOCAL_DIR):
             model = LOCAL_DIR + str(Path(model.removeprefix(LOCAL_DIR)).resolve())
@@ -60,5 +58,5 @@ class EncoderRequest:
 
 
 def library_versions() -> dict[str, str]:
-    """Versions that are part of a spec, read without importing the packages."""
+    """The package versions that are part of a spec, read without importing the packages."""
     return {name: importlib.metadata.version(name) for name in ("open_clip_torch", "pillow", "ftfy")}

@@ -1,11 +1,10 @@
-"""An encoder as a folder that any open_clip loads as `local-dir:<folder>`, on a machine without a network.
+"""Save and load an encoder as a folder that open_clip loads offline, as `local-dir:<folder>`.
 
-    open_clip_config.json          open_clip's own
-    open_clip_model.safetensors    every weight; in float16 where that loses no bit of it
-    tokenizer.json ...             of the models whose tokenizer is not open_clip's own
-    source.json                    the SHA-256 of each file, and what the encoder's spec says that the copy cannot
-
-It knows nothing of heads or of who asks. `python -m api export` writes one into a bundle, and the server loads it.
+Files:
+    open_clip_config.json          open_clip's config
+    open_clip_model.safetensors    all weights, in float16 where that is lossless
+    tokenizer.json ...             only for models with another tokenizer than open_clip's
+    source.json                    the SHA-256 of each file, and the original's fields of the spec
 """
 
 import json
@@ -29,22 +28,21 @@ from embed.clip.weights import EncoderUnavailable, find_weights, offline
 
 FORMAT = 1
 CONFIG, WEIGHTS, SOURCE = "open_clip_config.json", "open_clip_model.safetensors", "source.json"
-# What is another in a copy's own spec than in that of its model; where the copy says so, it passes for its model.
-_OF_THE_ORIGINAL = ("model", "weights_sha256")
+# Spec fields in which a copy differs from its original; source.json holds the original's, so that the specs are equal.
+_ORIGINAL_FIELDS = ("model", "weights_sha256")
 _REMEDY = "copy the bundle again, whole, or run `make export` again"
 
 
 def save_encoder(folder: Path, model: str, pretrained: str, spec: dict[str, Any]) -> None:
-    """Write the encoder `model` with the weights `pretrained`, whose spec is `spec`, into a folder that it makes.
+    """Write the encoder `model` with the weights `pretrained` and the spec `spec` into a new folder.
 
-    Raises EncoderUnavailable, also for a model that needs more from the hub than its weights and its tokenizer, and
-    OSError.
+    Raises OSError, and EncoderUnavailable, also for a model whose text tower open_clip builds from the hub.
     """
     config, weights = find_weights(model, pretrained)
     if "hf_model_name" in config["text_cfg"]:
         raise EncoderUnavailable(
             f"{model}: its text tower is {config['text_cfg']['hf_model_name']}, which open_clip builds from the hub's "
-            "description each time, so that it cannot be loaded without a network; serve the bundle as it is"
+            "config at every load, so it cannot be loaded offline; serve the bundle as it is"
         )
     clip, _ = load_clip(model, pretrained, torch.device("cpu"), "fp32", config, weights)
     folder.mkdir(parents=True)
@@ -53,22 +51,22 @@ def save_encoder(folder: Path, model: str, pretrained: str, spec: dict[str, Any]
     state = {name: _smallest(value) for name, value in clip.state_dict().items()}
     try:
         save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
-    except SafetensorError as error:  # a full disk, in its words
+    except SafetensorError as error:  # e.g. a full disk
         raise OSError(f"{folder / WEIGHTS}: {error}") from error
-    shutil.copymode(folder / CONFIG, folder / WEIGHTS)  # safetensors makes files that only their owner reads
+    shutil.copymode(folder / CONFIG, folder / WEIGHTS)  # safetensors makes files readable by their owner only
     load_tokenizer(model).save(folder)
     digests = {path.name: file_digest(path) for path in sorted(folder.iterdir())}
-    original = {name: spec[name] for name in _OF_THE_ORIGINAL}
+    original = {name: spec[name] for name in _ORIGINAL_FIELDS}
     _write(folder / SOURCE, {"format": FORMAT, "sha256": digests, "spec": original})
 
 
 def load_portable(
     folder: Path, device: torch.device, options: EncoderOptions, delta: Path | None = None
 ) -> ClipEncoder:
-    """The encoder that `save_encoder` wrote, with the spec of its original. It asks no network.
+    """Load the encoder that `save_encoder` wrote, offline and with its original's spec.
 
-    delta: as of `load_encoder`; the copy is of the encoder as it was before. Raises EncoderUnavailable, naming the file
-    that is damaged, and what to do.
+    delta: as of `load_encoder`; the folder holds the encoder before fine-tuning. Raises EncoderUnavailable, naming the
+    missing or damaged file and the remedy.
     """
     original = _checked(folder)
     with offline():
@@ -77,15 +75,14 @@ def load_portable(
 
 
 def copy_encoder(folder: Path, target: Path) -> None:
-    """Write what `save_encoder` wrote to `folder` again, into a folder that it makes. Raises OSError."""
+    """Copy the files of `save_encoder` from `folder` to the new folder `target`. Raises OSError."""
     target.mkdir(parents=True)
     for path in folder.iterdir():
         shutil.copyfile(path, target / path.name)
 
 
 def probe(encoder: ClipEncoder) -> Tensor:
-    """(D,) float32: the vectors of a picture of noise, of no text and of some words; the same bits from the same encoder
-    on the same device."""
+    """1-D float32, vectors of noise, an empty and a short text; bit-identical for an encoder on the same device."""
     size = height_and_width(encoder.spec["preprocess"]["size"])
     noise = torch.randint(256, (*size, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     texts = encoder.text_features([encoder.tokens(""), encoder.tokens("some words, as on a meme")])
@@ -93,12 +90,12 @@ def probe(encoder: ClipEncoder) -> Tensor:
 
 
 def _checked(folder: Path) -> dict[str, Any]:
-    """The fields of the original's spec, once every file is known to be whole."""
+    """The original's spec fields, after checking the SHA-256 of every file."""
     path = folder / SOURCE
     try:
         source = json.loads(path.read_text("utf-8"))
         known, digests = source["format"] == FORMAT, dict(source["sha256"])
-        original = {name: source["spec"][name] for name in _OF_THE_ORIGINAL}
+        original = {name: source["spec"][name] for name in _ORIGINAL_FIELDS}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise EncoderUnavailable(f"{path}: cannot be read ({error!r}); {_REMEDY}") from error
     if not known:
@@ -114,11 +111,11 @@ def _check(path: Path, wanted: str | None) -> None:
     except OSError as error:
         raise EncoderUnavailable(f"{path}: cannot be read ({error.strerror}); {_REMEDY}") from error
     if not whole:
-        raise EncoderUnavailable(f"{path}: damaged, its SHA-256 is not the one in {SOURCE}; {_REMEDY}")
+        raise EncoderUnavailable(f"{path}: damaged, its SHA-256 differs from {SOURCE}; {_REMEDY}")
 
 
 def _smallest(value: Tensor) -> Tensor:
-    """The same numbers in half the bytes where float16 holds each of them, as OpenAI's weights are halves."""
+    """The tensor as float16 if that is lossless, as for OpenAI's weights."""
     if value.dtype == torch.float32 and torch.equal((half := value.half()).float(), value):
         return half.contiguous()
     return value.contiguous()

@@ -1,12 +1,11 @@
-"""The prompts of zero-shot CLIP: what a picture is compared with where nothing is trained.
+"""Prompts of the zero-shot CLIP baseline, by class.
 
-CLIP tells classes apart by the mean vector of several sentences about each, which does better than a single one
-("prompt ensembling": Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision",
-section 3.1.4). `python -m embed` embeds them beside the memes' texts; this table does not know who compares.
+A class is represented by the mean vector of several prompts, which is more accurate than one ("prompt ensembling":
+Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision", section 3.1.4).
 
-The two lists go in step, sentence for sentence, so that the classes differ in what is said of the meme and not in how.
-None says "not": CLIP reads much as from a bag of words (Yuksekgonul et al. 2023), so the harmless class is described
-by what it is. No group and no slur is named, for a picture's likeness to one would count as offence.
+The two lists are parallel, so that the classes differ in content and not in wording. None says "not", since CLIP reads
+text much like a bag of words (Yuksekgonul et al. 2023). None names a group or a slur, since similarity to it would
+count as offensive.
 """
 
 PROMPTS: dict[str, tuple[str, ...]] = {

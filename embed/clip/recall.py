@@ -1,7 +1,7 @@
-"""Remember which spec a model name led to, so that a run with nothing to do loads no model.
+"""Cache the feature spec of an encoder request, so that a run with nothing to do loads no model.
 
-The memory is only a hint for planning: it counts while the libraries' versions and the weight files' size and
-times are those it was made with, and the job compares the real spec when it loads the model.
+An entry is valid while the library versions and the files' size and times are unchanged. It is a hint for planning: the
+job compares the actual spec when it loads the model.
 """
 
 import json
@@ -14,18 +14,18 @@ from embed.clip.options import LOCAL_DIR, EncoderRequest, library_versions
 
 
 def recall_spec(memory: Path, wanted: EncoderRequest) -> dict[str, Any] | None:
-    """The spec that `remember_spec` noted for this request, or None where anything it depends on has changed."""
+    """The spec that `remember_spec` stored for this request, or None if absent or outdated."""
     request = _request(wanted)
     try:
         noted = _read(memory)[request]
         unchanged = all(file_stamp(Path(path)) == stamp for path, stamp in noted["files"].items())
         return noted["spec"] if unchanged else None
-    except (TypeError, KeyError, AttributeError):  # never noted, or by another version of this code
+    except (TypeError, KeyError, AttributeError):  # absent, damaged or of another version
         return None
 
 
 def remember_spec(memory: Path, wanted: EncoderRequest, spec: dict[str, Any], weights: Path) -> None:
-    """Note the spec that loading what is wanted gave; nothing where its weights are on other machines only."""
+    """Store the spec of a loaded request, unless its weights are on other machines only. Raises OSError."""
     if not weights.is_file():
         return
     files = [weights, *filter(None, [wanted.delta])]
@@ -48,5 +48,5 @@ def _read(memory: Path) -> dict[str, Any]:
     try:
         noted = json.loads(memory.read_text("utf-8"))
     except (OSError, ValueError):
-        return {}  # a hint that cannot be read is no hint
+        return {}
     return noted if isinstance(noted, dict) else {}

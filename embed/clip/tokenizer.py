@@ -1,7 +1,4 @@
-"""Texts to token rows: open_clip's own tokenizers, how long a text is, and what becomes of one that is too long.
-
-It knows nothing of models or of vectors; `load_tokenizer` reads a model's name and no weights.
-"""
+"""Tokenize texts with open_clip's tokenizers, count tokens, truncate or split long texts."""
 
 import json
 import re
@@ -17,13 +14,15 @@ from embed.base.errors import first_line
 from embed.clip.options import LOCAL_DIR
 from embed.clip.weights import EncoderUnavailable, find_config, go_offline_unless_reachable
 
-# Far more than the words of any language that memes are written in; some 20 MB.
+# Size limit of the word cache: far more words than memes use; about 20 MB.
 _MOST_WORDS = 100_000
 
 
-class _Bounded(dict[str, str]):
-    """open_clip keeps every word it ever saw, and a server under random texts would grow for ever. A full dict takes no
-    more: forgetting words would need a lock, since several threads look and then read."""
+class _BoundedCache(dict[str, str]):
+    """open_clip's word cache with a size limit, so that random texts do not fill a server's memory.
+
+    A full cache rejects new words. Eviction would need a lock: threads test for a word and then read it.
+    """
 
     def __setitem__(self, word: str, pieces: str) -> None:
         if len(self) < _MOST_WORDS:
@@ -32,10 +31,10 @@ class _Bounded(dict[str, str]):
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """An open_clip tokenizer that also counts.
+    """An open_clip tokenizer that also counts tokens and splits texts.
 
-    long_text: what becomes of a text longer than `context_length` tokens, start and end included: "truncate" keeps
-    the first ones, as open_clip does; "chunk" cuts it into pieces that fit.
+    long_text: treatment of a text of more than `context_length` tokens, start and end tokens included: "truncate" keeps
+    the first ones, as open_clip does; "chunk" splits it into pieces that fit.
     """
 
     wrapped: Any
@@ -43,17 +42,17 @@ class Tokenizer:
     long_text: str = "truncate"
 
     def rows(self, text: str) -> Tensor:
-        """A text -> (P, context_length) int64, padded; P is 1, or the number of its pieces."""
+        """A text -> (P, context_length) int64, zero-padded; P is 1, or the number of pieces."""
         return self.wrapped(self.pieces(text) if self.long_text == "chunk" else [text])
 
     def count(self, text: str) -> int:
-        """Tokens of a text before anything is cut, start and end included."""
+        """Number of tokens of a text before truncation, start and end tokens included."""
         if isinstance(self.wrapped, open_clip.SimpleTokenizer):
             return len(self.wrapped.encode(text)) + 2
         return len(self.wrapped.tokenizer(text)["input_ids"])  # open_clip's wrappers around transformers
 
     def pieces(self, text: str) -> list[str]:
-        """The text halved, at the space nearest its middle, until every piece fits."""
+        """The text, split recursively at the space nearest its middle until every piece fits."""
         text = text.strip()
         if self.count(text) <= self.context_length or len(text) < 2:
             return [text]
@@ -62,12 +61,12 @@ class Tokenizer:
         return self.pieces(text[:middle]) + self.pieces(text[middle:])
 
     def save(self, folder: Path) -> None:
-        """Write what `local-dir:` loading wants of it into an encoder's folder; nothing where open_clip brings it."""
+        """Write the files for `local-dir:` into `folder`; none for open_clip's own tokenizer. Raises OSError."""
         if not isinstance(self.wrapped, open_clip.SimpleTokenizer):
             self.wrapped.save_pretrained(folder)
 
     def spec(self) -> dict[str, Any]:
-        """What of it changes a vector."""
+        """The properties that affect vectors, for the feature spec."""
         return {
             "name": type(self.wrapped).__name__,
             "context_length": self.context_length,
@@ -81,7 +80,7 @@ class Tokenizer:
 
 
 def load_tokenizer(model: str, long_text: str = "truncate") -> Tokenizer:
-    """The tokenizer of an open_clip model. Raises EncoderUnavailable with what to install or to type."""
+    """The tokenizer of an open_clip model. Raises EncoderUnavailable with a remedy."""
     config = find_config(model)
     if "hf_tokenizer_name" in config["text_cfg"] and not model.startswith(LOCAL_DIR):
         go_offline_unless_reachable()
@@ -92,10 +91,10 @@ def load_tokenizer(model: str, long_text: str = "truncate") -> Tokenizer:
     except (OSError, ValueError, RuntimeError) as error:
         raise EncoderUnavailable(f"{model}: its tokenizer could not be fetched ({first_line(error)})") from error
     if isinstance(wrapped, open_clip.SimpleTokenizer):
-        wrapped.cache = _Bounded(wrapped.cache)
+        wrapped.cache = _BoundedCache(wrapped.cache)
     return Tokenizer(wrapped, int(wrapped.context_length), long_text)
 
 
 def missing_package(model: str, error: ImportError) -> str:
-    """What to say when a model wants packages that the project does not install."""
+    """The error message for a model that needs packages that the project does not install."""
     return f"{model}: needs packages that are not installed ({error}); pip install transformers sentencepiece"

@@ -1,11 +1,10 @@
-"""The two towers of a CLIP, quicker than open_clip runs them and equal to it; a tower it does not know runs as it is.
+"""Faster equivalents of open_clip's towers; unknown towers run unchanged.
 
-What is left out cannot reach the result, and what is computed is computed in fewer, larger steps:
-  - texts under a causal mask are cut to the batch's longest: what follows the pooled token is never looked at;
-  - the last block is computed for the pooled token alone;
-  - attention goes through scaled_dot_product_attention, without a mask where there is nothing to mask;
-  - on a CPU, weights are laid out for oneDNN once and GELU is fused into the product before it.
-In half precision the residual stream, the layer norms and the embeddings stay in float32.
+  - texts under a causal mask are cut to the batch's longest: tokens after the pooled one do not affect it;
+  - the last block is computed for the pooled token only;
+  - attention uses scaled_dot_product_attention, without a mask if there is nothing to mask;
+  - on a CPU, weights are packed for oneDNN once, and GELU is fused into the preceding matrix product.
+In half precision the residual stream, layer norms and embeddings stay in float32.
 """
 
 from collections.abc import Callable
@@ -25,30 +24,33 @@ from torch import Tensor, nn
 from embed.clip.hardware import uses_onednn
 from embed.clip.weights import EncoderUnavailable
 
-# Rows of activations that oneDNN is told to expect: a batch of pictures; other numbers work as well.
+# Activation rows for which oneDNN packs weights: a batch of pictures; other row counts work as well.
 _TYPICAL_ROWS = 800
-# A core's worth of rows at a time: more measured no faster, and a batch in hand is what a kill loses.
-_BUSY_ROWS = 400
-# oneDNN multiplies fewer rows than these by other kernels, whose sums round differently (measured on AVX-512); a
-# vector must not depend on how many others were in its batch.
-_FEWEST_ROWS = 4
-# The same of attention in half precision over lengths that are no multiple of this (measured: 8 is not enough).
-_LENGTH_STEP = 16
+# Token rows per CPU batch. Larger was no faster, and a kill loses the batch in progress.
+_CPU_BATCH_ROWS = 400
+# For fewer rows oneDNN uses kernels that round differently (measured on AVX-512), and a vector must not depend on the
+# size of its batch.
+_MIN_ROWS = 4
+# Attention in half precision likewise, for lengths that are not a multiple of this (measured: 8 is not enough).
+_LENGTH_MULTIPLE = 16
 
-# open_clip's models, and the towers that they may have.
+# open_clip's models and their possible towers.
 _Clip: TypeAlias = CLIP | CustomTextCLIP | CoCa
 _Visual: TypeAlias = VisionTransformer | TimmModel | ModifiedResNet
 _Text: TypeAlias = CLIP | TextTransformer | HFTextEncoder
 
 
 class Tower(nn.Module):
-    """A batch of pictures' pixels or of texts' tokens -> (N, D) float32; batch_size: how many of them keep a core busy."""
+    """A batch of pixels or tokens -> (N, D) float32; batch_size: pictures or texts per batch on a CPU core."""
 
     batch_size: int
 
 
 def image_tower(clip: _Clip, features: str, dtype: torch.dtype) -> Tower:
-    """(N, 3, H, W) float32 -> (N, D) float32. Raises EncoderUnavailable for pooled features of a tower without them."""
+    """A tower (N, 3, H, W) float32 -> (N, D) float32; without "projected" features, `clip` loses its projection.
+
+    dtype: of the weights. Raises EncoderUnavailable for "pooled" or "both" if the tower has no separate projection.
+    """
     projection = None if features == "projected" else _take_image_projection(clip.visual)
     if _is_plain_vision(clip.visual):
         tower: Tower = _VisionTower(clip.visual)
@@ -59,7 +61,7 @@ def image_tower(clip: _Clip, features: str, dtype: torch.dtype) -> Tower:
 
 
 def text_tower(clip: _Clip, features: str, dtype: torch.dtype) -> Tower:
-    """(N, context_length) int64 -> (N, D) float32. Raises EncoderUnavailable as above."""
+    """A tower (N, context_length) int64 -> (N, D) float32; otherwise as `image_tower`. Raises EncoderUnavailable."""
     whole = clip if isinstance(clip, CLIP) else clip.text
     projection = None if features == "projected" else _take_text_projection(whole)
     if _is_causal_text(whole):
@@ -71,8 +73,10 @@ def text_tower(clip: _Clip, features: str, dtype: torch.dtype) -> Tower:
 
 
 def stock_encoders(clip: _Clip, features: str) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
-    """open_clip's own encode_image and encode_text, through which gradients flow; for pooled features, and for both, the
-    model has no projections afterwards, so that they do not learn. Raises EncoderUnavailable as above."""
+    """open_clip's encode_image and encode_text, with gradients.
+
+    Unless features is "projected", `clip` loses its projections, which stay frozen. Raises as `image_tower`.
+    """
     options = _pooled_options(features)
     image, text = partial(clip.encode_image, **options), partial(clip.encode_text, **options)
     if features == "projected":
@@ -87,13 +91,13 @@ def stock_encoders(clip: _Clip, features: str) -> tuple[Callable[[Tensor], Tenso
 
 
 def _both(encode: Callable[[Tensor], Tensor], projection: nn.Module, batch: Tensor) -> Tensor:
-    """(N, ...) -> (N, P + J): pooled and projected columns."""
+    """(N, ...) -> (N, P + J) float32: pooled and projected columns."""
     pooled = encode(batch).float()
     return torch.cat((pooled, projection(pooled)), dim=-1)
 
 
 class _BothTower(Tower):
-    """Pooled and projected columns in one pass: the projection is one small product."""
+    """Pooled and projected columns from one forward pass."""
 
     def __init__(self, tower: Tower, projection: nn.Module) -> None:
         super().__init__()
@@ -106,7 +110,7 @@ class _BothTower(Tower):
 
 
 class _StockTower(Tower):
-    """open_clip's own way."""
+    """open_clip's own implementation."""
 
     batch_size = 2
 
@@ -117,13 +121,13 @@ class _StockTower(Tower):
         self._half = dtype != torch.float32
 
     def forward(self, batch: Tensor) -> Tensor:
-        # In half precision one row alone rounds differently (_FEWEST_ROWS); in float32 by less than 1e-6.
+        # in half precision a single row rounds differently (_MIN_ROWS); in float32 by less than 1e-6
         rows = batch.expand(2, *batch.shape[1:]) if self._half and len(batch) == 1 else batch
         return self._encode(rows)[: len(batch)].float()
 
 
 class _VisionTower(Tower):
-    """A plain vision transformer that pools its class token."""
+    """A plain vision transformer with class-token pooling."""
 
     ln_pre: nn.LayerNorm | nn.Identity
     ln_post: nn.LayerNorm | nn.Identity
@@ -134,11 +138,11 @@ class _VisionTower(Tower):
         super().__init__()
         self.ln_pre, self.ln_post = visual.ln_pre, visual.ln_post
         self.patch = visual.conv1.kernel_size[0]
-        # the convolution of whole patches is a product; the weights in the order of the pixels, (row, column, color)
+        # the patch convolution as a matrix product; weights in the pixels' order, (row, column, color)
         self.embed = _Linear(visual.conv1.weight.permute(0, 2, 3, 1).flatten(1), visual.conv1.bias)
         self.register_buffer("class_embedding", visual.class_embedding.detach().float())
         self.register_buffer("positions", visual.positional_embedding.detach().float())
-        self.batch_size = max(2, _BUSY_ROWS // len(self.positions))
+        self.batch_size = max(2, _CPU_BATCH_ROWS // len(self.positions))
         *blocks, self.last = (_Block(block) for block in visual.transformer.resblocks)
         self.blocks = nn.ModuleList(blocks)
         self.projection = _projection(visual.proj)
@@ -160,9 +164,9 @@ class _VisionTower(Tower):
 
 
 class _TextTower(Tower):
-    """A text transformer under a causal mask that pools its end token."""
+    """A text transformer with a causal mask and end-token pooling."""
 
-    batch_size = 4  # of some fifty tokens each
+    batch_size = 4  # texts of about fifty tokens
     ln_final: nn.LayerNorm | nn.Identity
     positions: Tensor  # (context_length, width)
 
@@ -177,7 +181,7 @@ class _TextTower(Tower):
         self._by_id = _text_pool(tower) == "eos"
 
     def forward(self, tokens: Tensor) -> Tensor:
-        # as open_clip finds it: by its number, or because it has the highest one
+        # as in open_clip, the end token is found by its id, or as the highest id
         at = ((tokens == self._end).int() if self._by_id else tokens).argmax(dim=-1)  # (N,)
         longest = int(at.max()) + 1
         x = self.token_embedding(tokens[:, :longest]).float() + self.positions[:longest]
@@ -187,7 +191,7 @@ class _TextTower(Tower):
 
 
 class _Block(nn.Module):
-    """A pre-norm transformer block with the weights of open_clip's."""
+    """A pre-norm transformer block with the weights of an open_clip block."""
 
     ln_1: nn.LayerNorm | nn.Identity
     ln_2: nn.LayerNorm | nn.Identity
@@ -205,26 +209,26 @@ class _Block(nn.Module):
         self.narrow = _Linear(block.mlp.c_proj.weight, block.mlp.c_proj.bias)
 
     def forward(self, x: Tensor, causal: bool) -> Tensor:
-        """(N, L, width) float32 -> the same."""
+        """(N, L, width) float32 -> (N, L, width) float32."""
         normed = self._cast(_norm(self.ln_1, x))
         query, key_value = self.query(normed), self.key_value(normed)
         if causal:
-            query, key_value = _in_steps(query), _in_steps(key_value)  # no real query sees what comes after it
+            query, key_value = _padded(query), _padded(key_value)  # the causal mask hides the padding
         attended = F.scaled_dot_product_attention(*self._split(query, key_value), is_causal=causal)
         attended = attended.transpose(1, 2)[:, : x.shape[1]].flatten(2)
         return self._feed_forward(x + self.ls_1(self.out(attended)))
 
     def pooled(self, x: Tensor, at: Tensor, causal: bool) -> Tensor:
-        """(N, L, width) and the position (N,) that is wanted of each -> (N, width)."""
-        if len(x) < _FEWEST_ROWS:
-            repeat = torch.arange(_FEWEST_ROWS, device=x.device) % len(x)
+        """(N, L, width) float32 and the pooled positions (N,) int64 -> (N, width) float32."""
+        if len(x) < _MIN_ROWS:
+            repeat = torch.arange(_MIN_ROWS, device=x.device) % len(x)
             return self.pooled(x[repeat], at[repeat], causal)[: len(x)]
         rows = torch.arange(len(x), device=x.device)
         normed = self._cast(_norm(self.ln_1, x))
         key_value = self.key_value(normed)
         mask = None
         if causal:
-            key_value = _in_steps(key_value)
+            key_value = _padded(key_value)
             mask = (torch.arange(key_value.shape[1], device=x.device) <= at[:, None])[:, None, None]  # (N, 1, 1, L)
         query, key, value = self._split(self.query(normed[rows, at].unsqueeze(1)), key_value)
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
@@ -246,7 +250,7 @@ class _Block(nn.Module):
 
 
 class _Linear(nn.Module):
-    """`nn.Linear`, with the activation that follows it; on a CPU through oneDNN, the weights laid out once."""
+    """`nn.Linear` and the activation that follows it; on a CPU through oneDNN, with weights packed once."""
 
     weight: Tensor
     bias: Tensor | None
@@ -258,7 +262,7 @@ class _Linear(nn.Module):
         self._fused = self._packed and isinstance(activation, nn.GELU) and activation.approximate == "none"
         self.activation = nn.Identity() if activation is None or self._fused else activation
         weight = weight.detach().contiguous()
-        # torch's own compiler lays weights out so when it freezes a model for inference
+        # torch's compiler packs weights the same way when it freezes a model for inference
         self.register_buffer(
             "weight", torch.ops.mkldnn._reorder_linear_weight(weight, _TYPICAL_ROWS) if self._packed else weight
         )
@@ -271,20 +275,20 @@ class _Linear(nn.Module):
         return self.activation(torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, fused, [], "none"))
 
 
-def _in_steps(x: Tensor) -> Tensor:
-    """(N, L, width) -> in half precision, the same with zeros up to a multiple of _LENGTH_STEP."""
-    return x if x.dtype == torch.float32 else F.pad(x, (0, 0, 0, -x.shape[1] % _LENGTH_STEP))
+def _padded(x: Tensor) -> Tensor:
+    """(N, L, width), in half precision with L zero-padded to a multiple of _LENGTH_MULTIPLE."""
+    return x if x.dtype == torch.float32 else F.pad(x, (0, 0, 0, -x.shape[1] % _LENGTH_MULTIPLE))
 
 
 def _norm(layer: nn.LayerNorm | nn.Identity, x: Tensor) -> Tensor:
-    """The layer norm of float32 in float32, whatever dtype its weights have."""
+    """The layer norm of float32 `x` in float32, for weights of any dtype."""
     if isinstance(layer, nn.Identity):
         return x
     return F.layer_norm(x, layer.normalized_shape, layer.weight.float(), layer.bias.float(), layer.eps)
 
 
 def _projection(weight: Tensor | nn.Linear | None) -> nn.Module:
-    """The way to the joint space, in float32: it is small, and it is the last thing that rounds."""
+    """The projection in float32: it is small, and the last rounding step."""
     if weight is None:
         return nn.Identity()
     if isinstance(weight, Tensor):
@@ -332,7 +336,7 @@ def _is_plain(transformer: Transformer) -> bool:
 
 
 def _take_image_projection(visual: _Visual) -> nn.Module:
-    """The tower's way to the joint space, in float32, which the tower then ends before."""
+    """Take the projection out of the image tower and return it in float32. Raises EncoderUnavailable."""
     projection = getattr(visual, "proj", None)
     if isinstance(projection, nn.Parameter):
         visual.proj = None
@@ -344,7 +348,7 @@ def _take_image_projection(visual: _Visual) -> nn.Module:
 
 
 def _take_text_projection(tower: _Text) -> nn.Module:
-    """As of the image tower."""
+    """Take the projection out of the text tower and return it in float32. Raises EncoderUnavailable."""
     projection = getattr(tower, "text_projection", None)
     if projection is not None:
         tower.text_projection = None
@@ -357,7 +361,7 @@ def _take_text_projection(tower: _Text) -> nn.Module:
 
 
 def _linear(weight: Tensor | nn.Linear) -> nn.Linear:
-    """open_clip's projections, (width, D) or a layer, as a layer in float32 through which gradients flow."""
+    """open_clip's projection, (width, D) or a layer, as a differentiable float32 layer."""
     if isinstance(weight, nn.Linear):
         return weight.float()
     width, dim = weight.shape
@@ -371,5 +375,5 @@ def _no_pooled(side: str, tower: nn.Module) -> str:
 
 
 def _pooled_options(features: str) -> dict[str, bool]:
-    """Models that normalise what they encode (CoCa) do so to joint-space vectors only."""
+    """Options of encode_image and encode_text; CoCa normalises by default, which is wrong for pooled features."""
     return {} if features == "projected" else {"normalize": False}

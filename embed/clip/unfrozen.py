@@ -1,8 +1,7 @@
-"""An open_clip model whose last blocks can learn, each tower divided at the first of them.
+"""An open_clip model with trainable last blocks, for fine-tuning.
 
-What comes before that block is frozen, and so need be computed only once for a picture or a text; what comes after runs
-through open_clip's own modules, with gradients. It knows nothing of labels, heads or optimizers; `python -m finetune`
-trains it, and what was changed is written as `embed.clip.delta` says.
+Each tower is split at its first trainable block. The frozen part need run only once per picture or text; the rest runs
+through open_clip's own modules, with gradients.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +25,7 @@ from embed.clip.towers import Tower, stock_encoders
 from embed.clip.weights import EncoderUnavailable, find_weights
 
 SIDES = ("image", "text")
-# What of a tower comes after its blocks, by the names of open_clip and of timm.
+# Modules and parameters after a tower's blocks, by open_clip's and timm's names.
 _AFTER = {
     VisionTransformer: ("attn_pool", "ln_post", "proj"),
     TimmModel: ("trunk.norm", "trunk.fc_norm", "trunk.attn_pool", "trunk.head", "head"),
@@ -37,10 +36,10 @@ _AFTER = {
 
 @dataclass(frozen=True)
 class Unfreezing:
-    """What of a model may learn. Raises ValueError for what no model has.
+    """The trainable part of a model. Raises ValueError for values that are invalid for every model.
 
-    blocks: the last of each tower; sides: whose towers, of SIDES; rank: 0 for the blocks' own weights and those of the
-    norm and the projection after them, else that of a low-rank change of the blocks' matrices.
+    blocks: number of trainable last blocks per tower; sides: the towers, of SIDES; rank: 0 trains the weights of the
+    blocks and of the norm and projection after them; otherwise the rank of LoRA factors of the blocks' matrices.
     """
 
     blocks: int = 2
@@ -56,20 +55,22 @@ class Unfreezing:
 
 
 class UnfrozenEncoder:
-    """A model in float32, of which some weights learn.
+    """A float32 model with some trainable weights.
 
-    encoder: how the bytes of a picture and a text become tensors, and the spec of the model as it was; it has no towers.
-    weights: {name in a delta: parameter} of those that learn; width: of the blocks that they are of, of the wider tower.
-    `begin_*` does the frozen part, without gradients, and `*_features` the rest of it.
+    encoder: preprocessing and the spec of the original model, without towers; weights: {name in a delta: trainable
+    parameter}; width: of the trainable blocks, of the wider tower. `begin_*` runs the frozen part, without gradients,
+    and `*_features` the rest.
     """
 
     def __init__(self, encoder: ClipEncoder, clip: nn.Module, unfreezing: Unfreezing, seed: int) -> None:
-        """seed: of the low-rank changes. Raises EncoderUnavailable for a tower that has not such blocks."""
+        """seed: of the LoRA factors. Raises EncoderUnavailable for a tower without such blocks."""
         self.encoder = encoder
         self._autocast = _autocast(encoder.device)
         image, text = stock_encoders(clip, encoder.spec["feature"])
         self._image, self._text = (
-            _Divided(encode, *_blocks(clip, side, unfreezing.blocks)) if side in unfreezing.sides else _Whole(encode)
+            _SplitTower(encode, *_blocks(clip, side, unfreezing.blocks))
+            if side in unfreezing.sides
+            else _FrozenTower(encode)
             for side, encode in zip(SIDES, (image, text))
         )
         size = height_and_width(encoder.spec["preprocess"]["size"])
@@ -80,33 +81,33 @@ class UnfrozenEncoder:
 
     @torch.no_grad()
     def begin_images(self, pixels: Sequence[Tensor]) -> Tensor:
-        """N pictures of (H, W, 3) uint8 -> (N, ...) what the frozen part makes of them."""
+        """N pictures of (H, W, 3) uint8 -> (N, ...), the output of the frozen part, on the device."""
         batch = torch.stack(list(pixels)).to(self.encoder.device).permute(0, 3, 1, 2)
         with self._autocast():
             return self._image.begin(batch.float().div_(255).sub_(self.encoder.mean).div_(self.encoder.std))
 
     @torch.no_grad()
     def begin_texts(self, tokens: Sequence[Tensor]) -> list[Tensor]:
-        """N texts of (P, L) int64 -> N of (P, ...), what the frozen part makes of them."""
+        """N texts of (P, L) int64 -> N of (P, ...), the output of the frozen part, on the device."""
         with self._autocast():
             begun = self._text.begin(torch.cat(list(tokens)).to(self.encoder.device))
         return list(begun.split([len(rows) for rows in tokens]))
 
     def image_features(self, begun: Tensor) -> Tensor:
-        """(N, ...) from `begin_images` -> (N, D) float32."""
+        """(N, ...) from `begin_images`, on any device -> (N, D) float32, with gradients."""
         blank = self._blank.expand(len(begun), -1, -1, -1)
         with self._autocast(), parametrize.cached():
             return self._image.finish(begun.to(self.encoder.device), blank).float()
 
     def text_features(self, begun: Sequence[Tensor], tokens: Sequence[Tensor]) -> Tensor:
-        """N from `begin_texts`, and the N texts that they were made of -> (N, D) float32, the mean over each text's rows."""
+        """N from `begin_texts` and their N texts -> (N, D) float32, the mean over each text's rows, with gradients."""
         rows, device = torch.cat(list(tokens)), self.encoder.device
         with self._autocast(), parametrize.cached():
             vectors = self._text.finish(torch.cat(list(begun)).to(device), rows.to(device)).float()
         return torch.stack([part.mean(dim=0) for part in vectors.split([len(part) for part in tokens])])
 
     def delta(self) -> dict[str, Tensor]:
-        """The tensors of a delta: of the weights that are no longer what they were."""
+        """The tensors of a delta, float32 on the CPU: those of the changed weights."""
         now = {name: value.detach().cpu() for name, value in self.weights.items()}
         changed = {weight_of(name) for name, value in now.items() if not torch.equal(value, self._before[name])}
         return {name: value for name, value in now.items() if weight_of(name) in changed}
@@ -115,17 +116,16 @@ class UnfrozenEncoder:
 def load_unfrozen(
     model: str, pretrained: str, device: torch.device, options: EncoderOptions, unfreezing: Unfreezing, seed: int = 0
 ) -> UnfrozenEncoder:
-    """Load a model as `load_encoder` does, so that some of it can learn; seed: of what begins at random. Raises
-    EncoderUnavailable."""
+    """Load as `load_encoder` does, with trainable weights; seed: of the LoRA factors. Raises EncoderUnavailable."""
     encoder = load_encoder(model, pretrained, device, options)
-    # the towers that only infer are not needed, and are as large as the model
+    # drop the inference towers, which are as large as the model
     encoder = replace(encoder, image_tower=Tower(), text_tower=Tower())
     clip, _ = load_clip(model, pretrained, device, "fp32", *find_weights(model, pretrained))
     return UnfrozenEncoder(encoder, clip, unfreezing, seed)
 
 
-class _Whole:
-    """A tower of which nothing learns."""
+class _FrozenTower:
+    """A tower without trainable weights."""
 
     def __init__(self, encode: Callable[[Tensor], Tensor]) -> None:
         self.begin = encode
@@ -134,42 +134,42 @@ class _Whole:
         return begun
 
 
-class _Reached(Exception):
-    """The forward pass has come to the first block that learns, with this."""
+class _SplitReached(Exception):
+    """The forward pass has reached the first trainable block, with this input."""
 
-    def __init__(self, at: Tensor) -> None:
-        self.at = at
+    def __init__(self, hidden: Tensor) -> None:
+        self.hidden = hidden
 
 
-class _Divided:
-    """A tower, divided before the last of its blocks."""
+class _SplitTower:
+    """A tower, split before its last `count` blocks."""
 
     def __init__(self, encode: Callable[[Tensor], Tensor], owner: nn.Module, name: str, count: int) -> None:
-        """The blocks are the module that `owner` has under `name`."""
+        """name: of the attribute of `owner` that holds the blocks."""
         self._encode, self._owner, self._name = encode, owner, name
         self._last: Any = getattr(owner, name)[-count:]
 
     def begin(self, batch: Tensor) -> Tensor:
         def stop(_: nn.Module, given: tuple[Tensor, ...]) -> NoReturn:
-            raise _Reached(given[0])
+            raise _SplitReached(given[0])
 
         with self._last[0].register_forward_pre_hook(stop):
             try:
                 self._encode(batch)
-            except _Reached as reached:
-                return reached.at
-        raise RuntimeError(f"the blocks {self._name} are no part of the forward pass")
+            except _SplitReached as reached:
+                return reached.hidden
+        raise RuntimeError(f"the blocks {self._name} are not part of the forward pass")
 
     def finish(self, begun: Tensor, batch: Tensor) -> Tensor:
-        """`batch` decides where a text is pooled; of what the model makes of it first nothing is used."""
+        """Run the trainable part; `batch` only gives the position at which a text is pooled."""
         with (
-            self._frozen_left_out(),
+            self._without_frozen_blocks(),
             self._last[0].register_forward_pre_hook(lambda _, given: (begun, *given[1:])),
         ):
             return self._encode(batch)
 
     @contextmanager
-    def _frozen_left_out(self) -> Iterator[None]:
+    def _without_frozen_blocks(self) -> Iterator[None]:
         every = getattr(self._owner, self._name)
         setattr(self._owner, self._name, self._last)
         try:
@@ -179,15 +179,12 @@ class _Divided:
 
 
 class _LowRank(nn.Module):
-    """W -> W + B A with B (O, r) of zeros and A (r, I): a change of low rank that begins as none.
-
-    Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" (2021), their scale alpha / r being 1.
-    """
+    """LoRA (see `embed.clip.delta`): W -> W + B A, A (r, I) random, B (O, r) initially zero, scale alpha / r = 1."""
 
     def __init__(self, weight: Tensor, rank: int, generator: torch.Generator) -> None:
         super().__init__()
         outputs, inputs = weight.shape
-        bound = inputs**-0.5  # as nn.Linear, and theirs, draws it
+        bound = inputs**-0.5  # initialisation of nn.Linear and of the paper's code
         self.a = nn.Parameter(torch.empty(rank, inputs).uniform_(-bound, bound, generator=generator).to(weight.device))
         self.b = nn.Parameter(torch.zeros(outputs, rank, device=weight.device))
 
@@ -196,7 +193,7 @@ class _LowRank(nn.Module):
 
 
 def _own(clip: nn.Module, unfreezing: Unfreezing) -> dict[str, nn.Parameter]:
-    """The parameters of the last blocks and of what comes after them, which from now on have gradients."""
+    """The parameters of the last blocks and of the modules after them, with gradients enabled."""
     found: dict[str, nn.Parameter] = {}
     names = {id(parameter): name for name, parameter in clip.named_parameters()}
     for side in unfreezing.sides:
@@ -209,7 +206,7 @@ def _own(clip: nn.Module, unfreezing: Unfreezing) -> dict[str, nn.Parameter]:
 
 
 def _low_rank(clip: nn.Module, unfreezing: Unfreezing, seed: int) -> dict[str, nn.Parameter]:
-    """The factors of a low-rank change of every matrix of the last blocks, which are now part of the model."""
+    """The LoRA factors of every matrix of the last blocks, registered in the model."""
     generator = torch.Generator().manual_seed(seed)
     found: dict[str, nn.Parameter] = {}
     names = {id(parameter): name for name, parameter in clip.named_parameters()}
@@ -235,7 +232,7 @@ def _after(tower: nn.Module) -> tuple[str, ...]:
 
 
 def _blocks(clip: nn.Module, side: str, count: int) -> tuple[nn.Module, str, int]:
-    """Whose module of what name a tower's blocks are, and how many of them are to learn."""
+    """The owner and attribute name of a tower's blocks, and `count`. Raises EncoderUnavailable."""
     tower: Any = _tower(clip, side)
     timm = isinstance(tower, TimmModel)
     owner: Any = tower.trunk if timm else getattr(tower, "transformer", None)
@@ -244,8 +241,8 @@ def _blocks(clip: nn.Module, side: str, count: int) -> tuple[nn.Module, str, int
     if not isinstance(tower, tuple(_AFTER)) or not isinstance(blocks, (nn.ModuleList, nn.Sequential)):
         other = next(one for one in SIDES if one != side)
         raise EncoderUnavailable(
-            f"this model's {side} tower ({type(tower).__name__}) has no transformer blocks to unfreeze; leave it as it "
-            f"is: --towers {other}"
+            f"this model's {side} tower ({type(tower).__name__}) has no transformer blocks to unfreeze; use "
+            f"--towers {other}"
         )
     if count > len(blocks):
         raise EncoderUnavailable(f"blocks: expected 1 to {len(blocks)}, as this model's {side} tower has, got {count}")
@@ -253,12 +250,12 @@ def _blocks(clip: nn.Module, side: str, count: int) -> tuple[nn.Module, str, int
 
 
 def _width(clip: nn.Module, side: str, count: int) -> int:
-    """How many numbers a token is between the blocks: that of the norm at their beginning."""
+    """The width of a tower's blocks, from the layer norm of the last one."""
     owner, name, _ = _blocks(clip, side, count)
     return next(len(weight) for weight in getattr(owner, name)[-1].parameters() if weight.dim() == 1)
 
 
 def _autocast(device: torch.device) -> Callable[[], AbstractContextManager]:
-    """bfloat16 where a GPU multiplies it fast. On a CPU it made ViT-L/14 several times slower."""
+    """bfloat16 on a GPU with instructions for it; on a CPU it made ViT-L/14 several times slower."""
     on = device.type == "cuda" and has_products("bf16", device)
     return lambda: torch.autocast(device.type, torch.bfloat16, enabled=on)

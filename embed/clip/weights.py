@@ -1,7 +1,4 @@
-"""Where an encoder's config and weights are: a name and a tag or file -> open_clip's config and a local file.
-
-It asks the hub at most once, and says what to type when something cannot be had. It loads no model.
-"""
+"""Find or download an encoder's config and checkpoint, without loading the model."""
 
 import difflib
 import json
@@ -20,18 +17,18 @@ from embed.base.errors import first_line
 from embed.clip.options import LOCAL_DIR
 
 _LOCAL_FILE_HINT = "give a local checkpoint with PRETRAINED=<file> (--pretrained <file>)"
-# Long enough for a slow line; without a line, open_clip's own downloads retry for most of a minute.
+# Enough for a slow network; without one, open_clip's downloads retry for most of a minute.
 _HUB_TIMEOUT_S = 5
 
 
 class EncoderUnavailable(ValueError):
-    """The encoder cannot be had: unknown name, weights that cannot be fetched or do not fit."""
+    """The encoder cannot be loaded: unknown name, weights that are unavailable or do not fit, or a missing device."""
 
 
 def find_weights(model: str, pretrained: str) -> tuple[dict[str, Any], Path]:
-    """The model's config, with QuickGELU as the weights want it, and the local file of its weights.
+    """The model's config, with the weights' QuickGELU setting, and the local checkpoint file.
 
-    Raises EncoderUnavailable with what to type instead.
+    Raises EncoderUnavailable with a remedy.
     """
     if model.startswith(LOCAL_DIR):
         return _find_local(Path(model.removeprefix(LOCAL_DIR)), pretrained)
@@ -46,14 +43,14 @@ def find_weights(model: str, pretrained: str) -> tuple[dict[str, Any], Path]:
         raise EncoderUnavailable(
             f"PRETRAINED={pretrained!r} is neither a file nor weights published for {model} (those are: {tags})"
         )
-    # In open_clip 3.3 a tag trained with QuickGELU on a config without it only warns; the vectors would be wrong.
+    # open_clip 3.3 only warns if the tag needs QuickGELU and the config has none; the vectors would be wrong
     config["quick_gelu"] = bool(tag.get("quick_gelu", config.get("quick_gelu", False)))
     go_offline_unless_reachable()
     return config, Path(_fetched(f"{model} {pretrained}", lambda: open_clip.download_pretrained(tag)))
 
 
 def find_config(model: str) -> dict[str, Any]:
-    """The model's config alone. Raises EncoderUnavailable."""
+    """The model's config, without its weights. Raises EncoderUnavailable."""
     if model.startswith(LOCAL_DIR):
         return _local_config(Path(model.removeprefix(LOCAL_DIR)))
     if model.startswith(HF_HUB_PREFIX):
@@ -66,19 +63,19 @@ def find_config(model: str) -> dict[str, Any]:
 
 
 def go_offline_unless_reachable() -> None:
-    """Ask the hub once; without an answer, look only among the files already fetched, at once."""
+    """Send the hub one request; if it fails, use only files already downloaded from now on."""
     if hub_constants.HF_HUB_OFFLINE:
         return
     try:
         get_session().head(hub_constants.ENDPOINT, timeout=_HUB_TIMEOUT_S)
-    # Whatever the HTTP library raises (it has changed between versions): no answer is no answer.
+    # the HTTP library, and so its exceptions, has changed between versions
     except Exception:  # noqa: BLE001
         hub_constants.HF_HUB_OFFLINE = True
 
 
 @contextmanager
 def offline() -> Iterator[None]:
-    """Ask the hub for nothing in here."""
+    """No requests to the hub inside this context."""
     before, hub_constants.HF_HUB_OFFLINE = hub_constants.HF_HUB_OFFLINE, True
     try:
         yield

@@ -1,8 +1,7 @@
-"""Fill a store with one kind of vector: prepare, encode in batches, close a segment every few seconds.
+"""Fill a store with vectors of one kind: preprocess, encode in batches, write segments.
 
-On a CPU every core takes whole batches, decoding and multiplying in one thread: no core ever waits for another. On a
-GPU all cores decode, and the GPU works on one batch while the next is put together and the last is fetched.
-It knows keys, tensors and failures; not files, texts, or which model encodes.
+On a CPU each core processes whole batches in one thread, so no core waits for another. On a GPU all cores preprocess,
+and the GPU encodes one batch while the next is assembled and the previous one is fetched.
 """
 
 import time
@@ -20,7 +19,7 @@ from cache import Segment, VectorStore, cores
 from embed.base.threads import run_ahead
 from embed.engines.prepare import Prepared
 
-# A segment is closed after this many rows or seconds: little work is lost to a kill, and files stay few.
+# A segment is written after this many rows or seconds: a kill loses little work, and files are few.
 _SEGMENT_ROWS = 4096
 _SEGMENT_SECONDS = 2.0
 Encode = Callable[[Sequence[Tensor]], Tensor]
@@ -28,9 +27,9 @@ Encode = Callable[[Sequence[Tensor]], Tensor]
 
 @dataclass
 class Filled:
-    """What a fill did: vectors added, {key: reason} of failures that the store does not keep, and seconds spent.
+    """The result of a fill: vectors added, {key: reason} of failures that are not stored, and seconds.
 
-    preparing, encoding: of all cores together on a CPU, and of waiting for either on a GPU.
+    preparing, encoding: on a CPU the sum over all cores, on a GPU the time spent waiting for either.
     """
 
     added: int = 0
@@ -41,7 +40,7 @@ class Filled:
 
 @dataclass(frozen=True)
 class Batch:
-    """Items, the vectors of the N of them that did not fail, (N, D) float32, and the seconds that either took."""
+    """Items, the (N, D) float32 vectors of the N that did not fail, and the seconds of preprocessing and encoding."""
 
     items: list[Prepared]
     vectors: np.ndarray
@@ -50,7 +49,7 @@ class Batch:
 
 
 class TooLittleMemory(ValueError):
-    """Not even one item fits into the GPU's memory."""
+    """A single item does not fit into GPU memory."""
 
 
 def fill(
@@ -64,10 +63,10 @@ def fill(
 ) -> Filled:
     """Embed {key: item} into `store`. `prepare` runs in threads; `encode` maps N tensors to (N, D) float32 on `device`.
 
-    kind: "image" or "text"; batch_size: items that are encoded at a time, on a GPU fewer where its memory is too small.
-    On Ctrl-C, or when `encode` fails, what is encoded is written before the exception goes on. Raises TooLittleMemory;
-    ValueError for vectors with NaN or infinite numbers, none of whose segment is written; and, when the disk is full,
-    OSError.
+    kind: "image" or "text"; batch_size: items per batch, reduced on a GPU if its memory is too small. On Ctrl-C, or if
+    `encode` fails, encoded vectors are written before the exception propagates. Raises TooLittleMemory; ValueError for
+    vectors with NaN or infinite numbers, whose segment is dropped; OSError, e.g. when the disk is full; and the
+    exceptions of `encode`.
     """
     writer = SegmentWriter(store, kind)
     filled = Filled()
@@ -97,7 +96,7 @@ def _batches_on_cpu(
 
     threads = torch.get_num_threads()
     try:
-        # More than one thread each would make the cores wait for each other at the end of every product.
+        # one torch thread per worker: more would synchronise at the end of every matrix product
         yield from run_ahead(work, _batched(todo, size), 2 * cores(), start=lambda: torch.set_num_threads(1))
     finally:
         torch.set_num_threads(threads)
@@ -107,35 +106,35 @@ def _batches_on_gpu(
     todo: dict[str, Any], prepare: Callable[[str, Any], Prepared], encode: Encode, size: int
 ) -> Generator[Batch, None, None]:
     prepared = run_ahead(lambda item: prepare(*item), todo.items(), 2 * size)
-    under_way: tuple[list[Prepared], Tensor | None, float] | None = None
+    in_progress: tuple[list[Prepared], Tensor | None, float] | None = None
     while True:
         started = time.monotonic()
         items = list(islice(prepared, size))
         waited = time.monotonic() - started
         good = [item.tensor for item in items if item.tensor is not None]
         vectors, size = encode_what_fits(encode, good, size) if good else (None, size)
-        if under_way:
-            yield _fetched(*under_way)
+        if in_progress:
+            yield _fetched(*in_progress)
         if not items:
             return
-        under_way = (items, vectors, waited)
+        in_progress = (items, vectors, waited)
 
 
 def _fetched(items: list[Prepared], vectors: Tensor | None, waited: float) -> Batch:
-    """Wait for the GPU: its work was only ordered until here."""
+    """Wait for the GPU, which runs asynchronously, and copy the vectors."""
     started = time.monotonic()
     rows = np.empty((0, 0), np.float32) if vectors is None else vectors.cpu().numpy()
     return Batch(items, rows, waited, time.monotonic() - started)
 
 
 def encode_what_fits(encode: Encode, tensors: list[Tensor], size: int) -> tuple[Tensor, int]:
-    """The vectors (N, D), made in batches of `size`, or of half of that, and so on; and the size that fitted."""
+    """(N, D) vectors, in batches of `size` halved until they fit, and the last size. Raises TooLittleMemory."""
     while True:
         try:
             return torch.cat([encode(tensors[i : i + size]) for i in range(0, len(tensors), size)]), size
         except torch.OutOfMemoryError as error:
             if size == 1:
-                raise TooLittleMemory("one item alone does not fit into the GPU's memory; use --device cpu") from error
+                raise TooLittleMemory("a single item does not fit into GPU memory; use --device cpu") from error
         size = max(1, min(size, len(tensors)) // 2)
         torch.cuda.empty_cache()
 
@@ -147,7 +146,7 @@ def _batched(todo: dict[str, Any], size: int) -> Iterator[list[tuple[str, Any]]]
 
 
 def take(batch: Batch, writer: "SegmentWriter", filled: Filled) -> None:
-    """Hand a batch to the writer, and count it."""
+    """Pass a batch to the writer and add it to the totals. Raises as `SegmentWriter.add`."""
     bad = {item.key: item for item in batch.items if item.failure}
     writer.add_failures({key: item.failure for key, item in bad.items() if item.lasting})
     good = [item for item in batch.items if not item.failure]
@@ -160,39 +159,37 @@ def take(batch: Batch, writer: "SegmentWriter", filled: Filled) -> None:
 
 
 def shares(kind: str, filled: Filled) -> str:
-    """Where the time goes, for the progress bar."""
+    """Shares of time spent on preprocessing and encoding, for the progress bar."""
     total = filled.preparing + filled.encoding or 1.0
     first = "decode" if kind == "image" else "tokenise"
     return f"{first} {filled.preparing / total:.0%}, model {filled.encoding / total:.0%}"
 
 
 class SegmentWriter:
-    """Collects rows of one kind, "image" or "text", and writes them as a segment when there are enough of them, or when it
-    is time."""
+    """Collects rows of one kind, "image" or "text", and writes a segment after a number of rows or seconds."""
 
     def __init__(self, store: VectorStore, kind: str) -> None:
         self._store, self._kind = store, kind
         self._clear()
 
     def add(self, items: Iterable[Prepared], vectors: np.ndarray) -> None:
-        """Take N items that did not fail and their (N, D) float32 vectors, D the same each time.
-
-        Raises as `close_segment` does, where this closes one.
-        """
+        """Add N successful items and their (N, D) float32 vectors, with constant D. Raises as `close_segment`."""
         self._items.extend(items)
         self._vectors.append(vectors)
         if len(self._items) >= _SEGMENT_ROWS or time.monotonic() - self._opened >= _SEGMENT_SECONDS:
             self.close_segment()
 
     def add_failures(self, failures: dict[str, str]) -> None:
-        """Take {key: reason} of what can never be embedded; it goes into the next segment."""
+        """Add {key: reason} of permanent failures to the next segment."""
         self._failures |= failures
 
     def close_segment(self) -> None:
-        """Write what has been collected, if anything. Raises OSError, e.g. when the disk is full, and ValueError for vectors
-        with NaN or infinite numbers, or of different D; what it was to write is dropped then."""
+        """Write the collected rows and failures, if any; they are dropped on an error.
+
+        Raises OSError, e.g. when the disk is full, and ValueError for NaN or infinite numbers or different D.
+        """
         items, batches, failures = self._items, self._vectors, self._failures
-        self._clear()  # first: rows that the disk refused are not offered to it again on the way out
+        self._clear()  # first, so that rows that failed to be written are not tried again at exit
         if items or failures:
             vectors = np.concatenate(batches) if batches else np.empty((0, 0), np.float32)
             tokens = np.array([item.tokens for item in items], np.int32)

@@ -1,7 +1,4 @@
-"""Preprocess one picture file or one text for the encoder, in any worker.
-
-Errors of an item are returned, not raised.
-"""
+"""Preprocess one picture file or text for the encoder; errors are returned, not raised."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,11 +1,9 @@
-"""The embedding job's work on a Ray cluster: tasks read, hash and prepare, actors encode, the job's process writes.
+"""The embedding engine for a Ray cluster: tasks preprocess, actors encode, the job's process writes.
 
-    shard      so many batches of what the cache lacks; it becomes one segment, whole or not at all
-    encode     an actor on each GPU; where there is none, one on each CPU, which also prepares
-    prepare    for GPUs, a task on a CPU for each batch: reads and decodes, or tokenises
-
-Which keys are left the cache alone says, so a lost worker costs the shard that it was encoding, and a killed job those
-of its workers. `python -m embed --engine ray` uses it, on the cluster of RAY_ADDRESS, else on this machine.
+A shard is a number of batches of keys missing in the cache, and becomes one segment, written atomically. There is one
+encoder actor per GPU, fed by one CPU task per batch that reads and decodes, or tokenises; without GPUs there is one
+actor per CPU, which also preprocesses. A lost worker costs the shard it was encoding, and a killed job those of its
+workers. The cluster is that of RAY_ADDRESS, or else this machine.
 """
 
 import json
@@ -31,29 +29,29 @@ from embed.engines.fill import Batch, Filled, SegmentWriter, shares, take
 from embed.engines.local import Item, Result
 from embed.engines.ray_workers import Encoder, Facts, Items, prepare
 
-# At most; of a GPU's batches, some 8,000 pictures: seconds of work, and few files of many rows.
+# Maximum; on a GPU about 8,000 pictures: seconds of work, and few files.
 _BATCHES_PER_SHARD = 16
-# At least, where there is a batch for each: so little an encoder waits for the last one.
-_SHARDS_FOR_EACH = 4
-# One is encoded while the next is prepared.
-_SHARDS_PER_ENCODER = 2
-# Tasks of `map` that are under way or wait, for each processor: none of them waits for the job.
+# Minimum of shards per encoder, if there are enough batches: keeps the wait for the last shard short.
+_MIN_SHARDS = 4
+# Shards submitted to an encoder: the next is preprocessed while one is encoded.
+_SHARDS_IN_FLIGHT = 2
+# Tasks of `map` submitted per CPU, so that no CPU waits for the job.
 _TASKS_PER_CPU = 4
-# A shard that three workers did not survive is likelier too large for their memory than three times unlucky.
-_MOST_LOSSES = 3
-# So long nothing happens before the job says what it waits for.
-_PATIENCE_SECONDS = 60.0
-# A cluster that is there answers at once; Ray itself tries for minutes, and then ends the process.
+# Workers lost on one shard, or while loading, before the job fails: the likely cause is too little memory.
+_MAX_LOSSES = 3
+# Seconds without progress before the job reports what it waits for.
+_REPORT_SECONDS = 60.0
+# Seconds to connect: a running cluster answers at once; Ray would retry for minutes and then end the process.
 _CONNECT_SECONDS = 5
 
 
 class ClusterUnavailable(ValueError):
-    """The Ray cluster does not answer, or its workers do not survive the work."""
+    """The Ray cluster does not answer, has no GPU for --device cuda, or its workers die repeatedly."""
 
 
 @dataclass(eq=False)
 class _Shard:
-    """Items that are encoded together, and how many workers were lost over them."""
+    """Items that become one segment, and the number of workers lost while encoding them."""
 
     items: Items
     losses: int = 0
@@ -61,7 +59,7 @@ class _Shard:
 
 @dataclass(eq=False)
 class _Worker:
-    """An actor, and its shards by the references of the calls, in their order; one without items is its loading."""
+    """An actor and its shards by call reference, in order; the shard of the call that loads it has no items."""
 
     actor: Any
     loaded: bool = False
@@ -72,24 +70,26 @@ class RayEngine:
     """See `embed.engines.local.Engine`."""
 
     def __init__(self, request: EncoderRequest, device: str, say: Callable[[str], None]) -> None:
-        """Connect. Raises ClusterUnavailable."""
+        """Connect to the cluster. Raises ClusterUnavailable."""
         self._request, self._say = request.absolute(), say
         _connect()
         resources = ray.cluster_resources()
         gpus, self._cpus = int(resources.get("GPU", 0)), max(1, int(resources.get("CPU", 1)))
         if device == "cuda" and not gpus:
-            raise ClusterUnavailable(
-                "device cuda was asked for, and the Ray cluster has no GPU; use --device cpu or auto"
-            )
+            raise ClusterUnavailable("--device cuda: the Ray cluster has no GPU; use --device cpu or auto")
         self._on_gpu = gpus > 0 and device != "cpu"
         self._most = gpus if self._on_gpu else self._cpus
         self._workers: list[_Worker] = []
-        self._facts: Facts | None = None  # the first encoder's; the others have to be like it
+        self._facts: Facts | None = None  # of the first encoder; the others need the same spec
         self._failed_starts = 0
         self.device = ""
 
     def map(self, work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-        task: Any = ray.remote(num_cpus=1)(_call)  # no encoder holds a processor yet: this comes before `load`
+        """`work` of each item, in order, one CPU each; call before `load`, since encoders reserve CPUs.
+
+        Raises the exceptions of `work`, and RayError if workers are lost repeatedly.
+        """
+        task: Any = ray.remote(num_cpus=1)(_call)
         shared = ray.put(work)
         waiting: deque[Any] = deque()
         for item in items:
@@ -100,14 +100,24 @@ class RayEngine:
             yield _result(waiting.popleft())
 
     def load(self) -> tuple[dict[str, Any], Path]:
+        """The feature spec and the weights file of the encoders. Starts an actor if there is none.
+
+        Raises EncoderUnavailable, torch.OutOfMemoryError if the model does not fit into GPU memory, and
+        ClusterUnavailable if three workers in succession die while loading, e.g. killed for lack of memory.
+        """
         facts = self._loaded()
         return facts.spec, facts.weights
 
     def fill(self, store: VectorStore, kind: str, todo: dict[str, str], root: Path) -> Filled:
+        """Embed {key: image under `root`, or text} into `store`; one segment per shard.
+
+        Raises what `load` raises, TooLittleMemory, ClusterUnavailable if three workers die on one shard, SpecMismatch
+        if encoders differ, ValueError for vectors with NaN or infinite numbers, and OSError.
+        """
         facts, filled, writer = self._loaded(), Filled(), SegmentWriter(store, kind)
         size = facts.batch_sizes[kind]
         wanted = min(self._most, math.ceil(len(todo) / (_BATCHES_PER_SHARD * size)))
-        batches = min(_BATCHES_PER_SHARD, max(1, len(todo) // (size * wanted * _SHARDS_FOR_EACH)))
+        batches = min(_BATCHES_PER_SHARD, max(1, len(todo) // (size * wanted * _MIN_SHARDS)))
         waiting = deque(_Shard(items) for items in _cut(list(todo.items()), batches * size))
         task = ray.remote(num_cpus=1)(prepare)
         spec = json.dumps(facts.spec)
@@ -116,15 +126,15 @@ class RayEngine:
                 self._start_workers(wanted)
                 self.device = f"{len(self._workers)} of the Ray cluster's {'GPUs' if self._on_gpu else 'processors'}"
                 for worker in self._workers:
-                    while waiting and worker.loaded and len(worker.calls) < _SHARDS_PER_ENCODER:
+                    while waiting and worker.loaded and len(worker.calls) < _SHARDS_IN_FLIGHT:
                         shard = waiting.popleft()
                         parts = _cut(shard.items, size)
                         if self._on_gpu:
                             prepared = [task.remote(self._request.model, spec, root, kind, items) for items in parts]
                             call = worker.actor.encode.remote(kind, *prepared)
                         else:
-                            # Tasks beside as many encoders as there are CPUs would be more workers than Ray keeps: it
-                            # ends those that wait, and starting one costs seconds.
+                            # Tasks as well as one encoder per CPU would exceed the workers that Ray keeps: it ends
+                            # idle ones, and starting one takes seconds.
                             call = worker.actor.prepare_and_encode.remote(kind, root, *parts)
                         worker.calls[call] = shard
                 done = self._next()
@@ -149,12 +159,12 @@ class RayEngine:
         return self._facts
 
     def _start_workers(self, wanted: int) -> None:
-        """Have as many workers, those that are still loading counted in."""
+        """Start actors until there are `wanted`, including those still loading."""
         request = self._request
-        if self._facts:  # in its precision, whatever another processor would make of "auto"
+        if self._facts:  # the first encoder's precision: "auto" may resolve differently on another CPU
             request = replace(request, options=EncoderOptions.of_spec(self._facts.spec))
         resources: Any = {"num_cpus": 1}
-        if self._on_gpu:  # no processor where none would be left for the tasks
+        if self._on_gpu:  # reserve a CPU only if some remain for the tasks
             resources = {"num_gpus": 1, "num_cpus": int(self._cpus > self._most)}
         for _ in range(wanted - len(self._workers)):
             actor_class: Any = ray.remote(**resources, scheduling_strategy="SPREAD")(Encoder)
@@ -162,9 +172,9 @@ class RayEngine:
             self._workers.append(_Worker(actor, calls={actor.load.remote(): _Shard([])}))
 
     def _next(self) -> Batch | list[_Shard]:
-        """What ends next: a shard's vectors, or the shards that have to be done again."""
+        """Wait for the next call to end: a shard's vectors, or the shards to repeat."""
         calls = {call: worker for worker in self._workers for call in worker.calls}
-        while not (done := ray.wait(list(calls), num_returns=1, timeout=_PATIENCE_SECONDS)[0]):
+        while not (done := ray.wait(list(calls), num_returns=1, timeout=_REPORT_SECONDS)[0]):
             self._say(
                 f"waiting for {len(self._workers)} encoders; the cluster has {_in_words(ray.cluster_resources())}"
             )
@@ -174,7 +184,7 @@ class RayEngine:
             result = _result(call)
         except RayActorError as error:
             return self._lost(worker, error)
-        except RayError as error:  # a worker that prepared, or what it had made
+        except RayError as error:  # a preprocessing worker or its result was lost
             return [self._again(worker.calls.pop(call), error)]
         del worker.calls[call]
         if isinstance(result, Batch):
@@ -185,42 +195,40 @@ class RayEngine:
         return []
 
     def _lost(self, worker: _Worker, error: RayError) -> list[_Shard]:
-        """Its shards, of which the first was in hand."""
+        """The shards of a lost worker to repeat; it was encoding the first."""
         self._workers.remove(worker)
         first, *others = worker.calls.values()
         self._failed_starts = 0 if worker.loaded else self._failed_starts + 1
-        if self._failed_starts >= _MOST_LOSSES:
-            raise ClusterUnavailable(
-                f"{_MOST_LOSSES} workers ended while they loaded the encoder ({first_line(error)})"
-            )
+        if self._failed_starts >= _MAX_LOSSES:
+            raise ClusterUnavailable(f"{_MAX_LOSSES} workers died while loading the encoder ({first_line(error)})")
         return [self._again(first, error), *others] if worker.loaded else []
 
     def _again(self, shard: _Shard, error: RayError) -> _Shard:
         shard.losses += 1
-        where = f"{len(shard.items)} items, of which the first is {shard.items[0][1][:80]!r}"
-        if shard.losses >= _MOST_LOSSES:
+        where = f"{len(shard.items)} items, the first is {shard.items[0][1][:80]!r}"
+        if shard.losses >= _MAX_LOSSES:
             raise ClusterUnavailable(
-                f"{_MOST_LOSSES} workers ended over the same {where} ({first_line(error)}); if their memory is too small, "
-                "give a node fewer processors (ray start --num-cpus)"
+                f"{_MAX_LOSSES} workers died on the same shard ({where}): {first_line(error)}; if they lack memory, "
+                "give each node fewer processors (ray start --num-cpus)"
             )
-        self._say(f"a worker was lost; what it had in hand is made again ({where})")
+        self._say(f"a worker was lost; its shard is repeated ({where})")
         return shard
 
 
 def _connect() -> None:
-    # Ray reports how it is used to its makers, unless told otherwise.
+    # disables Ray's usage reports
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = os.environ.get("RAY_ADDRESS", "")
     place = urlsplit(address if "//" in address else f"//{address}")
     try:
         if place.port:
             socket.create_connection((place.hostname, place.port), timeout=_CONNECT_SECONDS).close()
-        # not whatever cluster happens to run here
+        # "local": without an address Ray would join any cluster running on this machine
         ray.init(address or "local", logging_level=logging.ERROR, log_to_driver=False)
     except (OSError, ValueError, RuntimeError) as error:
         raise ClusterUnavailable(
-            f"no Ray cluster answers at RAY_ADDRESS={address} ({first_line(error)}); `ray start --head` begins one, "
-            "and without RAY_ADDRESS the job runs on this machine alone"
+            f"no Ray cluster answers at RAY_ADDRESS={address} ({first_line(error)}); `ray start --head` starts one, "
+            "and without RAY_ADDRESS the job runs on this machine only"
         ) from error
 
 
@@ -229,7 +237,7 @@ def _call(work: Callable[[Item], Result], item: Item) -> Result:
 
 
 def _result(call: Any) -> Any:
-    """What a call gave; its error as it was raised."""
+    """The result of a call. Raises the worker's own exception instead of RayTaskError."""
     try:
         return ray.get(call)
     except RayTaskError as error:

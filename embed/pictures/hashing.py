@@ -1,7 +1,7 @@
-"""The keys of a data set's pictures: each file is read once and hashed, and none is decoded.
+"""Compute the keys of a data set's pictures: each file is read once and hashed, none is decoded.
 
-A file that has the size and the times of an earlier run keeps the key of that run, and behind a URL one that has the
-ETag: only a hint, which `--rehash` distrusts; the content's hash is the truth.
+A file with the same size and times as in an earlier run, or behind a URL with the same ETag, keeps its key unread;
+`--rehash` reads every file.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,20 +20,20 @@ from embed.base.threads import run_ahead
 if TYPE_CHECKING:
     from embed.pictures.remote import RemotePath
 
-# The largest picture file that is read into memory.
+# Size limit of a picture file, which is read into memory.
 MAX_FILE_BYTES = 100_000_000
-# Handed to a thread together: one file's worth of work is too little to hand over.
+# Files per task of a thread: a single file is less work than the hand-over.
 _FILES_AT_ONCE = 64
 # Object stores are latency-bound: concurrent requests per worker thread.
-_QUESTIONS_AT_ONCE = 8
-# Pictures, spread over the data set, that a store is asked for first: of one that is down, or refuses, each costs the
-# seconds of several attempts.
-_FIRST_ASKED = 8
+_REQUESTS_AT_ONCE = 8
+# Pictures, spread over the data set, that are requested first from an object store: if it is down or denies access,
+# each request takes the seconds of several attempts.
+_FIRST_REQUESTS = 8
 _BLOCK = 1 << 20
 
 
 class Known(NamedTuple):
-    """A picture, and its file's stamp and key as an earlier run found them, "" where none did."""
+    """A picture, and its file's stamp and key in an earlier run, "" without one."""
 
     image: str
     stamp: str
@@ -41,7 +41,7 @@ class Known(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """A picture file's stamp and key, or the problem why it has none."""
+    """A picture file's stamp and key, or the problem that prevented them."""
 
     stamp: str
     key: str
@@ -56,12 +56,12 @@ class UnusableFile(ValueError):
 
 
 class StoreUnreached(ValueError):
-    """A store behind a URL gives none of the pictures it was asked for first, for one reason that is not theirs."""
+    """An object store failed for all pictures requested first, and the reason is not the pictures."""
 
 
 @dataclass
 class Hashed:
-    """{image: key} and {image: stamp} of what can be read, and {image: reason} of what cannot."""
+    """{image: key} and {image: stamp} of the readable pictures, and {image: reason} of the others."""
 
     keys: dict[str, str] = field(default_factory=dict)
     stamps: dict[str, str] = field(default_factory=dict)
@@ -69,7 +69,7 @@ class Hashed:
 
 
 def in_threads(work: Callable[[Part], list[Outcome]], parts: Sequence[Part]) -> Iterator[list[Outcome]]:
-    """`work` of each part, on this machine's cores."""
+    """`work` of each part, in order, in threads of this machine."""
     return run_ahead(work, parts, len(parts) + 1)
 
 
@@ -80,15 +80,15 @@ def hash_pictures(
     spread: Callable[[Callable[[Part], list[Outcome]], Sequence[Part]], Iterator[list[Outcome]]] = in_threads,
     note: Callable[[Part], None] = lambda part: None,
 ) -> Hashed:
-    """Keys of the pictures under `root`; hints: {image: (stamp, key)} of an earlier run; spread: does the work; note:
-    called with each newly hashed part, so progress survives a kill.
+    """The keys of the pictures under `root`. Raises StoreUnreached.
 
-    Raises StoreUnreached.
+    hints: {image: (stamp, key)} of an earlier run; spread: the parallel map to use; note: called with the new or
+    changed pictures of each part, so that progress survives a kill.
     """
     names = list(dict.fromkeys(images))
     asked = [Known(name, *hints.get(name, ("", ""))) for name in names]
     hashed = Hashed()
-    # a bar only where there is something to wait for
+    # no bar if it takes less than a second
     with tqdm(total=len(names), desc="hashing", unit=" files", delay=1) as bar:
         for parts in _rounds(root, asked):
             for part, results in zip(parts, spread(partial(_hash_part, root), parts), strict=True):
@@ -99,10 +99,10 @@ def hash_pictures(
 
 
 def _rounds(root: Path, asked: Part) -> list[list[Part]]:
-    """What is handed out together: of a store behind a URL, first a few pictures from all over."""
+    """The parts in one round, or for an object store in two: first a few pictures spread over the data set."""
     if isinstance(root, Path):
         return [_parts(asked)]
-    step = max(1, len(asked) // _FIRST_ASKED)
+    step = max(1, len(asked) // _FIRST_REQUESTS)
     return [_parts(asked[::step]), _parts([item for place, item in enumerate(asked) if place % step])]
 
 
@@ -131,16 +131,16 @@ def _check_reached(root: Path, hashed: Hashed) -> None:
     from embed.pictures.remote import UNREACHED
 
     if (reason := reasons.pop()).startswith(UNREACHED):
-        raise StoreUnreached(f"IMAGES={root}: {reason}; so it was for each of {len(hashed.problems)} pictures")
+        raise StoreUnreached(f"IMAGES={root}: {reason}; the same for all {len(hashed.problems)} pictures tried")
 
 
 def read_picture(path: "Path | RemotePath") -> bytes:
-    """A picture file's bytes. Raises UnusableFile for one that is absent, unreadable or larger than the limit."""
-    with _in_a_sentence(path):
+    """A picture file's bytes. Raises UnusableFile if it is absent, unreadable or larger than MAX_FILE_BYTES."""
+    with _unusable_file(path):
         if isinstance(path, Path):
             _check_size(path.stat().st_size)
         with path.open("rb") as file:
-            # a store says with the first answer how large an object is
+            # an object store reports the size in its first response
             _check_size(getattr(file, "size", None) or 0)
             data = _read_at_most(file, MAX_FILE_BYTES + 1)
     _check_size(len(data))
@@ -153,7 +153,7 @@ def _check_size(size: int) -> None:
 
 
 def _read_at_most(file: IO[bytes], limit: int) -> bytes:
-    """A file that grows, or a server that never ends, is not read to the end."""
+    """The first `limit` bytes: a file may grow, and a server's response may never end."""
     blocks = []
     while limit and (block := file.read(min(limit, _BLOCK))):
         blocks.append(block)
@@ -162,8 +162,8 @@ def _read_at_most(file: IO[bytes], limit: int) -> bytes:
 
 
 @contextmanager
-def _in_a_sentence(path: "Path | RemotePath") -> Iterator[None]:
-    """Whatever goes wrong with reading a file, as UnusableFile."""
+def _unusable_file(path: "Path | RemotePath") -> Iterator[None]:
+    """Raise any error of reading a file as UnusableFile."""
     try:
         yield
     except UnusableFile:
@@ -173,7 +173,7 @@ def _in_a_sentence(path: "Path | RemotePath") -> Iterator[None]:
     except Exception as error:
         if isinstance(path, Path):
             raise
-        raise UnusableFile(_why(path, error)) from error  # stores have errors of their own
+        raise UnusableFile(_why(path, error)) from error  # object stores raise their own types
 
 
 def _why(path: "Path | RemotePath", error: Any) -> str:
@@ -187,14 +187,14 @@ def _why(path: "Path | RemotePath", error: Any) -> str:
 def _hash_part(root: Path, part: Part) -> list[Outcome]:
     if isinstance(root, Path):
         return [_outcome(root / known.image, known) for known in part]
-    with ThreadPoolExecutor(_QUESTIONS_AT_ONCE) as pool:
+    with ThreadPoolExecutor(_REQUESTS_AT_ONCE) as pool:
         return list(pool.map(lambda known: _outcome(root / known.image, known), part))
 
 
 def _outcome(path: "Path | RemotePath", known: Known) -> Outcome:
     try:
-        # Taken before the file is read: a change in between shows as another stamp next time.
-        with _in_a_sentence(path):
+        # taken before the file is read: a change in between gives another stamp in the next run
+        with _unusable_file(path):
             stamp = _stamp(path)
         if stamp and stamp == known.stamp:
             return Outcome(stamp, known.key, "")
@@ -204,9 +204,9 @@ def _outcome(path: "Path | RemotePath", known: Known) -> Outcome:
 
 
 def _stamp(path: "Path | RemotePath") -> str:
-    """As it stands in an index; "" where there is none to go by."""
+    """The stamp in the format of an index, "" without one."""
     if isinstance(path, Path):
-        # the bytes and the times alone: as in the indexes that there are
+        # size and times only, as in existing indexes
         return " ".join(map(str, (file_stamp(path) or [])[:3]))
     from embed.pictures.remote import stamp
 

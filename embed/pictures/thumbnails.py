@@ -1,7 +1,4 @@
-"""Small copies of pictures, to stand in an HTML page itself. The files are hostile.
-
-It knows nothing of pages or of where pictures are looked for. The audit's page and the report's gallery use it.
-"""
+"""Thumbnails of untrusted picture files as data URIs, for the audit's page and the report's gallery."""
 
 import base64
 import io
@@ -14,13 +11,12 @@ from embed.pictures.hashing import read_picture
 if TYPE_CHECKING:
     from embed.pictures.remote import RemotePath
 
-# No artefacts that the eye meets at such a size, at about 12 kB for 320 pixels.
+# WebP quality without visible artefacts at this size; about 12 kB for 320 pixels.
 _QUALITY = 70
 
 
 def thumbnail(path: "Path | RemotePath", side: int) -> str:
-    """The data URI of a WebP of a picture file, its longer side at most `side` pixels; "" for what cannot be shown: a
-    file that cannot be read, that is too large, or that is no picture."""
+    """A picture file as a WebP data URI, longer side at most `side` pixels; "" if unreadable or too large."""
     try:
         picture = decode_picture(read_picture(path)).convert("RGB")
     except ValueError:  # UnusableFile, UnreadableImage, and a name with a NUL

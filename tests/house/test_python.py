@@ -10,7 +10,9 @@ from quick import quick_tuning
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "demo" / "memes"
-BLOCKS = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "python.md").read_text("utf-8"), re.DOTALL | re.MULTILINE)
+BLOCKS = re.findall(
+    r"^```python\n(.*?)^```", (ROOT / "docs" / "python.md").read_text("utf-8"), re.DOTALL | re.MULTILINE
+)
 _ROWS = 60
 
 
@@ -36,7 +38,7 @@ def test_the_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     scope: dict[str, object] = {}
     assert len(BLOCKS) == 7
     for block in BLOCKS:
-        exec(compile(block.replace("trials=50", "trials=3"), "docs/python.md", "exec"), scope)
+        exec(compile(block.replace("trials=50", "trials=3"), "docs/python.md", "exec"), scope)  # noqa: S102
     assert scope["image"].shape == (len(scope["rows"]), 64) and scope["image"].dtype == "float32"
     assert list(scope["memes"].columns) == ["id", "split", "label", "image", "text", "vector"]
     assert scope["bundle"].is_dir() and (scope["bundle"] / "report.html").is_file()

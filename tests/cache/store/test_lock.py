@@ -1,4 +1,4 @@
-"""One writer at a time: another process is waited for, what it added is seen, its death or Ctrl-C ends the wait."""
+"""The store's lock: waiting for another process, seeing its rows, its death, Ctrl-C."""
 
 import errno
 import fcntl
@@ -77,7 +77,7 @@ def test_the_lock_dies_with_its_process(tmp_path: Path, holder: subprocess.Popen
 def test_ctrl_c_ends_the_wait(tmp_path: Path, holder: subprocess.Popen) -> None:
     with process(WAIT, tmp_path) as waiter:
         assert waiter.stdout.readline() == b"waiting\n"
-        time.sleep(0.2)  # from the note to the wait itself
+        time.sleep(0.2)  # time between the message and the wait
         waiter.send_signal(signal.SIGINT)
         out, err = waiter.communicate(timeout=PATIENCE)
     assert b"KeyboardInterrupt" in err and b"got it" not in out

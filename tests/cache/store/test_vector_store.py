@@ -1,4 +1,4 @@
-"""The vector store: what goes in comes out, kills and damage cost one segment, nothing is silent."""
+"""The vector store: reads return what was added, a kill or damage costs one segment and is reported."""
 
 import json
 from pathlib import Path

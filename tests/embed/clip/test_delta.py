@@ -1,4 +1,4 @@
-"""An encoder with a delta is open_clip's own model with the same weights changed by hand, in either precision."""
+"""An encoder with a delta equals open_clip's model with the changed weights, in float32 and bfloat16."""
 
 import hashlib
 import os
@@ -32,7 +32,7 @@ State = dict[str, Tensor]
 
 @cache
 def weights() -> State:
-    """Of the demo encoder; nobody changes them."""
+    """The demo encoder's weights; not to be modified."""
     return open_clip.create_model(DEMO).state_dict()
 
 
@@ -41,7 +41,7 @@ def noise(*shape: int, scale: float, seed: int = 0) -> Tensor:
 
 
 def whole(scale: float = 0.01) -> State:
-    """Some weights of either tower, changed: matrices, a bias, the projections, an embedding."""
+    """Changed weights of both towers: matrices, a bias, the projections, an embedding."""
     names = (IMAGE, TEXT, "visual.ln_post.bias", "visual.proj", "text_projection", "token_embedding.weight")
     return {name: value + noise(*value.shape, scale=scale) for name, value in weights().items() if name in names}
 
@@ -59,7 +59,7 @@ def mixed() -> State:
 
 
 def by_hand(state: State) -> State:
-    """All weights of the demo encoder with the change."""
+    """All weights of the demo encoder after the change."""
     after = dict(weights())
     for name, value in state.items():
         if name.endswith(".lora_A"):
@@ -112,7 +112,7 @@ def test_in_float32_it_is_open_clips_model_changed_by_hand(tmp_path: Path, chang
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_in_bfloat16_it_is_the_changed_model_rounded_once(tmp_path: Path, change: Callable[[], State]) -> None:
-    """As an encoder whose own file holds the changed weights, to the bit but for the sums of a low-rank change."""
+    """Equal to an encoder whose file holds the changed weights; bit for bit without low-rank sums."""
     encoder = with_delta(written(tmp_path, change()), "bf16")
     changed = tmp_path / "changed"
     changed.mkdir()
@@ -127,7 +127,7 @@ def test_in_bfloat16_it_is_the_changed_model_rounded_once(tmp_path: Path, change
 
 
 def test_a_change_is_added_before_the_weights_are_rounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As rounding the sum does; added to rounded weights, most of a change of a tenth of their steps would be lost."""
+    """A change of a tenth of a rounding step would mostly be lost if it were added to rounded weights."""
     before = weights()[IMAGE]
     step = before.abs().mean() * 2**-8
     state = {f"{IMAGE}.lora_A": step.expand(1, before.shape[1]) / 10, f"{IMAGE}.lora_B": torch.ones(len(before), 1)}
@@ -179,7 +179,7 @@ def test_a_model_that_does_not_run_in_halves_keeps_its_delta(tmp_path: Path, mon
 
 
 def test_what_is_hashed_is_what_is_applied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where another file takes the place in between."""
+    """The file is read once, so replacing it in between has no effect."""
     path, reads = written(tmp_path, whole()), []
     read = Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda self: reads.append(self) or read(self))
@@ -189,7 +189,7 @@ def test_what_is_hashed_is_what_is_applied(tmp_path: Path, monkeypatch: pytest.M
 
 def test_equal_tensors_give_equal_bytes_wherever_they_come_from(tmp_path: Path) -> None:
     matrix = noise(6, 4, scale=1)
-    views = {"b": matrix[:3], "a": matrix[3:], "c": matrix.T}  # slices of one tensor, and one that is not contiguous
+    views = {"b": matrix[:3], "a": matrix[3:], "c": matrix.T}  # views that share memory, one not contiguous
     apart = {name: views[name].clone().contiguous().requires_grad_() for name in ("c", "a", "b")}
     assert written(tmp_path / "one", views).read_bytes() == written(tmp_path / "other", apart).read_bytes()
     held = load_file(tmp_path / "one" / DELTA)
@@ -219,14 +219,14 @@ def test_others_may_read_it_as_the_umask_says(tmp_path: Path) -> None:
 
 A, B = f"{IMAGE}.lora_A", f"{IMAGE}.lora_B"
 OF_NO_MODEL: dict[str, tuple[Callable[[], State], str]] = {
-    "nothing": (dict, "a delta without weights"),
+    "nothing": (dict, "the delta has no weights"),
     "not a number": (lambda: {IMAGE: torch.full((384, 96), torch.nan)}, "NaN or infinite"),
     "infinite": (lambda: {A: torch.full((1, 96), torch.inf), B: torch.ones(384, 1)}, "NaN or infinite"),
     "halves": (lambda: {IMAGE: torch.ones(384, 96).half()}, "expected float32, got float16"),
     "whole numbers": (lambda: {IMAGE: torch.ones(384, 96, dtype=torch.int64)}, "expected float32, got int64"),
-    "A alone": (lambda: {A: torch.ones(2, 96)}, "lora_A without .*lora_B"),
-    "B alone": (lambda: {B: torch.ones(384, 2)}, "lora_B without .*lora_A"),
-    "both ways": (lambda: low_rank() | {IMAGE: torch.ones(384, 96)}, "whole, and as a low-rank change too"),
+    "A alone": (lambda: {A: torch.ones(2, 96)}, "lora_A: its factor .*lora_B is missing"),
+    "B alone": (lambda: {B: torch.ones(384, 2)}, "lora_B: its factor .*lora_A is missing"),
+    "both ways": (lambda: low_rank() | {IMAGE: torch.ones(384, 96)}, "both in full and as a low-rank change"),
     "a vector": (lambda: {A: torch.ones(96), B: torch.ones(384, 1)}, "expected 2 dimensions"),
 }
 OF_ANOTHER_MODEL: dict[str, tuple[Callable[[], State], str]] = {
@@ -236,14 +236,14 @@ OF_ANOTHER_MODEL: dict[str, tuple[Callable[[], State], str]] = {
     "a shape": (lambda: {IMAGE: torch.ones(96, 384)}, r"expected the shape \(384, 96\), got \(96, 384\)"),
     "one number": (lambda: {IMAGE: torch.ones(())}, r"got \(\)"),
     "a low-rank shape": (lambda: {A: torch.ones(2, 384), B: torch.ones(96, 2)}, r"got \(96, 384\)"),
-    "ranks": (lambda: {A: torch.ones(2, 96), B: torch.ones(384, 3)}, "ranks 2 and 3"),
+    "ranks": (lambda: {A: torch.ones(2, 96), B: torch.ones(384, 3)}, "different ranks, 2 and 3"),
     "of a bias": (lambda: {"visual.ln_post.bias.lora_A": torch.ones(1, 1), "visual.ln_post.bias.lora_B": torch.ones(96, 1)},
                   r"expected the shape \(96,\)"),
 }  # fmt: skip
 
 
 def refused(path: Path, row_error: str) -> None:
-    """By its name, with what to do; and the model stays as it was."""
+    """The error names the file and the remedy, and the model is unchanged."""
     clip = open_clip.create_model(DEMO)
     with pytest.raises(EncoderUnavailable, match=row_error) as caught:
         apply_delta(clip, path)

@@ -1,4 +1,4 @@
-"""The real loading code on the demo encoder, and on full-size models with random weights."""
+"""Loading and encoding with the demo encoder, and with full-size models of random weights."""
 
 import gc
 import hashlib
@@ -49,7 +49,7 @@ def saved(image: Image.Image, format: str, **options: object) -> bytes:
 
 
 def rotated() -> bytes:
-    """A phone's picture: upright only to those who read its EXIF."""
+    """A phone's picture, rotated by its EXIF orientation."""
     image = Image.open(io.BytesIO(picture(size=(150, 110))))
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -250,13 +250,13 @@ def test_without_instructions_for_halves_products_are_in_float32_of_rounded_weig
     caplog.clear()
     here = load_encoder(DEMO, "", CPU, wanted)
     assert [record.getMessage() for record in caplog.records] == [
-        f"on this cpu products of {precision} weights are made in float32"
+        f"this cpu computes matrix products of {precision} weights in float32"
     ]
     assert here.spec == there.spec and EncoderOptions.of_spec(here.spec) == wanted
     assert {weight.dtype for weight in here.image_tower.buffers()} == {torch.float32}
     assert (vectors(here) - vectors(there)).abs().max() <= 1e-2
     rounded = (vectors(here) - vectors(demo)).abs().max() > 1e-6
-    assert rounded == (precision == "bf16"), "the demo's weights are halves already"
+    assert rounded == (precision == "bf16"), "the demo's weights are float16 already"
     pixels = [here.pixels(picture(seed, size=(90, 70))) for seed in range(9)]
     tokens = [here.tokens(text) for text in ("", "a short one", LONG) * 3]
     for encode, items in ((here.image_features, pixels), (here.text_features, tokens)):
@@ -273,7 +273,7 @@ def test_a_model_that_does_not_run_in_halves(monkeypatch: pytest.MonkeyPatch, of
 
 
 def test_coca_has_no_halves_where_float32_would_stand_in_for_them_either(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Or its vectors had a spec that no other machine makes."""
+    """Otherwise its vectors would have a spec that no other machine produces."""
     monkeypatch.setattr("embed.clip.encoder.has_products", lambda *_: False)
     monkeypatch.setattr("embed.clip.encoder.CoCa", open_clip.model.CLIP)  # as the demo's is
     with pytest.raises(EncoderUnavailable, match="cannot run .* in bf16; use --precision fp32"):
@@ -301,7 +301,7 @@ def test_a_gpu_gets_the_halves_it_is_built_for(
 def test_a_processor_too(
     monkeypatch: pytest.MonkeyPatch, instructions: dict[str, bool], held: bool, precision: str
 ) -> None:
-    """held: oneDNN or torch are to use older instructions than the processor has."""
+    """held: oneDNN or torch is limited to older instructions than the CPU has."""
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions)
     monkeypatch.setattr("embed.clip.hardware.uses_onednn", lambda dtype: not held)
     assert choose_precision("auto", CPU) == precision
@@ -310,7 +310,7 @@ def test_a_processor_too(
 
 
 HELD = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
-# What a processor with AVX2 alone takes by itself, and vectors in bfloat16, alone and beside others.
+# The precision that "auto" gives on AVX2, and the difference of bfloat16 vectors encoded singly and in a batch.
 ON_AVX2 = """
 import torch
 from torch.nn.functional import normalize
@@ -331,7 +331,7 @@ print(choose_precision("auto", cpu), encoder.spec["dtype"], apart)
 
 
 def test_on_avx2_alone_a_bfloat16_vector_does_not_depend_on_its_batch() -> None:
-    """In a process of its own: both libraries look for instructions once."""
+    """In a separate process: both libraries detect instructions once."""
     environment = {**os.environ, **HELD}
     ran = subprocess.run(
         [sys.executable, "-c", ON_AVX2], check=False, env=environment, capture_output=True, text=True, timeout=PATIENCE
@@ -375,7 +375,7 @@ def test_a_file_that_is_no_checkpoint(tmp_path: Path, content: bytes, suffix: st
 
 
 def test_a_program_is_not_loaded_as_weights(tmp_path: Path) -> None:
-    """As OpenAI publishes its models; torch would say how to run it."""
+    """OpenAI publishes its models so; torch's message would advise to run it."""
     path = tmp_path / "weights.pt"
     with warnings.catch_warnings(action="ignore"):  # this way of saving is deprecated
         torch.jit.save(torch.jit.script(torch.nn.Identity()), path)
@@ -437,7 +437,7 @@ def test_a_remembered_spec_counts_while_nothing_has_changed(tmp_path: Path) -> N
 def test_a_published_tag_comes_from_the_files_already_fetched(
     tmp_path: Path, offline: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on a machine that has fetched `RN50 openai` once; the weights are random, the way to them is the real one."""
+    """As after one download of `RN50 openai`; the weights are random, the lookup is real."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     repository = tmp_path / "models--timm--resnet50_clip.openai"
     snapshot = repository / "snapshots" / "0123"

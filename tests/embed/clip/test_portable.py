@@ -1,4 +1,4 @@
-"""A copy of an encoder makes the same vectors, says that it is the original, and is loaded whole or not at all."""
+"""Copies of an encoder: same vectors and spec as the original, and damage is detected."""
 
 import json
 import os
@@ -33,7 +33,7 @@ FILES = (CONFIG, WEIGHTS, SOURCE)
 
 
 def saved(folder: Path, model: str = DEMO, pretrained: str = "", options: EncoderOptions = FP32) -> ClipEncoder:
-    """Write the encoder to `folder`; what it was written from."""
+    """Write the encoder to `folder` and return it."""
     encoder = load_encoder(model, pretrained, CPU, options)
     save_encoder(folder, model, pretrained, encoder.spec)
     return encoder
@@ -41,7 +41,7 @@ def saved(folder: Path, model: str = DEMO, pretrained: str = "", options: Encode
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of the demo encoder."""
+    """A copy of the demo encoder."""
     folder = tmp_path_factory.mktemp("copy") / "encoder"
     saved(folder)
     return folder
@@ -72,7 +72,7 @@ def another(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any], **co
 
 
 def unround(*names: str) -> Callable[[dict[str, torch.Tensor]], None]:
-    """Make one number of each tensor one that float16 does not have."""
+    """Change one number of each tensor to one that float16 cannot represent."""
 
     def change(state: dict[str, torch.Tensor]) -> None:
         for name in names or list(state):
@@ -87,7 +87,7 @@ def nothing(state: dict[str, torch.Tensor]) -> None:
 
 @pytest.fixture
 def named(tmp_path: Path) -> Iterator[tuple[str, str]]:
-    """A model that open_clip knows by its name, with a checkpoint: as ViT-B-32 with a file, but small."""
+    """A small model with a name known to open_clip and a checkpoint file, like ViT-B-32 with a file."""
     before = list(open_clip.factory._MODEL_CONFIG_PATHS)
     folder = tmp_path / "configs"
     folder.mkdir()
@@ -114,13 +114,13 @@ def test_a_copy_makes_the_same_bits_and_has_the_spec_of_its_original(
     loaded = load_portable(tmp_path / "copy", CPU, options)
     assert torch.equal(vectors(loaded), vectors(original))
     assert loaded.spec == original.spec and loaded.weights == tmp_path / "copy" / WEIGHTS
-    # its own file is another, so it would not pass by itself
+    # the copy's file differs, so without source.json its spec would too
     assert load_encoder(f"local-dir:{tmp_path / 'copy'}", "", CPU, options).spec != original.spec
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_copy_with_a_delta_is_its_original_with_it(tmp_path: Path, precision: str) -> None:
-    """And the copy is of the original, whether the spec that it is saved with is the fine-tuned one's or not."""
+    """The copy is of the original encoder, whether saved with the fine-tuned spec or not."""
     options, path = EncoderOptions(precision=precision), tmp_path / DELTA
     write_delta(path, mixed())
     plain, tuned = (load_encoder(DEMO, "", CPU, options, delta) for delta in (None, path))
@@ -158,7 +158,7 @@ def test_every_number_comes_back_whatever_it_is_stored_in(tmp_path: Path) -> Non
     assert found.keys() == wanted.keys() == held.keys()
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
     whole = {name for name, value in held.items() if value.dtype == torch.float32}
-    # infinity is one of float16's
+    # float16 has infinity
     assert whole == {"visual.proj", "text_projection", "logit_scale"}
     assert {value.dtype for name, value in held.items() if name not in whole} == {torch.float16}
 
@@ -204,7 +204,7 @@ def test_quick_gelu_of_a_config_survives(tmp_path: Path) -> None:
 def test_quick_gelu_that_only_the_published_weights_ask_for_survives(
     named: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As of `ViT-L-14 openai`, whose config has the other activation."""
+    """Like `ViT-L-14 openai`, whose config has the other activation."""
     without = vectors(load_encoder(*named, CPU, FP32))
 
     def tagged(model: str, pretrained: str) -> tuple[dict[str, Any], Path]:
@@ -234,7 +234,7 @@ def test_one_flipped_bit_anywhere_in_a_file_is_refused(writable: Path, name: str
     path = writable / name
     whole = path.read_bytes()
     original = load_portable(writable, CPU, FP32)
-    # a file of megabytes costs a digest a place; of the file of digests, every place counts
+    # every byte of the small source.json, and a sample of the large files, since each position costs a digest
     places = range(len(whole)) if name == SOURCE else range(0, len(whole), max(1, len(whole) // 7))
     for place in places:
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
@@ -246,7 +246,7 @@ def test_one_flipped_bit_anywhere_in_a_file_is_refused(writable: Path, name: str
 
 
 def refused_or_of_another_spec(folder: Path, original: ClipEncoder, place: int) -> None:
-    """Damage of the file of digests is named, or shows in the spec, which the bundle then refuses."""
+    """Damage of source.json is reported, or changes the spec, which the bundle then rejects."""
     try:
         found = portable._checked(folder)
     except EncoderUnavailable:

@@ -1,4 +1,4 @@
-"""Counting, cutting and chunking texts with the tokenizer that CLIP's models share."""
+"""Counting, truncating and chunking texts with CLIP's tokenizer."""
 
 import open_clip
 import pytest

@@ -1,6 +1,6 @@
-"""The quick towers against open_clip's own encode_image and encode_text, on models of full width and random weights.
+"""The towers against open_clip's encode methods, on models of full width with random weights.
 
-Their transformers have two blocks, since whole ones would take gigabytes; `make bench-embed` compares a whole ViT-B-32.
+Their transformers have two blocks, since full ones would take gigabytes; `make bench-embed` compares a full ViT-B-32.
 """
 
 import gc
@@ -18,18 +18,18 @@ from embed.clip.hardware import has_products
 from embed.clip.towers import _StockTower, image_tower, text_tower
 from embed.clip.weights import EncoderUnavailable
 
-# A plain transformer, the large one, one that has QuickGELU, one with attention pooling and no causal mask, a
-# convolutional one, and one with encoders of its own.
+# A plain transformer, a large one, one with QuickGELU, one with attention pooling and no causal mask, a convolutional
+# one, and one with its own encode methods.
 MODELS = ["ViT-B-32", "ViT-L-14", "ViT-B-32-quickgelu", "ViT-B-16-SigLIP", "RN50", "coca_ViT-B-32"]
 BOTH = {"image", "text"}
 QUICK = {"ViT-B-32": BOTH, "ViT-L-14": BOTH, "ViT-B-32-quickgelu": BOTH, "RN50": {"text"}}
 FP32, BF16 = torch.float32, torch.bfloat16
-# Elsewhere products are made in float32, of weights that are rounded.
+# Otherwise products of the rounded weights are computed in float32.
 NATIVE = has_products("bf16", torch.device("cpu"))
 
 
 class Reference:
-    """A model's name, some pictures and texts of different length, and what open_clip makes of them in float32."""
+    """A model's name, pictures and texts of different length, and open_clip's float32 vectors of them."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -45,7 +45,7 @@ class Reference:
             self.expected = (clip.encode_image(pixels), clip.encode_text(tokens))
 
     def model(self, precision: str = "fp32") -> nn.Module:
-        """Made anew, with the same random weights; whoever kept two of them at a time would take gigabytes."""
+        """A new model with the same random weights; keeping two at a time would take gigabytes."""
         torch.manual_seed(0)
         parts = {name: part for name, part in open_clip.get_model_config(self.name).items() if name.endswith("_cfg")}
         for part in parts.values():
@@ -61,19 +61,19 @@ def both_towers(clip: nn.Module, dtype: torch.dtype) -> tuple[nn.Module, nn.Modu
 
 @pytest.fixture(scope="module", params=MODELS)
 def reference(request: pytest.FixtureRequest) -> Iterator[Reference]:
-    logging.disable(logging.WARNING)  # that the weights are random is what is wanted here
+    logging.disable(logging.WARNING)  # open_clip warns that the weights are random
     yield Reference(request.param)
     logging.disable(logging.NOTSET)
     gc.collect()
 
 
 def angle(one: Tensor, other: Tensor) -> float:
-    """The largest 1 - cosine of two vectors of a row."""
+    """The largest 1 - cosine between corresponding rows."""
     return float((1 - F.cosine_similarity(one.double(), other.double())).max())
 
 
 def difference(one: Tensor, other: Tensor) -> float:
-    """The largest difference of two vectors of a row, both of length 1."""
+    """The largest difference between corresponding rows, both normalised."""
     return float((F.normalize(one) - F.normalize(other)).abs().max())
 
 
@@ -93,7 +93,7 @@ def test_float32_is_open_clips_own_and_neither_batch_nor_threads_change_a_vector
 
 @torch.inference_mode()
 def test_bfloat16_is_near_and_no_vector_depends_on_its_batch(reference: Reference) -> None:
-    if reference.name.startswith("coca") and NATIVE:  # so the encoder takes float32 on every machine
+    if reference.name.startswith("coca") and NATIVE:  # the encoder therefore uses float32 for CoCa on every machine
         with pytest.raises(RuntimeError, match="dtype"):
             both_towers(reference.model("bf16"), BF16)[0](reference.batches[0])
         return
@@ -115,7 +115,7 @@ def test_pooled_features_are_what_the_projection_takes(reference: Reference) -> 
     (pixels, tokens), (image, text) = reference.batches, reference.expected
     clip = reference.model()
     visual = clip.visual
-    if reference.name in ("RN50", "ViT-B-16-SigLIP"):  # their pooling ends in the joint space
+    if reference.name in ("RN50", "ViT-B-16-SigLIP"):  # their pooling includes the projection
         with pytest.raises(EncoderUnavailable, match="has no projection to leave out"):
             image_tower(clip, "pooled", FP32)
     else:

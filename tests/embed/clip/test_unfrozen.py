@@ -1,4 +1,4 @@
-"""A tower divided at its first block that learns is the tower, and what changed is what a delta holds."""
+"""Fine-tuning models: a split tower equals the original, and the delta holds the changed weights."""
 
 import logging
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ TEXTS = ("", "a few words", LONG)
 
 @pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:
-    logging.disable(logging.WARNING)  # that some weights are random is what is wanted here
+    logging.disable(logging.WARNING)  # open_clip warns that some weights are random
     yield
     logging.disable(logging.NOTSET)
 
@@ -56,7 +56,7 @@ def expected(encoder: ClipEncoder) -> tuple[Tensor, Tensor]:
 
 
 def step(encoder: UnfrozenEncoder) -> None:
-    """Move every weight that learns."""
+    """One optimizer step on every trainable weight."""
     sum(part.square().mean() for part in features(encoder)).backward()
     torch.optim.SGD([*encoder.weights.values()], lr=0.1).step()
     for weight in encoder.weights.values():
@@ -90,7 +90,7 @@ def test_what_learnt_serves_as_a_delta(unfreezing: Unfreezing, options: dict[str
     encoder = unfrozen(unfreezing, **options)
     assert not encoder.delta()
     step(encoder)
-    step(encoder)  # a low-rank change begins with a B of zeros, and so with an A that does not move
+    step(encoder)  # with B initially zero, the first step does not change A
     write_delta(tmp_path / DELTA, encoder.delta())
     served = load_encoder(ENCODER, "", CPU, EncoderOptions(precision="fp32", **options), tmp_path / DELTA)
     before, after = expected(frozen(**options)), expected(served)
@@ -145,7 +145,7 @@ def test_the_seed_draws_the_low_rank_changes() -> None:
 
 
 class Whole:
-    """A model without a tokenizer, as an encoder would hold it."""
+    """A model with an encoder that has no tokenizer."""
 
     def __init__(self, name: str) -> None:
         torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Filling a store in batches: the GPU's way with fakes, since no test needs a GPU."""
+"""Filling a store in batches; the GPU path runs with fakes, since no test needs a GPU."""
 
 import threading
 from collections.abc import Sequence
@@ -102,11 +102,11 @@ def test_cores_take_whole_batches_each_in_one_thread_of_its_own(store: VectorSto
     assert torch.get_num_threads() == before
 
 
-# the GPU's work is fetched a batch later
+# GPU results are fetched one batch later
 @pytest.mark.parametrize(("device", "whole"), [(CPU, 2), (CUDA, 1)])
 def test_an_error_of_the_encoder_keeps_what_is_encoded(store: VectorStore, device: torch.device, whole: int) -> None:
     def encode(tensors: Sequence[Tensor]) -> Tensor:
-        # of the third batch, by what is in it: threads take batches in no fixed order
+        # the third batch, recognised by its content: threads take batches in no fixed order
         if any(tensor[0] == 1100 for tensor in tensors):
             raise RuntimeError("broken")
         return torch.stack(list(tensors))
