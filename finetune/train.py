@@ -1,4 +1,4 @@
-"""Train the last encoder blocks and the heads together, at several small learning rates; validation selects rate and epoch.
+"""Train the last encoder blocks and the heads together, at several small learning rates.
 
 Linear probing, then fine-tuning: Kumar et al., "Fine-Tuning can Distort Pretrained Features and Underperform
 Out-of-Distribution" (2022). Works on rows, weights and a checkpoint; independent of CLIP and of bundles.

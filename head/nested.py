@@ -1,4 +1,4 @@
-"""Nested cross-validation: an unbiased estimate of the tuning procedure, for data without a test split or with a small one.
+"""Nested cross-validation: an unbiased estimate of the tuning procedure, for small or missing test splits.
 
 The whole procedure, search included, runs on all outer folds but one and is evaluated on that one, each in turn (Varma and
 Simon, "Bias in error estimation when using cross-validation for model selection", 2006).

@@ -1,4 +1,4 @@
-"""`python -m api export`: a bundle that can be served without a network, with the encoder and without content of memes.
+"""`python -m api export`: a bundle with its encoder, to be served without a network.
 
 config.json, head.safetensors, metrics.json    without paths of this machine
 encoder_delta.safetensors    weight changes of a fine-tuned encoder (see `embed.clip.delta`)

@@ -1,4 +1,4 @@
-"""`python -m api predict-folder SOURCE [--out FILE.csv]`: a CSV row with the prediction for each meme of a folder or table.
+"""`python -m api predict-folder SOURCE`: a CSV row with the prediction for each meme.
 
 A folder is read with its subfolders, sorted by name, without hidden files and linked folders. A table (.csv, .jsonl)
 names its pictures as for `make embed` and needs no labels and texts; in a folder with MultiOFF's layout the tables are

@@ -1,4 +1,4 @@
-"""The classifier as one torch module, from pixels and tokens to the probability of `offensive`, loaded from a bundle.
+"""The classifier of a bundle as one torch module: pixels and tokens to the probability of `offensive`.
 
     classifier = MemeClassifier.from_bundle(Path("artifacts/bundles/latest"), torch.device("cpu"))
     pixels, tokens = classifier.prepare_image(image_bytes), classifier.prepare_text("the text on it")

@@ -1,4 +1,7 @@
-"""Log of evaluations on a data set's test split: a line per bundle, since repeated evaluation invites selection on test."""
+"""Log of evaluations on a data set's test split, a line per bundle.
+
+Repeated evaluation invites selection on test.
+"""
 
 import json
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""The contents of a bundle's config.json and predictions.json, from calibrated methods; for tuning and for fine-tuning."""
+"""The contents of a bundle's config.json and predictions.json, from calibrated methods."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
