@@ -101,9 +101,9 @@ def test_an_images_packages_are_pinned_and_named_once(image: str) -> None:
         ("serve", "api.__main__,api.server,rapidocr,onnxruntime"),
         (
             "batch",
-            "embed.__main__,head.__main__,finetune.__main__,report.__main__,cache.__main__,api.__main__,psycopg,pyarrow.parquet",
+            "embed.__main__,head.__main__,finetune.__main__,report.__main__,cache.__main__,api.__main__,psycopg,pyarrow.parquet,"
+            "embed.pictures.remote,embed.data.parquet_rows",
         ),
-        ("batch", "embed.pictures.remote,embed.data.parquet_rows"),
     ],
 )
 def test_what_an_image_runs_imports_nothing_that_it_lacks(image: str, commands: str) -> None:

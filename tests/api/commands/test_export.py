@@ -126,7 +126,7 @@ def make(
 def tune(bundle: Path, asked: EmbedSettings) -> frozenset[str]:
     """Write a bundle of heads with random weights; returns the ids of its training memes."""
     index = read_index(asked.index)
-    memes = load_tuning(index, asked.vectors, False, 0)
+    memes = load_tuning(index, asked.layout.vectors, False, 0)
     ensemble = fitted(as_features(memes.image, memes.text))
     logits = ensemble.score(memes)
     slope = float(2 / logits.std())

@@ -100,7 +100,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     )
     embed_dataset(settings, say=print)
     index = read_index(settings.index)
-    store = VectorStore(settings.vectors, index.spec)
+    store = VectorStore(settings.layout.vectors, index.spec)
     features = as_features(store.read("image", index.image_keys), store.read("text", index.text_keys))
     ensemble = fitted(features)
     logits = ensemble.score(features)

@@ -152,9 +152,9 @@ def test_the_same_seed_searches_alike(config, tmp_path):
 
 
 def test_one_worker_and_two_find_the_same_study(config):
-    alone, again = (found_by(replace(config, study=name, trials=10)) for name in ("alone", "again"))
-    assert alone == again and len(alone) == 10
-    assert found_by(replace(config, study="two", trials=10), jobs=2) == alone
+    alone, again = (found_by(replace(config, study=name, trials=6)) for name in ("alone", "again"))
+    assert alone == again and len(alone) == 6
+    assert found_by(replace(config, study="two", trials=6), jobs=2) == alone
 
 
 @pytest.mark.parametrize("at", [1, 3, 6])
@@ -469,7 +469,7 @@ _NARROW_TUNE = "import sys; from head import __main__; from head.search import s
 
 def test_two_machines_tune_one_study_at_once(server, tmp_path):
     storage = postgresql.new_database(server, "shared")
-    total, processes = 16, []
+    total, processes = 8, []
     for name in ("a", "b"):
         artifacts = tmp_path / name
         write_features(artifacts, planted_features(60))
