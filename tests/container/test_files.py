@@ -101,8 +101,8 @@ def test_an_images_packages_are_pinned_and_named_once(image: str) -> None:
         ("serve", "api.__main__,api.server,rapidocr,onnxruntime"),
         (
             "batch",
-            "embed.__main__,head.__main__,finetune.__main__,report.__main__,cache.__main__,api.__main__,psycopg,pyarrow.parquet,"
-            "embed.pictures.remote,embed.data.parquet_rows",
+            "embed.__main__,head.__main__,finetune.__main__,report.__main__,cache.__main__,api.__main__,psycopg,"
+            + "pyarrow.parquet,embed.pictures.remote,embed.data.parquet_rows",
         ),
     ],
 )
