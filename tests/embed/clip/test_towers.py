@@ -3,6 +3,7 @@
 Their transformers have two blocks, since full ones would take gigabytes; `make bench-embed` compares a full ViT-B-32.
 """
 
+import copy
 import gc
 import logging
 from collections.abc import Iterator
@@ -33,7 +34,7 @@ class Reference:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        clip = self.model()
+        self._clip = clip = self._made("fp32")
         size, text = clip.visual.image_size, getattr(clip, "text", clip)
         pixels = torch.randn(2, 3, *((size, size) if isinstance(size, int) else size))
         tokens = torch.zeros(3, text.context_length, dtype=torch.long)
@@ -45,7 +46,10 @@ class Reference:
             self.expected = (clip.encode_image(pixels), clip.encode_text(tokens))
 
     def model(self, precision: str = "fp32") -> nn.Module:
-        """A new model with the same random weights; keeping two at a time would take gigabytes."""
+        """A model of its own with the same random weights."""
+        return copy.deepcopy(self._clip) if precision == "fp32" else self._made(precision)
+
+    def _made(self, precision: str) -> nn.Module:
         torch.manual_seed(0)
         parts = {name: part for name, part in open_clip.get_model_config(self.name).items() if name.endswith("_cfg")}
         for part in parts.values():
