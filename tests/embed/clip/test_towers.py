@@ -1,6 +1,6 @@
 """The towers against open_clip's encode methods, on models of full width with random weights.
 
-Their transformers have two blocks, since full ones would take gigabytes; `make bench-embed` compares a full ViT-B-32.
+Their transformers have two blocks and 1,000 words, since full ones would take gigabytes; `make bench-embed` compares a full ViT-B-32.
 """
 
 import copy
@@ -55,6 +55,8 @@ class Reference:
         for part in parts.values():
             if isinstance(part.get("layers"), int):
                 part["layers"] = 2
+            if "vocab_size" in part:
+                part["vocab_size"] = 1000
         clip = open_clip.create_model(self.name, load_weights=False, precision=precision, **parts)
         return clip.eval().requires_grad_(False)
 
