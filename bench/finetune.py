@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from bench.machine import describe, print_json, say
 from bench.weights import MODEL, weights_file
 from cache import DatasetIndex, content_key, text_key
-from embed.clip.options import EncoderOptions
+from embed.clip.options import EncoderOptions, EncoderRequest
 from embed.clip.unfrozen import Unfreezing, load_unfrozen
 from embed.data.dataset import read_dataset
 from finetune.activations import ActivationCache, Limits
@@ -116,7 +116,7 @@ def _ours(
     model: str, weights: Path, blocks: int, index: DatasetIndex, root: Path, room: int
 ) -> tuple[Vectors, list[nn.Parameter]]:
     options = EncoderOptions(precision="fp32")
-    encoder = load_unfrozen(model, str(weights), torch.device("cpu"), options, Unfreezing(blocks))
+    encoder = load_unfrozen(EncoderRequest(model, str(weights), options), torch.device("cpu"), Unfreezing(blocks))
     kept = Path(tempfile.mkdtemp(dir=weights.parent))
     cache = ActivationCache(encoder, index, root, kept, Limits(room, disk=0))
     return cache.features, [*encoder.weights.values()]

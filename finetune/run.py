@@ -17,7 +17,7 @@ import torch
 from cache import require_same_spec
 from embed.clip.delta import DELTA
 from embed.clip.hardware import choose_device
-from embed.clip.options import EncoderOptions
+from embed.clip.options import EncoderOptions, EncoderRequest
 from embed.clip.unfrozen import SIDES, Unfreezing, UnfrozenEncoder, load_unfrozen
 from finetune.activations import ActivationCache
 from finetune.checkpoint import Checkpoint
@@ -156,7 +156,9 @@ def _read_towers(unfreezing: Unfreezing, ensemble: HeadEnsemble) -> Unfreezing:
 
 def _load_encoder(start: Start, unfreezing: Unfreezing, device: str, seed: int) -> UnfrozenEncoder:
     spec = start.config["spec"]
-    encoder = load_unfrozen(*encoder_of(start), choose_device(device), EncoderOptions.of_spec(spec), unfreezing, seed)
+    encoder = load_unfrozen(
+        EncoderRequest(*encoder_of(start), EncoderOptions.of_spec(spec)), choose_device(device), unfreezing, seed
+    )
     require_same_spec(spec, encoder.encoder.spec, f"the bundle {start.config['name']} and the encoder that was loaded")
     return encoder
 

@@ -19,7 +19,7 @@ from torch.nn.utils import parametrize
 from embed.clip.delta import LORA_A, LORA_B, weight_of
 from embed.clip.encoder import ClipEncoder, load_clip, load_encoder
 from embed.clip.hardware import has_products
-from embed.clip.options import EncoderOptions
+from embed.clip.options import EncoderRequest
 from embed.clip.preprocessor import height_and_width
 from embed.clip.towers import Tower, stock_encoders
 from embed.clip.weights import EncoderUnavailable, find_weights
@@ -114,10 +114,11 @@ class UnfrozenEncoder:
 
 
 def load_unfrozen(
-    model: str, pretrained: str, device: torch.device, options: EncoderOptions, unfreezing: Unfreezing, seed: int = 0
+    request: EncoderRequest, device: torch.device, unfreezing: Unfreezing, seed: int = 0
 ) -> UnfrozenEncoder:
     """Load as `load_encoder` does, with trainable weights; seed: of the LoRA factors. Raises EncoderUnavailable."""
-    encoder = load_encoder(model, pretrained, device, options)
+    model, pretrained = request.model, request.pretrained
+    encoder = load_encoder(model, pretrained, device, request.options)
     # drop the inference towers, which are as large as the model
     encoder = replace(encoder, image_tower=Tower(), text_tower=Tower())
     clip, _ = load_clip(model, pretrained, device, "fp32", *find_weights(model, pretrained))

@@ -9,7 +9,7 @@ import torch
 from fakes import picture
 
 from cache import DatasetIndex, content_key, text_key
-from embed.clip.options import EncoderOptions
+from embed.clip.options import EncoderOptions, EncoderRequest
 from embed.clip.unfrozen import Unfreezing, UnfrozenEncoder, load_unfrozen
 from finetune import activations
 from finetune.activations import ActivationCache, ChangedPicture, Limits
@@ -22,7 +22,7 @@ IMAGE_BYTES, TEXT_BYTES = 37 * 96 * 4, 77 * 64 * 4
 @cache
 def encoder() -> UnfrozenEncoder:
     options = EncoderOptions(precision="fp32")
-    return load_unfrozen("local-dir:demo/encoder", "", torch.device("cpu"), options, Unfreezing(1))
+    return load_unfrozen(EncoderRequest("local-dir:demo/encoder", "", options), torch.device("cpu"), Unfreezing(1))
 
 
 @pytest.fixture

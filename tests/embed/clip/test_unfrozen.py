@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from embed.clip.delta import DELTA, write_delta
 from embed.clip.encoder import ClipEncoder, load_encoder
-from embed.clip.options import EncoderOptions
+from embed.clip.options import EncoderOptions, EncoderRequest
 from embed.clip.towers import Tower
 from embed.clip.unfrozen import SIDES, Unfreezing, UnfrozenEncoder, load_unfrozen
 from embed.clip.weights import EncoderUnavailable
@@ -33,7 +33,9 @@ def quiet() -> Iterator[None]:
 
 
 def unfrozen(unfreezing: Unfreezing, seed: int = 0, **options: str) -> UnfrozenEncoder:
-    return load_unfrozen(ENCODER, "", CPU, EncoderOptions(precision="fp32", **options), unfreezing, seed)
+    return load_unfrozen(
+        EncoderRequest(ENCODER, "", EncoderOptions(precision="fp32", **options)), CPU, unfreezing, seed
+    )
 
 
 @cache
