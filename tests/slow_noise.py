@@ -18,7 +18,7 @@ from head.bundle.evaluation import describe
 from head.data.features import fingerprint, load_tuning
 from head.data.folds import Protocol
 from head.fitting import ENSEMBLE
-from head.judge.metrics import read_figure
+from head.judge.metrics import read_estimate
 from head.judge.threshold import Aim
 from head.judge.verdict import verdict
 from head.pipeline import TuneConfig, tune
@@ -57,10 +57,11 @@ def judged(folder: Path, seed: int):
         "methods": {name: {"threshold": one.threshold, "settings": {}} for name, one in tuned.methods.items()},
         "seed": seed,
         "shipped": ENSEMBLE,
+        "reference": tuned.reference,
         "review": None,
         "protocol": {"name": "kfold"},
     }
     probability = {name: one.probability(test) for name, one in tuned.methods.items()}
     metrics = describe("test", test, probability, bundle, np.zeros(len(test), bool))
-    figure = read_figure(metrics["methods"][ENSEMBLE]["figures"]["auroc"])
+    figure = read_estimate(metrics["methods"][ENSEMBLE]["figures"]["auroc"])
     return figure.estimate, verdict(bundle, metrics)
