@@ -163,8 +163,8 @@ def _embed_dataset(
             raise DatasetError(f"{settings.data}: {len(memes)} memes, expected {len(splits)}; run `make embed` again")
         memes = [replace(meme, split=split) for meme, split in zip(memes, splits, strict=True)]
     wanted = _Wanted.of(memes, hashed, settings.retry_failed)
-    store = _open_store(settings, engine, wanted)
-    busy = any(wanted.missing(store).values()) or store.damaged
+    store, lacking = _open_store(settings, engine, wanted)
+    busy = lacking or store.damaged
     with store.locked(lambda: say("another job is filling this cache; waiting for it")) if busy else nullcontext():
         _report_damage(store, say)
         work, transient_failures = _fill(store, engine, root, wanted)
@@ -237,8 +237,8 @@ def _hints(settings: EmbedSettings) -> dict[str, tuple[str, str]]:
     return previous.hints if previous is not None and previous.source.get("images", "") == settings.images else {}
 
 
-def _open_store(settings: EmbedSettings, engine: Engine, wanted: _Wanted) -> VectorStore:
-    """The store of the encoder's spec.
+def _open_store(settings: EmbedSettings, engine: Engine, wanted: _Wanted) -> tuple[VectorStore, bool]:
+    """The store of the encoder's spec, and whether it lacks a vector.
 
     The spec remembered from an earlier run is used while no vector is missing; else the encoder is loaded for its spec.
     """
@@ -251,9 +251,11 @@ def _open_store(settings: EmbedSettings, engine: Engine, wanted: _Wanted) -> Vec
 
     recalled = recall_spec(layout.encoders, settings.encoder)
     store = VectorStore(layout.vectors, recalled or load())
-    if recalled and any(wanted.missing(store).values()) and (spec := load()) != recalled:
-        return VectorStore(layout.vectors, spec)
-    return store
+    lacking = any(wanted.missing(store).values())
+    if recalled and lacking and (spec := load()) != recalled:
+        store = VectorStore(layout.vectors, spec)
+        lacking = any(wanted.missing(store).values())
+    return store, lacking
 
 
 def _report_damage(store: VectorStore, say: Callable[[str], None]) -> None:

@@ -9,8 +9,8 @@ from head.bundle.format import UnusableBundle, load_bundle, read_part, read_pred
 
 @dataclass(frozen=True)
 class JudgedBundle:
-    """The values of config.json, metrics.json, predictions.json and gallery.json; nested: those of a nested cross-validation
-    of the same memes; readings: evaluations on the test split so far."""
+    """The values of config.json, metrics.json and predictions.json; what the page shows besides: gallery: the values of
+    gallery.json; nested: those of a nested cross-validation of the same memes; readings: evaluations on the test split so far."""
 
     config: dict[str, Any]
     metrics: dict[str, Any]
@@ -26,4 +26,4 @@ def read_judged(folder: Path) -> JudgedBundle:
     metrics = read_part(folder, "metrics.json")
     if metrics is None:
         raise UnusableBundle(f"{folder / 'metrics.json'}: missing; run `python -m report {folder}` first")
-    return JudgedBundle(config, metrics, read_predictions(folder), read_part(folder, "gallery.json"))
+    return JudgedBundle(config, metrics, read_predictions(folder))

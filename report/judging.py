@@ -32,7 +32,7 @@ def judge(
     `head.bundle.evaluation.evaluate_bundle` raises.
     """
     evaluate_bundle(bundle, artifacts, say)
-    judged = read_judged(bundle)
+    judged = replace(read_judged(bundle), gallery=read_part(bundle, "gallery.json"))
     with damage_named(bundle):
         judged = replace(
             judged, nested=_nested(judged.config, artifacts), readings=read_readings(artifacts, judged.config)
