@@ -2,6 +2,7 @@
 
     vectors/<spec id>/       one store per feature spec; encoders.json beside them
     datasets/*.h5            one index per data set and encoder
+    datasets/*.choices.json  what the user said about a data set, see `embed.data.choices`
     splits/*.h5              content-based parts of a data set, see `cache.index.parts`
     readings/                OCR results
     audit/*.html             pages of `python -m embed audit`
@@ -85,6 +86,10 @@ class Layout:
     def named_index(self, name: str) -> Path:
         """The index of this name."""
         return self.datasets / f"{name}.h5"
+
+    def choices(self, data: str) -> Path:
+        """What the user said about a data set beyond its folder."""
+        return self.datasets / f"{data_name(data)}.choices.json"
 
     def splits(self, data: str) -> Path:
         """The parts of a data set, shared by all encoders."""

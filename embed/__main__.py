@@ -19,6 +19,7 @@ from typing import Any
 
 from cache import FEATURES, LONG_TEXTS, refuse, spec_id
 from embed.clip.options import DEVICES, PRECISIONS, EncoderOptions
+from embed.data.choices import add_choices
 from embed.engines.local import ENGINES
 from embed.job import EmbedSettings, Summary, embed_dataset
 from embed.ocr.readings import Reading
@@ -58,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m embed", description="Embed a folder of memes with CLIP, once.")
     parser.add_argument("--data", default="demo/memes", help="folder of memes, or one table (default: %(default)s)")
-    parser.add_argument("--images", default="", help="folder or URL of the pictures, such as s3://bucket/memes")
+    add_choices(parser)
     parser.add_argument("--model", default="local-dir:demo/encoder", help="open_clip model (default: %(default)s)")
     parser.add_argument("--pretrained", default="", help="open_clip tag of the weights, or a local checkpoint file")
     parser.add_argument("--artifacts", type=Path, default=Path("artifacts"), help="where results go")

@@ -21,8 +21,10 @@ from embed.base.errors import DatasetError
 from embed.clip.options import EncoderOptions, EncoderRequest
 from embed.clip.prompts import PROMPTS
 from embed.clip.recall import recall_spec, remember_spec
+from embed.data.choices import CHOICES, Choices, remember, remembered
 from embed.data.dataset import Meme, read_dataset
 from embed.data.parts import assign_parts
+from embed.data.understood import Understood
 from embed.engines.local import ENGINES, Engine, LocalEngine
 from embed.ocr.readings import Reading, fill_texts
 from embed.pictures.hash_log import HashLog
@@ -44,8 +46,8 @@ class NothingReadable(ValueError):
 class EmbedSettings:
     """Settings of a run.
 
-    data: a folder or a table; images: folder or URL of the pictures, "" for the data folder; model, pretrained:
-    open_clip's names; device: one of `embed.clip.options.DEVICES`; retry_failed: retry pictures that an earlier run
+    data: a folder or a table; images, links, columns, label, positive: see `embed.data.choices.Choices`, None to take
+    what was given before; model, pretrained: open_clip's names; device: one of `embed.clip.options.DEVICES`; retry_failed: retry pictures that an earlier run
     could not decode; rehash: read every picture, also those with unchanged size and times; ocr: fill empty texts by
     OCR; delta: changes by fine-tuning, a file of `embed.clip.delta`; engine: one of `embed.engines.local.ENGINES`.
     """
@@ -61,7 +63,11 @@ class EmbedSettings:
     ocr: bool = False
     delta: Path | None = None
     engine: str = ENGINES[0]
-    images: str = ""
+    images: str | None = None
+    links: str | None = None
+    columns: str | None = None
+    label: str | None = None
+    positive: str | None = None
 
     @property
     def encoder(self) -> EncoderRequest:
@@ -127,8 +133,13 @@ def embed_dataset(
     Raises DatasetError, EncoderUnavailable, EngineUnavailable, NothingReadable, OcrUnavailable, SpecMismatch,
     StoreUnreached, TooLittleMemory and, when the disk is full, OSError; finished work is kept.
     """
+    given = {name: getattr(settings, name) for name in CHOICES}
+    choices, kept = remembered(settings.layout.choices(settings.data), given)
+    if kept:
+        say(f"as given before for {settings.data}: {', '.join(kept)}")
+    settings = replace(settings, **asdict(choices))
     with closing(_open_engine(settings, say)) as engine:
-        return _embed_dataset(settings, engine, say, dict(hints or {}), splits)
+        return _embed_dataset(settings, choices, engine, say, dict(hints or {}), splits)
 
 
 def _open_engine(settings: EmbedSettings, say: Callable[[str], None]) -> Engine:
@@ -145,14 +156,19 @@ def _open_engine(settings: EmbedSettings, say: Callable[[str], None]) -> Engine:
 
 def _embed_dataset(
     settings: EmbedSettings,
+    choices: Choices,
     engine: Engine,
     say: Callable[[str], None],
     hints: dict[str, tuple[str, str]],
     splits: Sequence[str] | None,
 ) -> Summary:
-    root, memes = read_dataset(Path(settings.data), settings.images)
+    understood = Understood()
+    root, memes = read_dataset(Path(settings.data), choices, understood)
+    for line in understood.lines():
+        say(line)
+    remember(settings.layout.choices(settings.data), choices)
     root = root.absolute()  # a worker may run in another folder
-    log = HashLog(settings.index, settings.images)
+    log = HashLog(settings.index, choices.images)
     known = {} if settings.rehash else hints | _hints(settings) | log.read()
     hashed = hash_pictures(root, [meme.image for meme in memes if not meme.problem], known, engine.map, log.add)
     reading = None
@@ -234,7 +250,7 @@ def _previous_index(index: Path) -> DatasetIndex | None:
 def _hints(settings: EmbedSettings) -> dict[str, tuple[str, str]]:
     """{image: (stamp, key)} of the previous run with the same data and picture folder."""
     previous = _previous_index(settings.index)
-    return previous.hints if previous is not None and previous.source.get("images", "") == settings.images else {}
+    return previous.hints if previous is not None and previous.source.get("images", "") == (settings.images or "") else {}
 
 
 def _open_store(settings: EmbedSettings, engine: Engine, wanted: _Wanted) -> tuple[VectorStore, bool]:
@@ -336,11 +352,12 @@ def _index(
         spec=store.spec,
         source={
             "data": settings.data,
-            "images": settings.images,
+            **{name: getattr(settings, name) or "" for name in CHOICES},
             "model": settings.model,
             "pretrained": settings.pretrained,
             **asdict(settings.options),
         },
         groups=[meme.group for meme in memes],
+        agreements=[meme.agreement for meme in memes],
         prompts={label: list(texts) for label, texts in PROMPTS.items()},
     )

@@ -16,6 +16,7 @@ from torch import Tensor
 from cache import DatasetIndex, Layout, read_index
 from embed.clip.delta import DELTA, write_delta
 from embed.clip.options import EncoderOptions
+from embed.data.choices import CHOICES
 from embed.job import EmbedSettings, embed_dataset
 from finetune.start import Start, UnusableStart, encoder_of
 from head.bundle.evaluation import FINETUNED, FROZEN
@@ -51,7 +52,7 @@ def embed_finetuned(start: Start, delta: dict[str, Tensor], device: str, say: Ca
         EncoderOptions.of_spec(start.config["spec"]),
         ocr=bool(start.index.source.get("ocr")),
         delta=start.work / DELTA,
-        images=start.index.source.get("images", ""),
+        **{name: start.index.source.get(name, "") for name in CHOICES},
     )
     # the pictures that are unchanged need not be hashed again
     embed_dataset(settings, say, start.index.hints, _splits(start))

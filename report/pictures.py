@@ -14,15 +14,15 @@ from embed.pictures.thumbnails import thumbnail
 _SIDE = 320
 
 
-def thumbnails(data: str, images: Iterable[str], place: str = "") -> dict[str, str]:
+def thumbnails(data: str, images: Iterable[str], place: str = "", links: str = "") -> dict[str, str]:
     """{image: data URI of a WebP}; pictures that are missing, outside of the folder or not readable are left out.
 
-    data: data folder or table of the embedding job; place: its IMAGES; images: paths inside either.
+    data: data folder or table of the embedding job; place, links: its IMAGES and LINKS; images: paths inside either.
     """
     if not data or not (place or Path(data).exists()):
         return {}
     try:
-        root, finder = open_pictures({"data": data, "images": place})
+        root, finder = open_pictures({"data": data, "images": place, "links": links})
     except ValueError:  # no such folder, a URL whose package is not installed
         return {}
     names = list(dict.fromkeys(images))

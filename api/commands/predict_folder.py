@@ -134,7 +134,7 @@ def _items(source: Path, say: Callable[[str], None]) -> list[_Item]:
 
 def _from_tables(root: Path, tables: Iterable[Path]) -> list[_Item]:
     finder = PictureFinder(root)
-    rows = (row for table in tables for row in read_table(table, required=("image",)))
+    rows = (row for table in tables for row in read_table(table))
     return [_item_of(row, root, finder) for row in rows]
 
 

@@ -46,6 +46,7 @@ class DatasetIndex:
     recognises unchanged pictures, "" where there is none.
     source: {"data", "model", "pretrained", ...} as the user gave them to the job.
     groups: target group of a meme as the data name it (see `group_name`), "" where unknown; () means "" for every row.
+    agreements: share of a meme's annotators who gave its label, 1 for a single label; () means 1 for every row.
     parts: 0 to `cache.index.parts.PARTS` - 1, derived from content, to carve out missing splits; -1 where the data have
     all splits, or a row has no picture; () means -2 for every row, as in an index older than parts.
     prompts: {"offensive" | "non-offensive": texts} for zero-shot classification, whose vectors are in the store under
@@ -69,10 +70,11 @@ class DatasetIndex:
     source: dict[str, str]
     groups: Sequence[str] = ()
     parts: Sequence[int] = ()
+    agreements: Sequence[float] = ()
     prompts: dict[str, list[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, usual in (("groups", ""), ("parts", _NO_PARTS)):
+        for name, usual in (("groups", ""), ("parts", _NO_PARTS), ("agreements", 1.0)):
             if not getattr(self, name):
                 object.__setattr__(self, name, [usual] * len(self.ids))
         lengths = {name: len(getattr(self, name)) for name in _COLUMNS}
@@ -101,7 +103,9 @@ _NUMBERS = {
     "text_tokens": np.int32,
     "text_cut": np.int8,
     "parts": np.int8,
+    "agreements": np.float32,
 }  # the other columns hold text
+_LATER = ("parts", "agreements")  # absent in older files
 
 
 def group_name(value: Any) -> str:
@@ -148,7 +152,7 @@ def read_index(path: Path) -> DatasetIndex:
                 raise UnusableIndex(f"{path}: format {file.attrs['format']}, expected {FORMAT}; run `make embed` again")
             held: dict[str, Any] = {name: json.loads(file.attrs[name]) for name in _DESCRIPTIONS}
             for name in _COLUMNS:
-                if name in file or name != "parts":
+                if name in file or name not in _LATER:
                     held[name] = _numbers(file, name) if name in _NUMBERS else _texts(file, name)
             return DatasetIndex(**held)
     except UnusableIndex:
@@ -169,7 +173,7 @@ def _fill(file: h5py.File, index: DatasetIndex) -> None:
             _put_texts(file, name, values)
 
 
-def _numbers(file: h5py.File, name: str) -> list[int]:
+def _numbers(file: h5py.File, name: str) -> list[Any]:
     return file[name][:].tolist()
 
 

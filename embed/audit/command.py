@@ -4,12 +4,14 @@
 
 Decodes every picture, counts every text's tokens and compares all pairs; prints the findings and writes an HTML page.
 It loads only the tokenizer, not the model, and does not use the cache.
-Exit 0: done, with or without findings; 2: unreadable data, reported in one sentence; 130: interrupted.
+Exit 0: done, with or without findings; 1: nothing in the data can be used; 2: unreadable data, reported in one sentence;
+130: interrupted.
 """
 
 import argparse
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +25,7 @@ from embed.audit.findings import (
     LABELS,
     Finding,
     Group,
+    OddRow,
     PictureCheck,
     class_balance,
     duplicate_findings,
@@ -30,16 +33,20 @@ from embed.audit.findings import (
     text_lengths,
 )
 from embed.audit.page import write_page
-from embed.base.errors import DatasetError, RowError
+from embed.base.errors import DatasetError, RowError, first_line
 from embed.base.threads import run_ahead
-from embed.data.dataset import Meme, scan_dataset
+from embed.data.choices import CHOICES, Choices, add_choices, remember, remembered
+from embed.data.dataset import Meme, check_usable, scan_dataset
 from embed.data.near_duplicates import picture_hash
+from embed.data.understood import Understood
 from embed.pictures.decoding import UnreadableImage, decode_picture
 from embed.pictures.hashing import UnusableFile, read_picture
 
 # Rows of a finding, and memes of a group, on the screen; the page and --json list more.
 _LINES = 20
 _MEMBERS = 4
+# Rows with the same reason that are listed one by one.
+_ALIKE = 5
 # Characters of a name and of a line on the screen: names have no length limit.
 _NAME, _WIDTH = 60, 300
 # Pictures in the queue of the decoding threads.
@@ -48,7 +55,10 @@ _AHEAD = 256
 
 @dataclass(frozen=True)
 class Audit:
-    """Results of an audit. balance: {split: {label: rows}}; lengths: see `embed.audit.findings.text_lengths`."""
+    """Results of an audit.
+
+    balance: {split: {label: rows}}; lengths: see `embed.audit.findings.text_lengths`; useless: why nothing can be used.
+    """
 
     data: str
     root: Path
@@ -56,6 +66,8 @@ class Audit:
     balance: dict[str, dict[str, int]]
     lengths: dict[str, Any]
     findings: list[Finding]
+    understood: Understood
+    useless: str = ""
 
 
 def main(arguments: list[str]) -> int:
@@ -64,7 +76,12 @@ def main(arguments: list[str]) -> int:
     page = Layout(options.artifacts).audit_page(options.data)
     limit_threads()
     try:
-        audit = _audit(options.data, options.images, options.model)
+        file = Layout(options.artifacts).choices(options.data)
+        choices, kept = remembered(file, {name: getattr(options, name) for name in CHOICES})
+        if kept:
+            print(f"as given before for {options.data}: {', '.join(kept)}", file=sys.stderr)
+        audit = _audit(options.data, choices, options.model)
+        remember(file, choices)
         write_page(page, Path(audit.data).resolve().name, audit.root, _heading(audit), audit.findings)
     except KeyboardInterrupt:
         print("interrupted; nothing was written", file=sys.stderr)
@@ -75,13 +92,15 @@ def main(arguments: list[str]) -> int:
         print(json.dumps(_as_json(audit, page)))
     else:
         print("\n".join([*_heading(audit), *_table(audit.findings), f"\npage  {_printable(str(page))}"]))
-    return 0
+    if audit.useless:
+        print(f"error: {_printable(audit.useless)}", file=sys.stderr)
+    return int(bool(audit.useless))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m embed audit", description="Say what is odd about a data set.")
     parser.add_argument("data", metavar="DATA", help="folder of memes, or one table")
-    parser.add_argument("--images", default="", help="folder or URL of the pictures, such as s3://bucket/memes")
+    add_choices(parser)
     parser.add_argument("--artifacts", type=Path, default=Path("artifacts"), help="where the page goes")
     parser.add_argument(
         "--model", default="local-dir:demo/encoder", help="whose tokenizer counts the texts (default: %(default)s)"
@@ -90,8 +109,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _audit(data: str, images: str, model: str) -> Audit:
-    root, scanned = scan_dataset(Path(data), images)
+def _audit(data: str, choices: Choices, model: str) -> Audit:
+    understood = Understood()
+    root, scanned = scan_dataset(Path(data), choices, understood)
     rows = list(scanned)
     if not rows:
         raise DatasetError(f"{data}: its tables hold no rows")
@@ -101,7 +121,19 @@ def _audit(data: str, images: str, model: str) -> Audit:
     checks = check_pictures(root, [meme.image for meme in memes if not meme.problem])
     findings = row_findings(memes, row_errors, checks) + duplicate_findings(memes, checks)
     refused = len({row_error.where for row_error in row_errors})
-    return Audit(data, root, len(memes) + refused, class_balance(memes), lengths, findings)
+    useless = _useless(data, memes, checks, understood)
+    return Audit(data, root, len(memes) + refused, class_balance(memes), lengths, findings, understood, useless)
+
+
+def _useless(data: str, memes: list[Meme], checks: dict[str, PictureCheck], understood: Understood) -> str:
+    """Why none of the memes can be used, "" if one can."""
+    if not any(not meme.problem and not checks[meme.image].problem for meme in memes):
+        return f"{data}: none of its memes can be used; see the findings"
+    try:
+        check_usable(Path(data), understood)
+    except DatasetError as error:
+        return str(error)
+    return ""
 
 
 def check_pictures(root: Path, images: Iterable[str]) -> dict[str, PictureCheck]:
@@ -115,9 +147,11 @@ def _check(path: Path) -> PictureCheck:
     try:
         data = read_picture(path)
         picture = decode_picture(data)
+        return PictureCheck(content_key(data), hash=picture_hash(picture), clipped=_is_clipped(picture))
     except (UnusableFile, UnreadableImage) as error:
         return PictureCheck(problem=str(error))
-    return PictureCheck(content_key(data), hash=picture_hash(picture), clipped=_is_clipped(picture))
+    except (ValueError, OSError) as error:  # Pillow, for a picture that it cannot convert
+        return PictureCheck(problem=f"the picture cannot be converted ({first_line(error)})")
 
 
 def _is_clipped(picture: Image.Image) -> bool:
@@ -146,6 +180,7 @@ def _heading(audit: Audit) -> list[str]:
     tokens = f"median {lengths['median_tokens']:g} tokens, longest {lengths['max_tokens']}"
     return [
         f"data        {_printable(audit.data)}: {audit.rows} rows",
+        *(_printable(line) for line in audit.understood.lines() if not line.startswith("splits")),
         *(f"{split:<11} {', '.join(_counts(labels))}" for split, labels in audit.balance.items()),
         f"texts       {lengths['texts']} distinct, {tokens}; {cut}",
     ]
@@ -162,8 +197,21 @@ def _table(findings: list[Finding]) -> list[str]:
     for finding in findings:
         if len(finding):
             lines += ["", f"{finding.title}: {len(finding)} ({finding.advice})"]
-            lines += _first(finding.rows, _row_line) + _first(finding.groups, _group_line)
+            lines += _row_lines(finding.rows) + _first(finding.groups, _group_line)
     return lines
+
+
+def _row_lines(rows: list[OddRow]) -> list[str]:
+    """The rows; those with one reason are told together where there are more than a few."""
+    by_reason = Counter(row.reason for row in rows)
+    alone = [row for row in rows if by_reason[row.reason] <= _ALIKE]
+    first = {row.reason: row for row in reversed(rows)}
+    told = [
+        f"  {_printable(f'{count} rows: {reason}; first {_name(first[reason])}')}"
+        for reason, count in by_reason.most_common(_LINES)
+        if count > _ALIKE
+    ]
+    return told + _first(alone, _row_line)
 
 
 def _group_counts(finding: Finding) -> str:
@@ -180,8 +228,12 @@ def _first(items: list[Any], line: Callable[[Any], str]) -> list[str]:
     return [f"  {_printable(line(item))}" for item in items[:_LINES]] + more
 
 
-def _row_line(row: Any) -> str:
-    return f"{row.id} ({row.where}): {row.reason}" if row.id else f"{row.where}: {row.reason}"
+def _row_line(row: OddRow) -> str:
+    return f"{_name(row)}: {row.reason}"
+
+
+def _name(row: OddRow) -> str:
+    return f"{row.id} ({row.where})" if row.id else row.where
 
 
 def _group_line(group: Group) -> str:

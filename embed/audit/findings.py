@@ -13,7 +13,8 @@ import numpy as np
 
 from cache import text_key
 from embed.base.errors import RowError
-from embed.data.dataset import UNLABELLED, Meme
+from embed.data.dataset import Meme
+from embed.data.labels import UNLABELLED
 from embed.data.near_duplicates import differing_bits, near_pictures, near_texts, shared_words, words
 
 LABELS = {1: "offensive", 0: "non-offensive", UNLABELLED: "unlabelled"}
@@ -105,6 +106,10 @@ def row_findings(
         Finding(
             "unlabelled", "rows without a label", "embedded, not trained on",
             _rows_with((meme, "no label") for meme in memes if meme.label == UNLABELLED),
+        ),
+        Finding(
+            "disagreement", "rows whose annotators disagree", "the majority counts; a tie is unlabelled",
+            _rows_with((meme, f"{meme.agreement:.0%} agree") for meme in memes if meme.agreement < 1),
         ),
         Finding(
             "empty_texts", "rows with an empty text", "embedded; only the picture has information",

@@ -1,40 +1,27 @@
-"""Read a folder of memes in one of the published layouts; map every published label spelling to 1 or 0.
+"""Read a data set into memes, whatever its layout: labels, splits, texts, and where each picture lies.
 
-It opens the tables, not the pictures.
-
-    MultiOFF        Split Dataset/{Training,Validation,Testing}_*.csv and Labelled Images/
-    Hateful Memes   train.jsonl, dev_seen.jsonl, test_seen.jsonl and img/
-    one table       any .csv or .parquet in the folder (or the file itself), with named columns, perhaps a `split`
-
-Pictures are in the folder of the tables, or in IMAGES: another folder or a URL.
+It opens the tables, not the pictures. `embed.data.layouts` has one file per published layout. Pictures are in the
+folder of the tables, or in IMAGES: another folder or a URL.
 """
 
 import itertools
-import re
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cache import SPLITS, group_name
+from cache import group_name
 from embed.base.errors import DatasetError, RowError
 from embed.base.text import clean_text, hide_secrets
-from embed.data.tables import Row, find_tables, read_table
+from embed.data.choices import Choices
+from embed.data.layouts.reading import Reading, split_in
+from embed.data.layouts.registry import LAYOUTS, PLAIN
+from embed.data.tables import Row, find_tables
+from embed.data.understood import Understood
+from embed.data.values import as_name, as_text, is_missing
 from embed.pictures.locate import Finder, open_pictures
 
-_LABELS = {
-    **dict.fromkeys(("offensive", "offensiv", "hateful", "true", "1", "1.0"), 1),
-    **dict.fromkeys(
-        ("nonoffensive", "nonoffensiv", "notoffensive", "nothateful", "nonhateful", "false", "0", "0.0"), 0
-    ),
-}
-_SPLITS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
-UNLABELLED = -1
 # The fine-grained Hateful Memes' value for "no group is attacked".
 _NO_GROUP = "pc_empty"
 
@@ -45,7 +32,7 @@ class Meme:
 
     image: path inside the pictures' root, as POSIX; text: cleaned, may be empty; label: 1 offensive, 0 not,
     -1 unlabelled; split: "train" | "validation" | "test"; where: file and row; problem: "" or why it is skipped;
-    group: target group of the meme as the data name it, or "".
+    group: target group of the meme as the data name it, or ""; agreement: share of its annotators who gave the label.
     """
 
     id: str
@@ -56,119 +43,124 @@ class Meme:
     where: str
     problem: str = ""
     group: str = ""
+    agreement: float = 1.0
 
 
-def read_dataset(data: Path, images: str = "") -> tuple[Path, list[Meme]]:
-    """The pictures' root, and every row of the folder's tables (or of the one table), in file order.
+def read_dataset(
+    data: Path, choices: Choices = Choices(), understood: Understood | None = None
+) -> tuple[Path, list[Meme]]:
+    """The pictures' root, and every row of the data set, train first; understood: filled with what was read.
 
-    images: the folder or URL of the pictures, "" for the folder of the tables. Raises DatasetError for a missing
-    folder, table or column, an unknown label or split, and as `open_pictures`. A row with a missing picture or a
-    repeated id is kept, with its `problem`.
+    Raises DatasetError for a missing folder, table or column, an unknown label or split, for rows that are all
+    unlabelled, and as `open_pictures`. A row with a missing picture or a repeated id is kept, with its `problem`.
     """
-    root, rows = scan_dataset(data, images)
+    understood = Understood() if understood is None else understood
+    root, rows = scan_dataset(data, choices, understood)
     memes = []
     for row in rows:
         if isinstance(row, RowError):
             raise DatasetError(f"{row.where}: {row.reason}")
         memes.append(row)
-    if not memes:
-        raise DatasetError(f"{data}: its tables hold no rows")
+    check_usable(data, understood)
     return root, _mark_repeats(memes)
 
 
-def scan_dataset(data: Path, images: str = "") -> tuple[Path, Iterator[Meme | RowError]]:
-    """The pictures' root, and an iterator over the rows in file order, with ids as written, and their errors.
+def check_usable(data: Path, understood: Understood) -> None:
+    """Raise DatasetError where there are no rows, or none has a label."""
+    if not understood.splits:
+        raise DatasetError(f"{data}: its tables hold no rows")
+    given = understood.labels.positive
+    if given and not any(label == 1 for _, label in understood.labels.words):
+        words = ", ".join(dict.fromkeys(word for word, _ in understood.labels.words if word)) or "none"
+        raise DatasetError(f"{data}: no label is one of POSITIVE={','.join(sorted(given))}; the labels are: {words}")
+    if understood.all_unlabelled:
+        raise DatasetError(f"{data}: {understood.no_label()}")
 
-    Raises DatasetError, also during iteration, for a missing folder, table or column, and as `open_pictures`.
+
+def scan_dataset(data: Path, choices: Choices, understood: Understood) -> tuple[Path, Iterator[Meme | RowError]]:
+    """The pictures' root, and an iterator over the rows, with ids as written, and their errors.
+
+    understood: filled by the iteration. Raises DatasetError, also during iteration, for a missing folder, table or
+    column, and as `open_pictures`.
     """
-    # in the order of SPLITS, not alphabetical: of repeated memes, the first row is kept
-    tables = sorted(find_tables(data), key=lambda table: SPLITS.index(_split_in(table.stem) or "train"))
-    root, finder = open_pictures({"data": str(data), "images": images})
-    return root, (row for table in tables for row in _scan_table(table, finder, alone=len(tables) == 1))
+    if not data.is_dir():
+        find_tables(data)  # raises for a missing path
+    root, finder = open_pictures({"data": str(data), **asdict(choices)})
+    layout = next((layout for layout in LAYOUTS if layout.recognise(data)), PLAIN) if data.is_dir() else PLAIN
+    understood.layout, understood.found_otherwise = layout.name, finder.other
+    understood.labels.positive = frozenset(choices.positive_words)
+    return root, _memes(layout.rows(Reading(data, choices, understood)), finder, understood)
 
 
-def parse_label(value: Any) -> int:
-    """1 for offensive, 0 for not offensive, from any published spelling. Raises ValueError for anything else."""
-    written = str(value).strip().lower()
-    # Hyphens and the like are dropped from words only: "-1" is not a spelling of 1.
-    spelling = written if any(c.isdigit() for c in written) else re.sub(r"[^a-z]", "", written)
-    if spelling not in _LABELS:
-        raise ValueError(f"unknown label {value!r}; write offensive or non-offensive (or 1 or 0)")
-    return _LABELS[spelling]
-
-
-def _split_in(name: str) -> str | None:
-    """The split named in a file name or a cell: `Training_meme_dataset`, `dev_seen`, `memes-test`."""
-    words = re.split(r"[^a-z]+", name.lower())
-    return next((_SPLITS[word] for word in words if word in _SPLITS), None)
-
-
-def _scan_table(table: Path, finder: Finder, alone: bool) -> Iterator[Meme | RowError]:
-    # A single table is the train split by default; of several, each must name its split.
-    default = _split_in(table.stem) or ("train" if alone else None)
-    for row in read_table(table):
+def _memes(rows: Iterator[Row | RowError], finder: Finder, understood: Understood) -> Iterator[Meme | RowError]:
+    for row in rows:
         if isinstance(row, RowError):
             yield row
         else:
-            yield from _read_row(row, default, finder)
+            yield from _read_row(row, finder, understood)
 
 
-def _read_row(row: Row, default_split: str | None, finder: Finder) -> Iterator[Meme | RowError]:
+def _read_row(row: Row, finder: Finder, understood: Understood) -> Iterator[Meme | RowError]:
+    """The meme of a row, or an error for each of its fields that cannot be used."""
     where, fields = row
+    readers = (
+        ("name", _name),
+        ("id", lambda fields: as_name(fields.get("id"), "id")),
+        ("text", lambda fields: as_text(fields.get("text"))),
+        ("split", _split),
+        ("label", lambda fields: understood.labels.read(fields.get("label"))),
+    )
     parts: dict[str, Any] = {}
-    for part, read in (("name", _name), ("split", lambda fields: _split(fields, default_split)), ("label", _label)):
+    for part, read in readers:
         try:
-            parts[part] = read(fields)
+            parts[part] = read(fields)  # type: ignore[no-untyped-call]
         except ValueError as error:
             yield RowError(where, str(error))
-    if len(parts) == 3:
-        name = parts["name"]
-        image, problem = finder.find(name)
-        written = fields.get("id")
-        # the default id does not depend on how a table spells the folder of its pictures
-        default_id = image if name.startswith("/") or "://" in name else name
-        id = default_id if written in (None, "") else hide_secrets(clean_text(str(written)))
-        text = clean_text(str(fields["text"] or ""))
-        yield Meme(id, image, text, parts["label"], parts["split"], where, problem, _group(fields))
+    if len(parts) < len(readers):
+        return
+    name, (label, agreement) = parts["name"], parts["label"]
+    image, problem = finder.find(name, fields["folders"])
+    # the default id does not depend on how a table spells the folder of its pictures
+    default_id = image if name.startswith("/") or "://" in name else name
+    id = hide_secrets(parts["id"]) or default_id
+    understood.take(parts["split"], label, parts["text"], agreement)
+    yield Meme(id, image, parts["text"], label, parts["split"], where, problem, _group(fields), agreement)
 
 
 def _name(fields: dict[str, Any]) -> str:
-    name = hide_secrets(clean_text(str(fields["image"] or "")))
+    name = hide_secrets(as_name(fields.get("image"), "picture's name") or as_name(fields.get("id"), "id"))
     if not name:
         raise ValueError("no image name; give the picture's file name or delete the row")
     return name
 
 
-def _split(fields: dict[str, Any], default: str | None) -> str:
+def _split(fields: dict[str, Any]) -> str:
     written = fields.get("split")
-    split = _split_in(str(written)) if written else default
-    if split is None:
+    split = fields["default_split"] if is_missing(written) else split_in(f"{written}")
+    if not split:
         raise ValueError(
-            f"unknown split {written!r}; write train, validation or test"
-            if written
-            else "which split? Name the file train, validation or test, or give it a column `split`"
+            "which split? Name the file train, validation or test, or give it a column `split`"
+            if is_missing(written)
+            else f"unknown split {written!r}; write train, validation or test"
         )
     return split
 
 
-def _label(fields: dict[str, Any]) -> int:
-    return UNLABELLED if fields["label"] is None else parse_label(fields["label"])
-
-
 def _group(fields: dict[str, Any]) -> str:
-    group = clean_text(group_name(fields.get("group")))
+    written = fields.get("group")
+    group = "" if is_missing(written) else clean_text(group_name(written))
     return "" if group == _NO_GROUP else group
 
 
 def _mark_repeats(rows: list[Meme]) -> list[Meme]:
-    """A repeated id: the row is skipped if its text is the same, else it gets a new id, `<id>#2` and so on."""
-    first: dict[tuple[str, str], Meme] = {}
+    """A repeated id: skipped if text and picture are the same, else the row gets a new id, `<id>#2` and so on."""
+    first: dict[tuple[str, str, str], Meme] = {}
     ids: set[str] = set()
     # next number to try for each id: starting from 2 every time would be quadratic
     numbers: defaultdict[str, Iterator[int]] = defaultdict(lambda: itertools.count(2))
     marked = []
     for meme in rows:
-        earlier = first.setdefault((meme.id, meme.text), meme)
+        earlier = first.setdefault((meme.id, meme.text, meme.image), meme)
         if earlier is not meme:
             other = "" if earlier.label == meme.label else ", but with the other label: which one is right?"
             meme = replace(meme, problem=meme.problem or f"the same id and text as {earlier.where}{other}")

@@ -10,6 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from embed.data.columns import Columns
+
 # Rows in memory at once: small even when every text is a page long.
 _ROWS = 4096
 _PLAIN = (
@@ -24,17 +26,18 @@ _PLAIN = (
 _LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
 
 
-def parquet_rows(
-    table: Path, columns_of: Callable[[tuple[str, ...]], dict[str, str]]
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Row number, from 1, and {field: value} of each row; columns_of: maps the header to {field: column name}.
+def parquet_rows(table: Path, matcher: Columns, note: Callable[[str], None]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Row number, from 1, and {field: value} of each row; only the matched columns are read.
 
     Raises ValueError for a file that is not Parquet or is damaged, for columns of bytes or structs, and as
-    `columns_of`.
+    `Columns.match`.
     """
     try:
         with pq.ParquetFile(table, page_checksum_verification=True) as file:
-            columns = columns_of(tuple(file.schema_arrow.names))
+            header = tuple(file.schema_arrow.names)
+            if matcher.missing(header):
+                raise ValueError(matcher.missing(header))
+            columns = matcher.match(header)
             for ours, theirs in columns.items():
                 _check_type(ours, theirs, file.schema_arrow.field(theirs).type)
             number = 0

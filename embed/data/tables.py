@@ -1,141 +1,127 @@
-"""Read the rows of meme tables (CSV, JSON lines, Parquet) under any of the known column names.
+"""Find the tables of a data folder and read their rows, whatever the format, under any known column names.
 
-`embed.data.dataset` interprets labels and splits.
+`embed.data.dataset` interprets labels and splits, `embed.data.layouts` what is particular to published sets.
 """
 
-import csv
-import json
-from collections.abc import Iterator
-from functools import lru_cache
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from embed.base.errors import DatasetError, RowError
+from embed.data.columns import Columns
+from embed.data.csv_rows import Numbered, csv_rows
+from embed.data.json_rows import json_rows
 
-# Known column names of each field; the first is MultiOFF's.
-_COLUMNS = {
-    "image": ("image_name", "image", "img", "image_path", "filename", "file_name", "file"),
-    "text": ("sentence", "text", "caption"),
-    "label": ("label", "class"),
-    "split": ("split",),
-    "id": ("id",),
-    # Not `target`: in machine learning that is usually the label. Not `pc` of the fine-grained Hateful Memes: it has
-    # one value per annotator, `gold_pc` the majority's.
-    "group": ("group", "subgroup", "target_group", "identity", "protected_category", "gold_pc"),
-}
-# Columns that a labelled table must have.
-_LABELLED = ("image", "text", "label")
+# Formats, in the order in which one of several files of the same name is preferred.
+SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet", ".xlsx", ".xls", ".json", ".jsonl.gz", ".csv.gz", ".tsv.gz", ".json.gz")
+# Folders are searched for tables this deep: `labels/info.csv`, `en/hate/train.jsonl`.
+_DEPTH = 2
+# Columns of what `predict-folder` writes.
+_PREDICTIONS = {"probability", "threshold", "model_version"}
 
 Row = tuple[str, dict[str, Any]]
 """(file and row, {"image" | "text" | "label" | "split" | "id" | "group": value} of the existing columns)."""
+Reader = Callable[[Path, Columns, Callable[[str], None]], Iterator[Numbered | RowError]]
+
+
+def format_of(table: Path) -> str:
+    """The suffix in SUFFIXES that a file's name ends with, or ""."""
+    return next((suffix for suffix in SUFFIXES if table.name.lower().endswith(suffix)), "")
+
+
+def stem_of(table: Path) -> str:
+    """The name without its suffix, also without `.csv.gz`."""
+    return table.name[: len(table.name) - len(format_of(table))] if format_of(table) else table.stem
 
 
 def find_tables(data: Path) -> list[Path]:
-    """The tables of a data folder, or `data` itself if it is a file. Raises DatasetError if there is none."""
+    """The tables of a data folder, or `data` itself if it is a file.
+
+    They lie in `Split Dataset`, beside the pictures, or in one folder below. Raises DatasetError for a missing folder,
+    for tables in several folders, and where there is none.
+    """
     if not data.exists():
         remote = "; a table is read from this machine, its pictures from IMAGES=<URL>" if ":/" in str(data) else ""
-        raise DatasetError(
-            f"{data}: no such folder; DATA=<folder> takes a folder with images and a CSV, JSON lines or Parquet{remote}"
-        )
+        raise DatasetError(f"{data}: no such folder; DATA=<folder> takes a folder of pictures and tables{remote}")
     if data.is_file():
         return [data]
-    for folder, suffix in ((data / "Split Dataset", ".csv"), (data, ".jsonl"), (data, ".csv"), (data, ".parquet")):
-        names = sorted(folder.iterdir()) if folder.is_dir() else []
-        # is_file: opening a named pipe would block
-        found = [p for p in names if p.suffix.lower() == suffix and not p.name.startswith(".") and p.is_file()]
-        if found:
-            return found
+    for depth in range(_DEPTH + 1):
+        found = {folder: tables for folder in _folders(data, depth) if (tables := _tables_in(folder))}
+        if data / "Split Dataset" in found:
+            return found[data / "Split Dataset"]
+        if len(found) > 1:
+            names = ", ".join(sorted(str(folder.relative_to(data)) for folder in found)[:10])
+            raise DatasetError(f"{data}: tables lie in {len(found)} folders; give one of them as DATA: {names}")
+        if found and not (depth == 0 and _tables_in(data / "Split Dataset")):
+            return next(iter(found.values()))
+    there = sorted(path.name for path in data.iterdir() if not path.name.startswith("."))
     raise DatasetError(
-        f"{data}: no table; put a CSV with the columns image_name, sentence, label there (or .jsonl, .parquet)"
+        f"{data}: no table, and no folder per label (such as offensive and non-offensive); put a CSV with the columns "
+        f"image_name, sentence, label there ({', '.join(SUFFIXES)} are read). It holds: {', '.join(there[:8]) or 'nothing'}"
     )
 
 
-def read_table(table: Path, required: tuple[str, ...] = _LABELLED) -> Iterator[Row | RowError]:
-    """Every row of a table, or its error; required: fields that need a column.
+def _folders(data: Path, depth: int) -> list[Path]:
+    if depth == 0:
+        return [data]
+    above = _folders(data, depth - 1)
+    return [Path(entry.path) for folder in above for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False) and entry.name[0] not in "._"]
 
-    Raises DatasetError for an unreadable table or a missing column.
+
+def _tables_in(folder: Path) -> list[Path]:
+    names = sorted(folder.iterdir()) if folder.is_dir() else []
+    # is_file: opening a named pipe would block; `~$` is Excel's mark of an open workbook
+    found = [path for path in names if format_of(path) and not path.name.startswith((".", "~$")) and path.is_file()]
+    return sorted(found, key=lambda path: (stem_of(path), SUFFIXES.index(format_of(path))))
+
+
+def read_table(
+    table: Path, columns: Columns | None = None, note: Callable[[str], None] = lambda text: None
+) -> Iterator[Row | RowError]:
+    """Every row of a table, or its error; columns: which of them are read, the known ones by default.
+
+    note: called with what the user should know about the file. Raises DatasetError for an unreadable table or one
+    without a column of pictures.
     """
-    reader = {".jsonl": _json_lines, ".parquet": _parquet_rows}.get(table.suffix.lower(), _csv_rows)
     try:
-        yield from reader(table, required)
+        for row in _reader(table)(table, columns or Columns(), note):
+            yield row if isinstance(row, RowError) else (f"{table.name}, row {row[0]}", row[1])
+    except DatasetError:
+        raise
     except UnicodeDecodeError as error:
         raise DatasetError(f"{table}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
-    except csv.Error as error:
-        raise DatasetError(f"{table}: not a CSV file ({error})") from error
-
-
-def _csv_rows(table: Path, required: tuple[str, ...]) -> Iterator[Row | RowError]:
-    with table.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file)
-        header = next(reader, [])
-        try:
-            columns = {ours: header.index(theirs) for ours, theirs in _match_columns(tuple(header), required).items()}
-        except ValueError as error:
-            raise DatasetError(f"{table}: {error}") from error
-        # as in a spreadsheet: the header is row 1, and empty rows count
-        for number, row in enumerate(reader, start=2):
-            where = f"{table.name}, row {number}"
-            if len(row) > len(header):
-                yield RowError(where, "more fields than the header has; quote a text that holds a comma")
-            elif row and len(row) < len(header):
-                yield RowError(where, "fewer fields than the header has, or a quote that is not closed")
-            elif row:
-                yield where, {ours: row[place] for ours, place in columns.items()}
-
-
-def _json_lines(table: Path, required: tuple[str, ...]) -> Iterator[Row | RowError]:
-    with table.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                yield _json_row(f"{table.name}, row {number}", line, required)
-
-
-def _json_row(where: str, line: str, required: tuple[str, ...]) -> Row | RowError:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        return RowError(where, f"not JSON ({error})")
-    if not isinstance(row, dict):
-        return RowError(where, "not a JSON object")
-    try:
-        columns = _match_columns(tuple(row), _but_label(required))
-    except ValueError as error:
-        return RowError(where, str(error))
-    return where, {"label": None} | {ours: row[theirs] for ours, theirs in columns.items()}
-
-
-def _parquet_rows(table: Path, required: tuple[str, ...]) -> Iterator[Row | RowError]:
-    from embed.data.parquet_rows import parquet_rows  # pyarrow, which the server's image lacks
-
-    try:
-        for number, fields in parquet_rows(table, lambda header: _match_columns(header, _but_label(required))):
-            yield f"{table.name}, row {number}", {"label": None} | fields
-    except UnicodeDecodeError:
-        raise
     except ValueError as error:
         raise DatasetError(f"{table}: {error}") from error
+    except (EOFError, OSError) as error:
+        raise DatasetError(f"{table}: cannot be read ({error})") from error
 
 
-def _but_label(required: tuple[str, ...]) -> tuple[str, ...]:
-    """Published test sets have no labels."""
-    return tuple(name for name in required if name != "label")
+def unusable(table: Path, columns: Columns) -> str:
+    """Why a table is no table of memes, from its first row; "" if it is one."""
+    try:
+        next(read_table(table, columns), None)
+    except DatasetError as error:
+        return str(error).removeprefix(f"{table}: ")
+    if columns.unused.keys() >= _PREDICTIONS:
+        return "predictions of `predict-folder`, not labels"
+    return ""
 
 
-# called for each JSON line, usually with the same header
-@lru_cache(maxsize=64)
-def _match_columns(header: tuple[str, ...], required: tuple[str, ...]) -> dict[str, str]:
-    """{field: column name}. Raises ValueError for a missing or duplicate column."""
-    lowered = [name.strip().lower() for name in header]
-    columns: dict[str, str] = {}
-    for ours, names in _COLUMNS.items():
-        known = next((name for name in names if name in lowered), None)
-        if known and lowered.count(known) > 1:
-            raise ValueError(f"two columns are called {known}; rename or delete one")
-        if known:
-            columns[ours] = header[lowered.index(known)]
-    missing = [ours for ours in required if ours not in columns]
-    if missing:
-        wanted = "; ".join(f"{ours}: one of {', '.join(_COLUMNS[ours])}" for ours in missing)
-        hint = " (separate the columns with commas)" if len(header) == 1 and set(header[0]) & set(";\t|") else ""
-        raise ValueError(f"no column for {wanted}. It has: {', '.join(header) or 'nothing'}{hint}")
-    return columns
+def _reader(table: Path) -> Reader:
+    kind = format_of(table).removesuffix(".gz")
+    if kind == ".parquet":
+        from embed.data.parquet_rows import parquet_rows  # pyarrow, which the server's image lacks
+
+        return parquet_rows
+    if kind in (".xlsx", ".xls"):
+        from embed.data.excel_rows import excel_rows  # python-calamine, likewise
+
+        return excel_rows
+    return json_rows if kind in (".jsonl", ".json") or (not kind and _is_json(table)) else csv_rows
+
+
+def _is_json(table: Path) -> bool:
+    """Whether a file of another suffix, such as .txt, holds JSON."""
+    with table.open("rb") as file:
+        return file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"[", b"{")

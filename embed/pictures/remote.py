@@ -6,6 +6,8 @@ read.
 """
 
 import re
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 from urllib.parse import unquote, urlsplit
 
@@ -65,11 +67,12 @@ class RemoteFinder:
     """Resolves untrusted picture names to paths under one URL, without requests."""
 
     def __init__(self, root: UPath, images: str) -> None:
+        self.other: Counter[str] = Counter()  # a store is not listed: names are taken as written
         self._root = root
         self._url = f"{images.rstrip('/')}/"
         self._path = f"{root.path.rstrip('/')}/"
 
-    def find(self, name: str) -> tuple[str, str]:
+    def find(self, name: str, folders: Sequence[str] = ()) -> tuple[str, str]:
         """The picture's path under the root, and "" or why it cannot be used; existence is not checked."""
         inside = name.removeprefix(self._url)
         # a//b is another object than a/b

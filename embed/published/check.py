@@ -18,7 +18,7 @@ from tqdm import tqdm
 from cache import content_key, file_digest, text_key
 from embed.base.errors import DatasetError, RowError
 from embed.base.text import clean_text
-from embed.data.dataset import UNLABELLED, parse_label
+from embed.data.labels import UNLABELLED, parse_label
 from embed.data.tables import read_table
 from embed.pictures.hashing import hash_pictures
 from embed.pictures.locate import PictureFinder
@@ -117,7 +117,7 @@ def _read_table(path: Path) -> _Table:
             row_errors.append(f"{row.where}: {row.reason}")
         else:
             fields = row[1]
-            rows.append((clean_text(str(fields["image"])), _text(fields["text"]), _label(fields["label"])))
+            rows.append((clean_text(str(fields["image"])), _text(fields.get("text")), _label(fields.get("label"))))
     return _Table(rows, row_errors, file_digest(path))
 
 

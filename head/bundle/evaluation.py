@@ -286,4 +286,5 @@ def _gallery(
             {**shown(tuning, n), "similarity": s} for n, s in zip(near.rows.tolist(), near.similarity.tolist())
         ]
         mistakes.append({**shown(judged, row), "probability": float(probability[row]), "neighbours": neighbours})
-    return {"data": config["data"]["source"], "images": index.source.get("images", ""), "mistakes": mistakes}
+    places = {name: index.source.get(name, "") for name in ("images", "links")}
+    return {"data": config["data"]["source"], **places, "mistakes": mistakes}

@@ -7,7 +7,8 @@ import pytest
 from fakes import memes, picture, write_multioff
 
 from embed.base.errors import DatasetError
-from embed.data.dataset import parse_label, read_dataset
+from embed.data.dataset import read_dataset
+from embed.data.labels import parse_label
 
 
 def rows(folder: Path) -> list[tuple[str, str, int, str]]:

@@ -16,7 +16,9 @@ import embed.data.parquet_rows
 from cache import read_index
 from embed.__main__ import main
 from embed.base.errors import DatasetError
-from embed.data.dataset import UNLABELLED, read_dataset
+from embed.data.choices import Choices
+from embed.data.dataset import read_dataset
+from embed.data.labels import UNLABELLED
 from embed.job import EmbedSettings
 from embed.pictures.locate import pictures_root
 
@@ -58,7 +60,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def problems(table: Path, images: str = "") -> list[str]:
-    return [meme.problem for meme in read_dataset(table, images)[1]]
+    return [meme.problem for meme in read_dataset(table, Choices(images))[1]]
 
 
 def parquet(folder: Path, **columns: Any) -> Path:
@@ -195,7 +197,7 @@ def test_rows_name_pictures_in_images_by_name_or_full_path(tmp_path: Path, folde
     (folder / "deep" / "d.png").write_bytes(picture(9))
     names = ["a.png", f"{folder}/b.png", "deep/d.png", f"{folder}//deep/./d.png"]
     rows = [{"image": name, "text": str(n), "label": "1"} for n, name in enumerate(names)]
-    root, found = read_dataset(FORMATS[kind](tmp_path / f"memes.{kind}", rows), str(folder))
+    root, found = read_dataset(FORMATS[kind](tmp_path / f"memes.{kind}", rows), Choices(str(folder)))
     assert root == folder and [meme.problem for meme in found] == [""] * 4
     assert [meme.image for meme in found] == ["a.png", "b.png", "deep/d.png", "deep/d.png"]
     assert [meme.id for meme in found] == ["a.png", "b.png", "deep/d.png", "deep/d.png#2"]

@@ -1,0 +1,108 @@
+"""Match the columns of a table to the fields of a meme: known names in any spelling, or those the user gives."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+FIELDS = ("image", "text", "label", "split", "id", "group")
+# Known column names, without case and punctuation; of several in a table the first counts. MultiOFF's come first.
+KNOWN = {
+    "image": (
+        *("image_name", "image", "img", "image_path", "img_path", "image_file", "filename", "file_name", "file_path"),
+        *("file", "picture", "picture_name", "meme", "meme_name", "name", "path", "media"),
+    ),
+    "text": (
+        *("sentence", "text", "caption", "captions", "text_transcription", "transcription", "text_corrected"),
+        *("corrected_text", "ocr", "ocr_text", "text_ocr", "text_on_image", "image_text", "img_text", "meme_text"),
+    ),
+    "label": (
+        *("label", "labels", "class", "offensive", "is_offensive", "hate", "is_hate", "hateful", "is_hateful"),
+        *("gold_hate", "misogynous", "toxic", "is_toxic", "harmful", "is_harmful", "gold_label"),
+    ),
+    "split": ("split", "set_name"),
+    "id": ("id", "meme_id"),
+    # Not `target`: in machine learning that is usually the label. Not `pc` of the fine-grained Hateful Memes: it has
+    # one value per annotator, `gold_pc` the majority's.
+    "group": ("group", "subgroup", "target_group", "identity", "protected_category", "gold_pc"),
+}
+
+
+@dataclass
+class Columns:
+    """Finds the fields in the header of a table.
+
+    given: {field: column}, where a dot reaches into nested JSON (`media.path`). The rest is noted while reading:
+    found: {field: column as written}; unused: the other columns.
+    """
+
+    given: Mapping[str, str] = field(default_factory=dict)
+    found: dict[str, str] = field(default_factory=dict)
+    unused: dict[str, None] = field(default_factory=dict)
+    _matched: dict[tuple[str, ...], dict[str, str]] = field(default_factory=dict)
+
+    def match(self, header: tuple[str, ...], optional: bool = False) -> dict[str, str]:
+        """{field: column} of a header. Raises ValueError for a name it has twice, and a given column that it lacks.
+
+        optional: the header is that of one JSON object, where a given column may be absent.
+        """
+        if header not in self._matched:
+            self._matched[header] = columns = self._match(header, optional)
+            self.found |= {ours: theirs for ours, theirs in columns.items() if ours not in self.found}
+            self.unused |= dict.fromkeys(name for name in header if name.strip() and name not in columns.values())
+        return self._matched[header]
+
+    def _match(self, header: tuple[str, ...], optional: bool) -> dict[str, str]:
+        plain = [plain_name(name) for name in header]
+        columns: dict[str, str] = {}
+        for ours, names in KNOWN.items():
+            if ours in self.given:
+                column = _given_column(self.given[ours], header, plain)
+                if column is None and not optional:
+                    raise ValueError(f"no column {self.given[ours]!r}; it has: {', '.join(header) or 'nothing'}")
+                columns |= {} if column is None else {ours: column}
+                continue
+            known = next((name for name in map(plain_name, names) if name in plain), None)
+            if known and plain.count(known) > 1:
+                both = [name for name, spelling in zip(header, plain) if spelling == known]
+                raise ValueError(f"two columns are called {both[0]}; rename or delete one")
+            if known:
+                columns[ours] = header[plain.index(known)]
+        # a published layout may want more columns than the fields
+        extra = {ours: _given_column(name, header, plain) for ours, name in self.given.items() if ours not in KNOWN}
+        return columns | {ours: column for ours, column in extra.items() if column is not None}
+
+    def missing(self, header: tuple[str, ...], optional: bool = False) -> str:
+        """Why the header will not do: it has no column for the picture; else "". Raises ValueError as `match`."""
+        if "image" in self.match(header, optional) or "id" in self.match(header, optional):
+            return ""  # the id may be the picture's name
+        has = ", ".join(filter(None, header)) or "nothing"
+        return f"no column for image: one of {', '.join(KNOWN['image'])}. It has: {has}. COLUMNS='image=<column>' names it"
+
+
+def _given_column(name: str, header: tuple[str, ...], plain: list[str]) -> str | None:
+    """The column that the user names, if it is there: as written, in another spelling, or a path into an object."""
+    if name in header or name.partition(".")[0] in header:
+        return name
+    if plain.count(plain_name(name)) == 1:
+        return header[plain.index(plain_name(name))]
+    return None
+
+
+def plain_name(name: str) -> str:
+    """A column's name without case and punctuation: `Is offensive?` is `isoffensive`."""
+    return re.sub(r"[\W_]", "", name.lower())
+
+
+def getter(column: str) -> Callable[[Mapping[str, Any]], Any]:
+    """A function from a row to the column's value; `a.b` reaches into a nested object. None where there is none."""
+
+    def get(row: Mapping[str, Any]) -> Any:
+        if column in row:
+            return row[column]
+        value: Any = row
+        for part in column.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        return value
+
+    return get

@@ -1,0 +1,149 @@
+"""Read CSV tables as spreadsheets write them: any delimiter, blank lines, `sep=`, UTF-8, UTF-16 or cp1252."""
+
+import csv
+import gzip
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from embed.base.errors import RowError
+from embed.data.columns import Columns, getter
+from embed.data.values import MAX_TEXT
+
+_DELIMITERS = (",", ";", "\t", "|")
+_BLOCK = 1 << 20
+# Of the letters of a Western text in cp1252 few are outside ASCII; in a Cyrillic or Greek code page nearly all are.
+_MOST_ACCENTS = 0.2
+_NOT_CLOSED = "probably a quote that is not closed"
+
+Numbered = tuple[int, dict[str, Any]]
+"""(row number, {field: value of the column})."""
+
+
+def csv_rows(table: Path, columns: Columns, note: Callable[[str], None]) -> Iterator[Numbered | RowError]:
+    """Each row or its error, numbered as in a spreadsheet: the first line of the file is row 1.
+
+    note: called with what the user should know about the file. Raises ValueError for a file that is not such a table.
+    """
+    csv.field_size_limit(4 * MAX_TEXT)  # one setting for the process; `as_text` names the row of a long text
+    with open_text(table, note) as file:
+        first, skipped = _first_line(file)
+        if first.lower().startswith("sep="):
+            delimiter = first[4:].strip("\r\n") or ","
+            first, more = _first_line(file)
+            skipped += 1 + more
+        else:
+            delimiter = _delimiter(first, columns)
+        if delimiter != ",":
+            note(f"{table.name}: columns are separated by {'tabs' if delimiter == chr(9) else delimiter}")
+        header = tuple(next(csv.reader([first], delimiter=delimiter), []))
+        if columns.missing(header):
+            raise ValueError(columns.missing(header))
+        yield from _rows(table, _Counted(file, delimiter, skipped + 1), header, columns)
+
+
+class _Counted:
+    """A csv reader that says on which row each record begins, and whether the file ended inside a quote."""
+
+    def __init__(self, file: TextIO, delimiter: str, before: int) -> None:
+        self._reader = csv.reader(self._lines(file), delimiter=delimiter)
+        self._before, self._quotes = before, 0
+
+    def _lines(self, file: TextIO) -> Iterator[str]:
+        for line in file:
+            self._quotes += line.count('"')
+            yield line
+
+    def __iter__(self) -> Iterator[tuple[int, list[str] | str]]:
+        while True:
+            number, quotes, start = self._before + self._reader.line_num + 1, self._quotes, self._reader.line_num
+            try:
+                row = next(self._reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                limit = "field limit" in str(error)
+                yield number, f"a field of more than {csv.field_size_limit():,} characters; {_NOT_CLOSED}" if limit else str(error)
+                return
+            lines = self._reader.line_num - start
+            # a record of several lines with an odd number of quotes ends with the file only
+            unclosed = lines > 1 and (self._quotes - quotes) % 2
+            yield number, f"{_NOT_CLOSED}: it takes the {lines - 1} lines below it" if unclosed else row
+
+
+def _rows(table: Path, records: _Counted, header: tuple[str, ...], columns: Columns) -> Iterator[Numbered | RowError]:
+    get = {ours: getter(theirs) for ours, theirs in columns.match(header).items()}
+    width = len(header)
+    for number, row in records:
+        if isinstance(row, str):
+            yield RowError(f"{table.name}, row {number}", row)
+        elif not any(cell.strip() for cell in row):
+            continue
+        elif len(row) > width and any(cell.strip() for cell in row[width:]):
+            yield RowError(f"{table.name}, row {number}", "more fields than the header has; quote a text that holds a comma")
+        elif len(row) < width:
+            yield RowError(f"{table.name}, row {number}", "fewer fields than the header has, or a quote that is not closed")
+        else:
+            cells = dict(zip(header, row))
+            yield number, {ours: read(cells) for ours, read in get.items()}
+
+
+def _first_line(file: TextIO) -> tuple[str, int]:
+    """The first line that is not blank, and the number of lines before it."""
+    for number, line in enumerate(file):
+        if line.strip(" ,;|\t\r\n"):
+            return line, number
+    return "", 0
+
+
+def _delimiter(header: str, columns: Columns) -> str:
+    """The delimiter that yields a column of pictures, else the most frequent one."""
+    for delimiter in _DELIMITERS:
+        cells = tuple(next(csv.reader([header], delimiter=delimiter), []))
+        if len(cells) > 1 and not columns.missing(cells):
+            return delimiter
+    return max(_DELIMITERS, key=header.count)
+
+
+def open_text(table: Path, note: Callable[[str], None] = lambda text: None) -> TextIO:
+    """A table's text, unpacked if its name ends in .gz. Raises ValueError for an encoding that is not clear."""
+    opened = gzip.open(table, "rb") if table.suffix.lower() == ".gz" else table.open("rb")
+    with opened as file:
+        encoding = _encoding(table.name, file, note)
+    again = gzip.open(table, "rb") if table.suffix.lower() == ".gz" else table.open("rb")
+    return io.TextIOWrapper(again, encoding=encoding, newline="")  # type: ignore[arg-type]
+
+
+def _encoding(name: str, file: Any, note: Callable[[str], None]) -> str:
+    """UTF-8, UTF-16 by its mark, or cp1252 for a Western text that has no UTF-8 in it. Raises ValueError."""
+    head = file.read(2)
+    if head in (b"\xff\xfe", b"\xfe\xff"):
+        return "utf-16"
+    line, start, high, letters, broken, whole = 1, 0, 0, 0, 0, 0
+    position, example = 0, b""
+    rest = head
+    while block := rest + file.read(_BLOCK):
+        end = block.rfind(b"\n") + 1 or len(block)
+        part, rest = block[:end], block[end:]
+        for text in part.splitlines(keepends=True):
+            if not text.isascii():
+                try:
+                    text.decode("utf-8")
+                    whole += 1
+                except UnicodeDecodeError as error:
+                    if not broken:
+                        start, position, example = line, error.start, text
+                    broken += 1
+                    high += sum(byte > 127 for byte in text)
+                    letters += sum(byte > 127 or chr(byte).isalpha() for byte in text)
+            line += 1
+        if not part and not rest:
+            break
+    if not broken:
+        return "utf-8-sig"
+    word = example[max(0, position - 15) : position + 15].decode("cp1252", "replace").strip()
+    if not whole and high <= _MOST_ACCENTS * letters:
+        note(f"{name}: not UTF-8; read as cp1252 (Windows): “{word}” in row {start}")
+        return "cp1252"
+    raise ValueError(f"not UTF-8 in row {start}, near “{word}”; save the file as UTF-8")

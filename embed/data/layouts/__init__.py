@@ -1,0 +1,1 @@
+"""One small file per published layout; `registry.py` lists them."""
