@@ -2,10 +2,9 @@
 
 import csv
 import gzip
-import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 from embed.base.errors import RowError
 from embed.data.columns import Columns, getter
@@ -108,11 +107,10 @@ def _delimiter(header: str, columns: Columns) -> str:
 
 def open_text(table: Path, note: Callable[[str], None] = lambda text: None) -> TextIO:
     """A table's text, unpacked if its name ends in .gz. Raises ValueError for an encoding that is not clear."""
-    opened = gzip.open(table, "rb") if table.suffix.lower() == ".gz" else table.open("rb")
-    with opened as file:
+    opener = gzip.open if table.suffix.lower() == ".gz" else open
+    with opener(table, "rb") as file:
         encoding = _encoding(table.name, file, note)
-    again = gzip.open(table, "rb") if table.suffix.lower() == ".gz" else table.open("rb")
-    return io.TextIOWrapper(again, encoding=encoding, newline="")  # type: ignore[arg-type]
+    return cast(TextIO, opener(table, "rt", encoding=encoding, newline=""))
 
 
 def _encoding(name: str, file: Any, note: Callable[[str], None]) -> str:

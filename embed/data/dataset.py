@@ -47,7 +47,7 @@ class Meme:
 
 
 def read_dataset(
-    data: Path, choices: Choices = Choices(), understood: Understood | None = None
+    data: Path, choices: Choices | None = None, understood: Understood | None = None
 ) -> tuple[Path, list[Meme]]:
     """The pictures' root, and every row of the data set, train first; understood: filled with what was read.
 
@@ -55,7 +55,7 @@ def read_dataset(
     unlabelled, and as `open_pictures`. A row with a missing picture or a repeated id is kept, with its `problem`.
     """
     understood = Understood() if understood is None else understood
-    root, rows = scan_dataset(data, choices, understood)
+    root, rows = scan_dataset(data, choices or Choices(), understood)
     memes = []
     for row in rows:
         if isinstance(row, RowError):
@@ -69,6 +69,10 @@ def check_usable(data: Path, understood: Understood) -> None:
     """Raise DatasetError where there are no rows, or none has a label."""
     if not understood.splits:
         raise DatasetError(f"{data}: its tables hold no rows")
+    for ours, column in understood.columns.given.items():
+        if ours not in understood.columns.found and ours != "label":
+            has = ", ".join([*understood.columns.found.values(), *understood.columns.unused])
+            raise DatasetError(f"{data}: no column {column!r} for {ours}; it has: {has}")
     given = understood.labels.positive
     if given and not any(label == 1 for _, label in understood.labels.words):
         words = ", ".join(dict.fromkeys(word for word, _ in understood.labels.words if word)) or "none"
@@ -88,6 +92,7 @@ def scan_dataset(data: Path, choices: Choices, understood: Understood) -> tuple[
     root, finder = open_pictures({"data": str(data), **asdict(choices)})
     layout = next((layout for layout in LAYOUTS if layout.recognise(data)), PLAIN) if data.is_dir() else PLAIN
     understood.layout, understood.found_otherwise = layout.name, finder.other
+    understood.columns.given = choices.given_columns
     understood.labels.positive = frozenset(choices.positive_words)
     return root, _memes(layout.rows(Reading(data, choices, understood)), finder, understood)
 

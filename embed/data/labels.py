@@ -10,9 +10,9 @@ from embed.data.values import is_missing
 
 UNLABELLED = -1
 _WORDS = (
-    "offensive offensiv hate hateful hatespeech abusive toxic harmful misogynous misogynistic sexist racist"
-    " propaganda troll bullying"
-).split()
+    *("offensive", "offensiv", "hate", "hateful", "hatespeech", "abusive", "toxic", "harmful", "misogynous"),
+    *("misogynistic", "sexist", "racist", "propaganda", "troll", "bullying"),
+)
 _POSITIVE = (
     *_WORDS,
     *("somewhatharmful", "veryharmful", "slight", "slightoffensive", "veryoffensive", "hatefuloffensive"),
@@ -67,7 +67,7 @@ class LabelReader:
         if is_missing(value):
             return UNLABELLED
         if not isinstance(value, str | int | float):
-            raise ValueError(f"the label must be a word or a number, got {value!r:.60}")
+            raise ValueError(f"the label must be a word or a number, got {value!r:.60}")  # noqa: TRY004
         spelling = _spelling(str(value))
         if spelling in _UNLABELLED:
             return UNLABELLED
@@ -75,7 +75,7 @@ class LabelReader:
             return int(spelling in map(_spelling, self.positive))
         if spelling not in _LABELS:
             raise ValueError(
-                f"unknown label {str(value)[:60]!r}; write offensive or non-offensive (or 1 or 0), "
+                f"unknown label {value!r:.60}; write offensive or non-offensive (or 1 or 0), "
                 "or say which words count as offensive: POSITIVE='word,word'"
             )
         return _LABELS[spelling]

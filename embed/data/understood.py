@@ -51,7 +51,8 @@ class Understood:
         if "label" in self.columns.found:
             looked = f"the column {self.columns.found['label']} is empty"
         else:
-            looked = f"looked for a column called {', '.join(KNOWN['label'])}"
+            wanted = self.columns.given.get("label") or ", ".join(KNOWN["label"][:6]) + " or the like"
+            looked = f"looked for a column called {wanted}"
         has = ", ".join([*self.columns.found.values(), *self.columns.unused]) or "none"
         return f"none of the {total} rows has a label: {looked}; columns: {has}. LABEL=<column> names the label's column"
 

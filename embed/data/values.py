@@ -23,7 +23,7 @@ def as_text(value: Any) -> str:
     if is_missing(value):
         return ""
     if not isinstance(value, str):
-        raise ValueError(f"the text must be a string, got {_kind(value)}")
+        raise ValueError(f"the text must be a string, got {_kind(value)}")  # noqa: TRY004
     if len(value) > MAX_TEXT:
         raise ValueError(f"a text of {len(value):,} characters, the limit is {MAX_TEXT:,}")
     return clean_text(value)
@@ -38,7 +38,7 @@ def as_name(value: Any, field: str) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value}"
     if not isinstance(value, str):
-        raise ValueError(f"the {field} must be a string, got {_kind(value)}")
+        raise ValueError(f"the {field} must be a string, got {_kind(value)}")  # noqa: TRY004
     return clean_text(value)
 
 

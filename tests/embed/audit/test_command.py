@@ -96,9 +96,11 @@ def test_every_finding_names_its_rows_and_no_others(tmp_path: Path, audit: Audit
     )
     found = audit()
     assert [(row["where"], row["reason"]) for row in found["findings"]["refused_rows"]["rows"]] == [
-        ("memes.csv, row 11", "unknown label 'maybe'; write offensive or non-offensive (or 1 or 0)"),
+        ("memes.csv, row 11", "unknown label 'maybe'; write offensive or non-offensive (or 1 or 0), or say which "
+         "words count as offensive: POSITIVE='word,word'"),
         ("memes.csv, row 12", "unknown split 'later'; write train, validation or test"),
-        ("memes.csv, row 12", "unknown label 'perhaps'; write offensive or non-offensive (or 1 or 0)"),
+        ("memes.csv, row 12", "unknown label 'perhaps'; write offensive or non-offensive (or 1 or 0), or say which "
+         "words count as offensive: POSITIVE='word,word'"),
     ]
     rows = {name: [row["id"] for row in f["rows"]] for name, f in found["findings"].items() if f["rows"]}
     del rows["refused_rows"]
@@ -132,7 +134,8 @@ def test_every_finding_names_its_rows_and_no_others(tmp_path: Path, audit: Audit
 
 def test_rows_without_a_label(tmp_path: Path, audit: Audit) -> None:
     save(scene(0), tmp_path / "data" / "a.png")
-    (tmp_path / "data" / "test.jsonl").write_text('{"img": "a.png", "text": "hi", "id": 7}\n[1]\n', "utf-8")
+    rows = '{"img": "a.png", "text": "hi", "id": 7}\n[1]\n{"img": "a.png", "text": "ho", "label": 1}\n'
+    (tmp_path / "data" / "test.jsonl").write_text(rows, "utf-8")
     findings = audit()["findings"]
     assert [row["id"] for row in findings["unlabelled"]["rows"]] == ["7"]
     assert findings["refused_rows"]["rows"][0]["reason"] == "not a JSON object"
@@ -152,7 +155,7 @@ def test_the_screen_counts_first_and_lists_twenty(tmp_path: Path, capsys: pytest
     assert main([str(data), "--artifacts", str(tmp_path / "artifacts")]) == 0
     out = capsys.readouterr().out
     assert "     30  pictures that are missing" in out
-    assert out.count("no such file") == 20 and "and 10 more; see the page" in out
+    assert "  30 rows: no such file in the data folder; first 1 (memes.csv, row 3)\n" in out
     page = Path(re.search(r"^page  (.+)$", out, re.MULTILINE)[1])
     assert page.parent == tmp_path / "artifacts" / "audit"
     assert page.read_text("utf-8").count("no such file") == 30

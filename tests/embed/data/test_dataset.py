@@ -86,7 +86,7 @@ def test_a_column_for_groups_is_known_by_its_name(tmp_path: Path, header: str, r
     ],
 )
 def test_groups_of_json_lines_may_be_anything(tmp_path: Path, value: object, group: str) -> None:
-    rows = [{"img": "a.png", "text": "a", "gold_pc": value}, {"img": "b.png", "text": "b"}]
+    rows = [{"img": "a.png", "text": "a", "gold_pc": value, "label": 1}, {"img": "b.png", "text": "b"}]
     table(tmp_path, "\n".join(map(json.dumps, rows)), "train.jsonl")
     assert [meme.group for meme in read_dataset(tmp_path)[1]] == [group, ""]
 
@@ -105,14 +105,19 @@ def test_label_spellings(spelling: object, label: int) -> None:
 @pytest.mark.parametrize(
     ("text", "row_error"),
     [
-        ("image_name,label\nx.png,1\n", "memes.csv: no column for text: one of sentence, text, caption"),
+        ("sentence,label\nx,1\n", "memes.csv: no column for image: one of image_name, image, img"),
+        ("image_name,sentence\nx.png,a\n", "none of the 1 rows has a label: looked for a column called label, labels"),
+        ("image_name,sentence,label\nx.png,a,\n", "none of the 1 rows has a label: the column label is empty"),
         ("image_name,sentence,label\nx.png,hi,1\nx.png,ho,maybe\n", "memes.csv, row 3: unknown label 'maybe'"),
         ("image_name,sentence,label\nx.png,hi\n", "memes.csv, row 2: fewer fields than the header"),
         ("image_name,sentence,label\n\n\nx.png,hi,-1\n", "memes.csv, row 4: unknown label '-1'"),
         ("image_name,sentence,label\nx.png,hi,10\n", "unknown label '10'"),
         ('image_name,sentence,label\nx.png,"hi,1\n', "row 2: fewer fields than the header has, or a quote that is not"),
         ("image_name,sentence,label,Label\nx.png,hi,1,0\n", "two columns are called label"),
-        ("image_name;sentence;label\nx.png;hi;1\n", "separate the columns with commas"),
+        ("image_name#sentence#label\nx.png#hi#1\n", "It has: image_name#sentence#label"),
+        (f"image_name,sentence,label\nx.png,{'x' * 1_000_001},1\n", "row 2: a text of 1,000,001 characters, the limit is"),
+        ('label,image_name,sentence\n1,x.png,"hi\n0,y.png,ho\n', "row 2: probably a quote that is not closed: it takes"),
+        (f'image_name,label,sentence\na.png,0,a\nx.png,1,"{"x" * 4_000_001}', "row 3: a field of more than 4,000,000 characters"),
         ("image_name,sentence,label\nx.png,hi, there,1\n", "memes.csv, row 2: more fields than the header"),
         ("image_name,sentence,label\n,hi,1\n", "memes.csv, row 2: no image name"),
         ("image_name,sentence,label,split\nx.png,hi,1,later\n", "memes.csv, row 2: unknown split 'later'"),
@@ -131,7 +136,7 @@ def test_bad_json_lines_are_named(tmp_path: Path) -> None:
         ("{", "row 1: not JSON"),
         ("[" * 100_000, "row 1: not JSON"),
         ("[1]", "row 1: not a JSON object"),
-        ('{"id": 1}', "row 1: no col"),
+        ('{"text": "a"}', "row 1: no col"),
     ):
         with pytest.raises(DatasetError, match=row_error):
             read_dataset(table(tmp_path, text, "train.jsonl"))
@@ -151,7 +156,7 @@ def test_a_file_says_its_split_with_any_word_of_its_name(tmp_path: Path) -> None
 def test_one_of_several_tables_that_does_not_say_its_split_is_refused(tmp_path: Path) -> None:
     table(tmp_path, "image,text,label\nx.png,hi,1\n", "train.csv")
     table(tmp_path, "image,text,label\nx.png,hi,1\n", "values.csv")
-    with pytest.raises(DatasetError, match="values.csv, row 2: which split"):
+    with pytest.raises(DatasetError, match="which split is values.csv.*Its tables are train.csv, values.csv"):
         read_dataset(tmp_path)
 
 
@@ -165,9 +170,11 @@ def test_no_folder_no_table_no_utf8(tmp_path: Path) -> None:
         read_dataset(tmp_path / "nowhere")
     with pytest.raises(DatasetError, match="no table"):
         read_dataset(tmp_path)
-    (tmp_path / "memes.csv").write_bytes("image,text,label\nx.png,café,1\n".encode("latin-1"))
-    with pytest.raises(DatasetError, match="not UTF-8"):
-        read_dataset(tmp_path)
+    for text, encoding in (("café ☺".encode()[:-1] + b"\xe9", ""), ("Привет, мир", "cp1251"), ("日本語", "shift_jis")):
+        cells = text if isinstance(text, bytes) else text.replace(",", "").encode(encoding)
+        (tmp_path / "memes.csv").write_bytes(b"image,text,label\nx.png,a,1\nx.png," + cells + b",1\n")
+        with pytest.raises(DatasetError, match="not UTF-8 in row 3"):
+            read_dataset(tmp_path)
 
 
 def test_rows_that_cannot_be_used_are_kept_with_a_reason(tmp_path: Path) -> None:
