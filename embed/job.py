@@ -250,7 +250,9 @@ def _previous_index(index: Path) -> DatasetIndex | None:
 def _hints(settings: EmbedSettings) -> dict[str, tuple[str, str]]:
     """{image: (stamp, key)} of the previous run with the same data and picture folder."""
     previous = _previous_index(settings.index)
-    return previous.hints if previous is not None and previous.source.get("images", "") == (settings.images or "") else {}
+    return (
+        previous.hints if previous is not None and previous.source.get("images", "") == (settings.images or "") else {}
+    )
 
 
 def _open_store(settings: EmbedSettings, engine: Engine, wanted: _Wanted) -> tuple[VectorStore, bool]:

@@ -5,7 +5,7 @@ before fine-tuning: near-duplicates, and hence an assigned split, could differ b
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +52,8 @@ def embed_finetuned(start: Start, delta: dict[str, Tensor], device: str, say: Ca
         EncoderOptions.of_spec(start.config["spec"]),
         ocr=bool(start.index.source.get("ocr")),
         delta=start.work / DELTA,
-        **{name: start.index.source.get(name, "") for name in CHOICES},
     )
+    settings = replace(settings, **{name: start.index.source.get(name, "") for name in CHOICES})
     # the pictures that are unchanged need not be hashed again
     embed_dataset(settings, say, start.index.hints, _splits(start))
     index = read_index(settings.index)

@@ -78,7 +78,9 @@ class Columns:
         if "image" in self.match(header, optional) or "id" in self.match(header, optional):
             return ""  # the id may be the picture's name
         has = ", ".join(filter(None, header)) or "nothing"
-        return f"no column for image: one of {', '.join(KNOWN['image'])}. It has: {has}. COLUMNS='image=<column>' names it"
+        return (
+            f"no column for image: one of {', '.join(KNOWN['image'])}. It has: {has}. COLUMNS='image=<column>' names it"
+        )
 
 
 def _given_column(name: str, header: tuple[str, ...], plain: list[str]) -> str | None:

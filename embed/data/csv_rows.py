@@ -63,7 +63,12 @@ class _Counted:
                 return
             except csv.Error as error:
                 limit = "field limit" in str(error)
-                yield number, f"a field of more than {csv.field_size_limit():,} characters; {_NOT_CLOSED}" if limit else str(error)
+                yield (
+                    number,
+                    f"a field of more than {csv.field_size_limit():,} characters; {_NOT_CLOSED}"
+                    if limit
+                    else str(error),
+                )
                 return
             lines = self._reader.line_num - start
             # a record of several lines with an odd number of quotes ends with the file only
@@ -80,9 +85,13 @@ def _rows(table: Path, records: _Counted, header: tuple[str, ...], columns: Colu
         elif not any(cell.strip() for cell in row):
             continue
         elif len(row) > width and any(cell.strip() for cell in row[width:]):
-            yield RowError(f"{table.name}, row {number}", "more fields than the header has; quote a text that holds a comma")
+            yield RowError(
+                f"{table.name}, row {number}", "more fields than the header has; quote a text that holds a comma"
+            )
         elif len(row) < width:
-            yield RowError(f"{table.name}, row {number}", "fewer fields than the header has, or a quote that is not closed")
+            yield RowError(
+                f"{table.name}, row {number}", "fewer fields than the header has, or a quote that is not closed"
+            )
         else:
             cells = dict(zip(header, row))
             yield number, {ours: read(cells) for ours, read in get.items()}

@@ -118,7 +118,7 @@ def _read_row(row: Row, finder: Finder, understood: Understood) -> Iterator[Meme
     parts: dict[str, Any] = {}
     for part, read in readers:
         try:
-            parts[part] = read(fields)  # type: ignore[no-untyped-call]
+            parts[part] = read(fields)
         except ValueError as error:
             yield RowError(where, str(error))
     if len(parts) < len(readers):

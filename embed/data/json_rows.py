@@ -28,7 +28,9 @@ def json_rows(table: Path, columns: Columns, note: Callable[[str], None]) -> Ite
                 found = {} if lacking else columns.match(header, optional=True)
             except ValueError as error:
                 lacking = str(error)
-            yield RowError(where, lacking) if lacking else (number, {f: getter(name)(item) for f, name in found.items()})
+            yield (
+                RowError(where, lacking) if lacking else (number, {f: getter(name)(item) for f, name in found.items()})
+            )
 
 
 def _items(table: Path) -> Iterator[tuple[int, Any]]:

@@ -14,7 +14,19 @@ from embed.data.csv_rows import Numbered, csv_rows
 from embed.data.json_rows import json_rows
 
 # Formats, in the order in which one of several files of the same name is preferred.
-SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet", ".xlsx", ".xls", ".json", ".jsonl.gz", ".csv.gz", ".tsv.gz", ".json.gz")
+SUFFIXES = (
+    ".jsonl",
+    ".csv",
+    ".tsv",
+    ".parquet",
+    ".xlsx",
+    ".xls",
+    ".json",
+    ".jsonl.gz",
+    ".csv.gz",
+    ".tsv.gz",
+    ".json.gz",
+)
 # Folders are searched for tables this deep: `labels/info.csv`, `en/hate/train.jsonl`.
 _DEPTH = 2
 # Columns of what `predict-folder` writes.
@@ -66,7 +78,12 @@ def _folders(data: Path, depth: int) -> list[Path]:
     if depth == 0:
         return [data]
     above = _folders(data, depth - 1)
-    return [Path(entry.path) for folder in above for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False) and entry.name[0] not in "._"]
+    return [
+        Path(entry.path)
+        for folder in above
+        for entry in os.scandir(folder)
+        if entry.is_dir(follow_symlinks=False) and entry.name[0] not in "._"
+    ]
 
 
 def _tables_in(folder: Path) -> list[Path]:

@@ -54,21 +54,23 @@ class Understood:
             wanted = self.columns.given.get("label") or ", ".join(KNOWN["label"][:6]) + " or the like"
             looked = f"looked for a column called {wanted}"
         has = ", ".join([*self.columns.found.values(), *self.columns.unused]) or "none"
-        return f"none of the {total} rows has a label: {looked}; columns: {has}. LABEL=<column> names the label's column"
+        return (
+            f"none of the {total} rows has a label: {looked}; columns: {has}. LABEL=<column> names the label's column"
+        )
 
     def lines(self) -> Iterator[str]:
         """One line for each thing that was understood."""
-        tables = ", ".join(f"{name} ({count} rows)" for name, count in _first(list(self.rows.items())))
+        tables = _listed([f"{name} ({count} rows)" for name, count in self.rows.items()])
         yield f"layout      {self.layout}: {tables}"
-        for name, reason in _first(list(self.left_out.items())):
+        for name, reason in self.left_out.items():
             yield f"left out    {name}: {reason}"
         if self.columns.found:
             found = ", ".join(f"{ours} = {theirs}" for ours, theirs in self.columns.found.items())
-            others = f" (not used: {', '.join(_first(list(self.columns.unused)))})" if self.columns.unused else ""
+            others = f" (not used: {_listed([*self.columns.unused])})" if self.columns.unused else ""
             yield f"columns     {found}{others}"
         words = [f"{word[:40]} = {_NAMES[label]}: {n}" for (word, label), n in self.labels.words.most_common() if word]
         if words:
-            yield f"labels      {', '.join(_first(words))}"
+            yield f"labels      {_listed(words)}"
         yield f"splits      {', '.join(f'{split}: {counts}' for split, counts in self._splits())}"
         unlabelled = sum(n for (_, label), n in self.splits.items() if label == UNLABELLED)
         if unlabelled:
@@ -87,8 +89,9 @@ class Understood:
             yield split, " + ".join(f"{n} {_NAMES[label]}" for (s, label), n in self.splits.items() if s == split)
 
 
-def _first(items: list) -> list:  # type: ignore[type-arg]
-    return items if len(items) <= _SHOWN else [*items[:_SHOWN], *items[:0]]
+def _listed(items: list[str]) -> str:
+    more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
+    return ", ".join(items[:_SHOWN]) + more
 
 
 def table_name(table: Path, data: Path) -> str:

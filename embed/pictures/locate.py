@@ -67,9 +67,7 @@ class PictureFinder:
     may lead into, such as the `blobs` of a hub's cache.
     """
 
-    def __init__(
-        self, root: Path, folders: Sequence[str] = _FOLDERS, given: bool = False, links: str = ""
-    ) -> None:
+    def __init__(self, root: Path, folders: Sequence[str] = _FOLDERS, given: bool = False, links: str = "") -> None:
         self.other: Counter[str] = Counter()
         self._root = str(root)
         self._listing: _Listing | None = None
@@ -162,19 +160,18 @@ class _Listing:
     def find(self, name: str, folders: Sequence[str]) -> tuple[str, str]:
         """The path that a name must mean, and how it differs from the name; or "" and what to do."""
         how = "whose names are spelled otherwise in the table"
-        drive = re.match(r"[A-Za-z]:[\\/]", name)
-        if (drive or "\\" in name) and not self._backslash:
-            name, how = name.replace("\\", "/"), "whose names hold backslashes"
+        if re.match(r"[A-Za-z]:/|.*\\", name) and not self._backslash:
+            name, how = name.replace("\\", "/"), "whose names are paths of Windows"
         parts = [part for part in name.split("/") if part not in ("", ".")]
         same_name = self._paths.get(_plain(parts[-1]), []) if parts else []
         # of several files of this name the one that agrees with most of the path
-        for depth in range(1 if drive else len(parts), 0, -1):
+        for depth in range(len(parts), 0, -1):
             tail = "/".join(map(_plain, parts[-depth:]))
             alike = [path for path in same_name if f"/{_without_suffix(_plain(path), tail)}".endswith(f"/{tail}")]
             near = [path for path in alike if path.rpartition("/")[0] in folders] or alike
             if len(near) == 1:
-                below = "" if drive or depth == len(parts) else ", in other folders"
-                return near[0], how if how.endswith("backslashes") else how + below
+                moved = near[0].rpartition("/")[0] != "/".join(parts[:-1])
+                return near[0], how + ", in other folders" * moved
             if len(near) > 1:
                 return "", f"; {len(near)} of this name lie below it, such as {near[0]}: give the folder as IMAGES="
         return "", ""

@@ -31,6 +31,7 @@ WITHIN = {
 ONLY_IN = {
     "h5py": {"cache", "bench"},
     "pyarrow": {"cache/exchange", "embed/data"},
+    "python_calamine": {"embed/data"},
     "upath": {"embed/pictures"},
     "ray": {"embed/engines"},
     "open_clip": {"embed/clip", "demo", "bench"},

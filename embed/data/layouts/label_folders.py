@@ -18,12 +18,20 @@ def recognise(folder: Path) -> bool:
 def rows(reading: Reading) -> Iterator[Row | RowError]:
     """One row for each picture file, sorted by name."""
     labels = LabelReader(reading.choices.positive_words)
-    for split, folder in sorted(_folders(reading.folder), key=lambda item: ("train validation test".find(item[0]), item[1])):
+    for split, folder in sorted(
+        _folders(reading.folder), key=lambda item: ("train validation test".find(item[0]), item[1])
+    ):
         place = folder.relative_to(reading.folder).as_posix()
-        pictures = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.name[0] != "." and path.is_file())
+        pictures = sorted(
+            path
+            for path in folder.rglob("*")
+            if path.suffix.lower() in SUFFIXES and path.name[0] != "." and path.is_file()
+        )
         if not labels.known(folder.name) and not labels.positive:
             if pictures:
-                reading.understood.left_out[f"{place}/"] = f"{len(pictures)} pictures; its name is no label (POSITIVE= says which are)"
+                reading.understood.left_out[f"{place}/"] = (
+                    f"{len(pictures)} pictures; its name is no label (POSITIVE= says which are)"
+                )
             continue
         reading.understood.rows[f"{place}/"] = len(pictures)
         for path in pictures:

@@ -1,4 +1,4 @@
-"""MAMI (SemEval-2022 task 5): tab-separated `.csv` with five label columns; the test labels in a file of their own."""
+"""MAMI (SemEval-2022 task 5): tab-separated `.csv`, five label columns, test labels in another file."""
 
 from collections.abc import Iterator
 from pathlib import Path

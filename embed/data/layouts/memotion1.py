@@ -1,4 +1,4 @@
-"""Memotion 1 (SemEval-2020 task 8): four scales, two columns of text, the test labels as digits in a file of their own."""
+"""Memotion 1 (SemEval-2020 task 8): four scales, two columns of text, test labels as digits elsewhere."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -24,4 +24,6 @@ def rows(reading: Reading) -> Iterator[Row | RowError]:
             return fields | {"id": f"{split}/{number}", "image": f"{number}.jpg", "folders": (pictures,)}
 
         if (reading.folder / name).is_file():
-            yield from reading.table(reading.folder / name, split, {"image": "", "label": "offensive", "text": "ocr"}, change)
+            yield from reading.table(
+                reading.folder / name, split, {"image": "", "label": "offensive", "text": "ocr"}, change
+            )

@@ -1,4 +1,4 @@
-"""MMHS150K: one object by id with three annotators' numbers; splits and the words on the pictures in other files."""
+"""MMHS150K: one object by id, three annotators' numbers; splits and words on the pictures in other files."""
 
 import json
 from collections.abc import Iterator
@@ -26,7 +26,11 @@ def rows(reading: Reading) -> Iterator[Row | RowError]:
 
     def change(fields: Fields) -> Fields:
         number = fields["id"]
-        votes = [int(kind > 0) for kind in fields["label"]] if isinstance(fields.get("label"), list) else fields.get("label")
+        votes = (
+            [int(kind > 0) for kind in fields["label"]]
+            if isinstance(fields.get("label"), list)
+            else fields.get("label")
+        )
         text = _words(reading.folder / "img_txt" / f"{number}.json")
         picture = {"image": f"{number}.jpg", "folders": ("img_resized",)}
         return fields | picture | {"text": text, "label": votes, "split": split_of.get(number)}

@@ -30,7 +30,9 @@ def rows(reading: Reading) -> Iterator[Row | RowError]:
     for row in read_table(place / _ANSWERS, Columns({"image": "Meme ID"} | {name: name for name in countries})):
         if not isinstance(row, RowError):
             answers[row[1]["image"]] = [row[1].get(name) for name in countries]
-    reading.understood.note(f"labels of {', '.join(countries)}, memes in {language}; another language: DATA={place}/memes/<language>")
+    reading.understood.note(
+        f"labels of {', '.join(countries)}, memes in {language}; another language: DATA={place}/memes/<language>"
+    )
 
     def change(fields: Fields) -> Fields:
         number, template = fields["image"], fields["template"]
@@ -38,7 +40,11 @@ def rows(reading: Reading) -> Iterator[Row | RowError]:
         picture = {"image": f"{template}/{number}.jpg", "folders": (_memes(reading.folder, place, language),)}
         return fields | picture | {"id": f"{language}/{number}", "text": text, "label": answers.get(number)}
 
-    columns = {"image": "Meme ID", "template": "Template Name", "text": "Original (English)" if language == "en" else "Translation"}
+    columns = {
+        "image": "Meme ID",
+        "template": "Template Name",
+        "text": "Original (English)" if language == "en" else "Translation",
+    }
     yield from _without_label(reading).table(place / "captions" / f"{language}.csv", "train", columns, change)
 
 

@@ -1,4 +1,4 @@
-"""Plain tables with known columns: MultiOFF, Hateful Memes, PrideMM, MUTE, MemeLens, CrisisHateMM and any like them."""
+"""Plain tables with known columns: MultiOFF, Hateful Memes, PrideMM, MUTE, MemeLens and any like them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,20 +54,37 @@ def _usable(reading: Reading) -> dict[Path, Columns]:
                 wrong[table] = "no column for image"
                 del usable[table]
     for table, reason in wrong.items():
-        if not usable or (split_in(stem_of(table)) and format_of(table) not in (".json",) and "which is read" not in reason and "predictions" not in reason):
-            raise DatasetError(f"{table}: {reason}" if not usable and len(wrong) == 1 else _none(reading.data, wrong) if not usable else f"{table}: {reason}")
+        if not usable or (
+            split_in(stem_of(table))
+            and format_of(table) not in (".json",)
+            and "which is read" not in reason
+            and "predictions" not in reason
+        ):
+            raise DatasetError(
+                f"{table}: {reason}"
+                if not usable and len(wrong) == 1
+                else _none(reading.data, wrong)
+                if not usable
+                else f"{table}: {reason}"
+            )
         reading.understood.left_out[table_name(table, reading.data)] = reason
     _check_splits(reading.data, usable)
     return usable
 
 
 def _none(data: Path, wrong: dict[Path, str]) -> str:
-    return f"{data}: none of its tables can be read. " + "; ".join(f"{table.name}: {why}" for table, why in list(wrong.items())[:4])
+    return f"{data}: none of its tables can be read. " + "; ".join(
+        f"{table.name}: {why}" for table, why in list(wrong.items())[:4]
+    )
 
 
 def _check_splits(data: Path, tables: dict[Path, Columns]) -> None:
     """Raise DatasetError where several tables do not say their splits."""
-    unclear = [table for table, found in tables.items() if not split_in(stem_of(table)) and "split" not in found.found and not _is_answer(found)]
+    unclear = [
+        table
+        for table, found in tables.items()
+        if not split_in(stem_of(table)) and "split" not in found.found and not _is_answer(found)
+    ]
     if len(tables) > 1 and unclear and len(tables) - sum(map(_is_answer, tables.values())) > 1:
         names = ", ".join(table.name for table in tables)
         raise DatasetError(

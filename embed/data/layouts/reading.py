@@ -1,7 +1,7 @@
 """What every layout shares: it names tables and says how their rows differ; `Reading.table` reads them."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ class Reading:
         self,
         table: Path,
         split: str = "train",
-        columns: Mapping[str, str] | None = None,
+        columns: dict[str, str] | None = None,
         change: Callable[[Fields], Fields] = lambda fields: fields,
     ) -> Iterator[Row | RowError]:
         """The rows of a table.
@@ -55,7 +55,9 @@ class Reading:
         replace; change: maps the fields of a row to those of a meme. A ValueError of it becomes the row's error.
         """
         name = table_name(table, self.data)
-        matcher = Columns((columns or {}) | self.choices.given_columns, self.understood.columns.found, self.understood.columns.unused)
+        matcher = Columns(
+            (columns or {}) | self.choices.given_columns, self.understood.columns.found, self.understood.columns.unused
+        )
         place = table.parent.relative_to(self.folder).as_posix() if self.folder in table.parents else ""
         self.understood.rows[name] += 0
         for row in read_table(table, matcher, self.understood.note):

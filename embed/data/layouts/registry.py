@@ -1,4 +1,4 @@
-"""The layouts that are read, in the order in which they are tried; a new one is a file beside this and a line here."""
+"""The layouts that are read, in the order in which they are tried; a new one is a file and a line here."""
 
 from embed.data.layouts import (
     harmeme,

@@ -26,7 +26,11 @@ def rows(reading: Reading) -> Iterator[Row | RowError]:
         reading.understood.note(f"{_TEST}: {len(answers)} labels are in {_ANSWERS}")
 
         def change(fields: Fields) -> Fields:
-            return _by_name(fields) | {"folders": ("test_img",)} | ({"label": answers[fields["image"]]} if fields["image"] in answers else {})
+            return (
+                _by_name(fields)
+                | {"folders": ("test_img",)}
+                | ({"label": answers[fields["image"]]} if fields["image"] in answers else {})
+            )
 
         yield from reading.table(reading.folder / _TEST, "test", change=change)
 

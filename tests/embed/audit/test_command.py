@@ -20,6 +20,10 @@ import embed.data.near_duplicates
 from embed.audit.command import main
 from embed.data.near_duplicates import differing_bits, near_pictures, near_texts, picture_hash, words
 
+LABEL_ADVICE = (
+    "write offensive or non-offensive (or 1 or 0), or say which words count as offensive: POSITIVE='word,word'"
+)
+
 Audit = Callable[..., dict[str, Any]]
 
 
@@ -96,11 +100,15 @@ def test_every_finding_names_its_rows_and_no_others(tmp_path: Path, audit: Audit
     )
     found = audit()
     assert [(row["where"], row["reason"]) for row in found["findings"]["refused_rows"]["rows"]] == [
-        ("memes.csv, row 11", "unknown label 'maybe'; write offensive or non-offensive (or 1 or 0), or say which "
-         "words count as offensive: POSITIVE='word,word'"),
+        (
+            "memes.csv, row 11",
+            f"unknown label 'maybe'; {LABEL_ADVICE}",
+        ),
         ("memes.csv, row 12", "unknown split 'later'; write train, validation or test"),
-        ("memes.csv, row 12", "unknown label 'perhaps'; write offensive or non-offensive (or 1 or 0), or say which "
-         "words count as offensive: POSITIVE='word,word'"),
+        (
+            "memes.csv, row 12",
+            f"unknown label 'perhaps'; {LABEL_ADVICE}",
+        ),
     ]
     rows = {name: [row["id"] for row in f["rows"]] for name, f in found["findings"].items() if f["rows"]}
     del rows["refused_rows"]

@@ -115,9 +115,18 @@ def test_label_spellings(spelling: object, label: int) -> None:
         ('image_name,sentence,label\nx.png,"hi,1\n', "row 2: fewer fields than the header has, or a quote that is not"),
         ("image_name,sentence,label,Label\nx.png,hi,1,0\n", "two columns are called label"),
         ("image_name#sentence#label\nx.png#hi#1\n", "It has: image_name#sentence#label"),
-        (f"image_name,sentence,label\nx.png,{'x' * 1_000_001},1\n", "row 2: a text of 1,000,001 characters, the limit is"),
-        ('label,image_name,sentence\n1,x.png,"hi\n0,y.png,ho\n', "row 2: probably a quote that is not closed: it takes"),
-        (f'image_name,label,sentence\na.png,0,a\nx.png,1,"{"x" * 4_000_001}', "row 3: a field of more than 4,000,000 characters"),
+        (
+            f"image_name,sentence,label\nx.png,{'x' * 1_000_001},1\n",
+            "row 2: a text of 1,000,001 characters, the limit is",
+        ),
+        (
+            'label,image_name,sentence\n1,x.png,"hi\n0,y.png,ho\n',
+            "row 2: probably a quote that is not closed: it takes",
+        ),
+        (
+            f'image_name,label,sentence\na.png,0,a\nx.png,1,"{"x" * 4_000_001}',
+            "row 3: a field of more than 4,000,000 characters",
+        ),
         ("image_name,sentence,label\nx.png,hi, there,1\n", "memes.csv, row 2: more fields than the header"),
         ("image_name,sentence,label\n,hi,1\n", "memes.csv, row 2: no image name"),
         ("image_name,sentence,label,split\nx.png,hi,1,later\n", "memes.csv, row 2: unknown split 'later'"),

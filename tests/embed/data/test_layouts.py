@@ -76,21 +76,30 @@ def workbook(path: Path, rows: list[list[Any]]) -> Path:
 
 def multioff(data: Path) -> Counts:
     for name, label in (("Training", "offensive"), ("Validation", "Non-offensiv"), ("Testing", "Non-offensive")):
-        write(data / "Split Dataset" / f"{name}_meme_dataset.csv", table([["image_name", "sentence", "label"], [f"{name}.png", "hi", label]]))
+        write(
+            data / "Split Dataset" / f"{name}_meme_dataset.csv",
+            table([["image_name", "sentence", "label"], [f"{name}.png", "hi", label]]),
+        )
         draw(data, f"Labelled Images/{name}.png")
     return {("train", 1): 1, ("validation", 0): 1, ("test", 0): 1}
 
 
 def hateful_memes(data: Path) -> Counts:
-    for number, (name, label) in enumerate({"train": 1, "dev_seen": 0, "dev_unseen": 1, "test_seen": 0, "test_unseen": None}.items()):
-        row = {"id": number, "img": f"img/{number:05}.png", "text": f"t{number}"} | ({} if label is None else {"label": label})
+    for number, (name, label) in enumerate(
+        {"train": 1, "dev_seen": 0, "dev_unseen": 1, "test_seen": 0, "test_unseen": None}.items()
+    ):
+        row = {"id": number, "img": f"img/{number:05}.png", "text": f"t{number}"} | (
+            {} if label is None else {"label": label}
+        )
         write(data / f"{name}.jsonl", lines([row]))
         draw(data, row["img"])
     return {("train", 1): 1, ("validation", 0): 1, ("validation", 1): 1, ("test", 0): 1, ("test", -1): 1}
 
 
 def fine_grained(data: Path) -> Counts:
-    for number, (name, gold) in enumerate({"train.json": "hateful", "dev_seen.json": "not_hateful", "test.jsonl": "hateful"}.items()):
+    for number, (name, gold) in enumerate(
+        {"train.json": "hateful", "dev_seen.json": "not_hateful", "test.jsonl": "hateful"}.items()
+    ):
         row = {
             "id": number, "set_name": name.partition(".")[0], "img": f"img/{number:05}.png", "text": "t",
             "gold_hate": [gold], "gold_pc": ["pc_empty"], "gold_attack": [], "pc": [["sex"]], "attack": [[]],
@@ -102,12 +111,20 @@ def fine_grained(data: Path) -> Counts:
 
 def harm_c(data: Path, version: str = "") -> Counts:
     written = {
-        "train": [["not harmful"], ["somewhat harmful", "individual"], ["very harmful", "society"], ["", "not harmful"]],
+        "train": [
+            ["not harmful"],
+            ["somewhat harmful", "individual"],
+            ["very harmful", "society"],
+            ["", "not harmful"],
+        ],
         "val": [["very harmful", "community"]],
         "test": [["not harmful"]],
     }
     for split, labels in written.items():
-        rows = [{"id": f"{split}{n}", "image": f"{split}{n}.png", "labels": words, "text": f"{n}"} for n, words in enumerate(labels)]
+        rows = [
+            {"id": f"{split}{n}", "image": f"{split}{n}.png", "labels": words, "text": f"{n}"}
+            for n, words in enumerate(labels)
+        ]
         write(data / f"{split}{version}.jsonl", lines(rows))
         draw(data, *(f"images/{row['image']}" for row in rows))
     return {("train", 0): 2, ("train", 1): 2, ("validation", 1): 1, ("test", 0): 1}
@@ -121,18 +138,53 @@ def mami(data: Path) -> Counts:
     names = ["file_name", "misogynous", "shaming", "stereotype", "objectification", "violence", "Text Transcription"]
     rows = [["1.jpg", 1, 1, 0, 0, 0, "a, b"], ["2.jpg", 0, 0, 0, 0, 0, "c"], ["10.jpg", 1, 0, 1, 0, 0, "d"]]
     write(data / "TRAINING/training.csv", table([names, *rows], "\t"))
-    write(data / "test/Test.csv", table([["file_name", "Text Transcription"], ["15236.jpg", "e"], ["15805.jpg", "f"]], "\t"))
+    write(
+        data / "test/Test.csv",
+        table([["file_name", "Text Transcription"], ["15236.jpg", "e"], ["15805.jpg", "f"]], "\t"),
+    )
     write(data / "test_labels.txt", "15236.jpg\t0\t0\t0\t0\t0\n15805.jpg\t1\t0\t0\t1\t0\n")
     draw(data, "TRAINING/1.jpg", "TRAINING/2.jpg", "TRAINING/10.jpg", "test/15236.jpg", "test/15805.jpg")
     return {("train", 1): 2, ("train", 0): 1, ("test", 0): 1, ("test", 1): 1}
 
 
 def memotion_1(data: Path) -> Counts:
-    names = ["", "image_name", "text_ocr", "text_corrected", "humour", "sarcasm", "offensive", "motivational", "overall_sentiment"]
+    names = [
+        "",
+        "image_name",
+        "text_ocr",
+        "text_corrected",
+        "humour",
+        "sarcasm",
+        "offensive",
+        "motivational",
+        "overall_sentiment",
+    ]
     words = ["not_offensive", "slight", "very_offensive", "hateful_offensive"]
-    rows = [[n, f"image_{n}.jpg", f"OCR {n}", "" if n == 0 else f"right {n}", "funny", "general", word, "motivational", "positive"] for n, word in enumerate(words)]
+    rows = [
+        [
+            n,
+            f"image_{n}.jpg",
+            f"OCR {n}",
+            "" if n == 0 else f"right {n}",
+            "funny",
+            "general",
+            word,
+            "motivational",
+            "positive",
+        ]
+        for n, word in enumerate(words)
+    ]
     write(data / "labels.csv", table([names, *rows]))
-    write(data / "2000_testdata.csv", table([["Image_name", "Image_URL", "OCR_extracted_text", "corrected_text"], ["t1.jpg", "http://x/t1.jpg", "o", "c"], ["t2.jpg", "", "o", ""]]))
+    write(
+        data / "2000_testdata.csv",
+        table(
+            [
+                ["Image_name", "Image_URL", "OCR_extracted_text", "corrected_text"],
+                ["t1.jpg", "http://x/t1.jpg", "o", "c"],
+                ["t2.jpg", "", "o", ""],
+            ]
+        ),
+    )
     write(data / "Meme_groundTruth.csv", table([["Image_name", "Labels"], ["t1.jpg", "0_1010"], ["t2.jpg", "-1_1101"]]))
     draw(data, *(f"images/image_{n}.jpg" for n in range(4)), "2000_data/t1.jpg", "2000_data/t2.jpg")
     return {("train", 0): 1, ("train", 1): 3, ("test", 1): 1, ("test", 0): 1}
@@ -141,14 +193,21 @@ def memotion_1(data: Path) -> Counts:
 def memotion_3(data: Path) -> Counts:
     names = ["", "image_url", "humour", "sarcastic", "offensive", "motivational", "overall", "ocr"]
     for file, words in (("train", ["not_offensive", "slight", "very_offensive"]), ("val", ["hateful_offensive"])):
-        rows = [[n, "http://x", "funny", "sarcastic", word, "not_motivational", "neutral", f"words\nof {n}"] for n, word in enumerate(words)]
+        rows = [
+            [n, "http://x", "funny", "sarcastic", word, "not_motivational", "neutral", f"words\nof {n}"]
+            for n, word in enumerate(words)
+        ]
         write(data / f"memotion_{file}.csv", table([names, *rows], "\t"))
         draw(data, *(f"{file}Images/{n}.jpg" for n in range(len(words))))
     return {("train", 0): 1, ("train", 1): 2, ("validation", 1): 1}
 
 
 def pride_mm(data: Path) -> Counts:
-    rows = [["a.png", "None", 1, "undirected", "oppose", 0, "train"], ["b.png", "t", 0, "", "support", 1, "val"], ["c.png", "u", 0, "", "neutral", 1, "test"]]
+    rows = [
+        ["a.png", "None", 1, "undirected", "oppose", 0, "train"],
+        ["b.png", "t", 0, "", "support", 1, "val"],
+        ["c.png", "u", 0, "", "neutral", 1, "test"],
+    ]
     write(data / "PrideMM.csv", table([["name", "text", "hate", "target", "stance", "humour", "split"], *rows]))
     draw(data, "Images/a.png", "Images/b.png", "Images/c.png")
     return {("train", 1): 1, ("validation", 0): 1, ("test", 0): 1}
@@ -156,7 +215,15 @@ def pride_mm(data: Path) -> Counts:
 
 def mmhs150k(data: Path) -> Counts:
     rows = {"11": [4, 1, 3], "22": [0, 0, 5], "33": [0, 0, 0], "44": [0, 2, 2]}
-    write(data / "MMHS150K_GT.json", json.dumps({n: {"img_url": "u", "labels": v, "labels_str": [], "tweet_text": "tweet", "tweet_url": "v"} for n, v in rows.items()}))
+    write(
+        data / "MMHS150K_GT.json",
+        json.dumps(
+            {
+                n: {"img_url": "u", "labels": v, "labels_str": [], "tweet_text": "tweet", "tweet_url": "v"}
+                for n, v in rows.items()
+            }
+        ),
+    )
     for name, numbers in (("train", "11\n22\n"), ("val", "33\n"), ("test", "44\n")):
         write(data / "splits" / f"{name}_ids.txt", numbers)
     write(data / "img_txt/11.json", json.dumps({"img_text": "on the picture"}))
@@ -166,23 +233,50 @@ def mmhs150k(data: Path) -> Counts:
 
 def propaganda(data: Path) -> Counts:
     for name, labels in (("training", [["Smears", "Loaded Language"], []]), ("test", [["Doubt"]])):
-        rows = [{"id": f"{n}", "labels": found, "text": "t\\nu", "image": f"{n}_{name}.png"} for n, found in enumerate(labels)]
+        rows = [
+            {"id": f"{n}", "labels": found, "text": "t\\nu", "image": f"{n}_{name}.png"}
+            for n, found in enumerate(labels)
+        ]
         write(data / f"{name}_set_task3.txt", json.dumps(rows))
         draw(data, *(f"{name}_set_task3/{row['image']}" for row in rows))
     return {("train", 1): 1, ("train", 0): 1, ("test", 1): 1}
 
 
 def tamil_trolls(data: Path) -> Counts:
-    write(data / "train_captions.csv", table([["", "imagename", "captions"], [0, "troll_1.jpg", "a"], [1, "Not_troll_2.jpg", "b"], [2, "troll_3.jpg", "c"]]))
-    write(data / "test_captions.csv", table([["", "imagename", "captions"], [0, "test_img_0.jpg", "d"], [1, "test_img_1.jpg", "e"]]))
-    write(data / "gold_labels_for_test.csv", table([["", "imagename", "label"], [0, "test_img_0.jpg", "troll"], [1, "test_img_1.jpg", "Not_troll"]]))
-    draw(data, *(f"uploaded_tamil_memes/{name}.jpg" for name in ("troll_1", "Not_troll_2", "troll_3")), "test_img/test_img_0.jpg", "test_img/test_img_1.jpg")
+    write(
+        data / "train_captions.csv",
+        table(
+            [
+                ["", "imagename", "captions"],
+                [0, "troll_1.jpg", "a"],
+                [1, "Not_troll_2.jpg", "b"],
+                [2, "troll_3.jpg", "c"],
+            ]
+        ),
+    )
+    write(
+        data / "test_captions.csv",
+        table([["", "imagename", "captions"], [0, "test_img_0.jpg", "d"], [1, "test_img_1.jpg", "e"]]),
+    )
+    write(
+        data / "gold_labels_for_test.csv",
+        table([["", "imagename", "label"], [0, "test_img_0.jpg", "troll"], [1, "test_img_1.jpg", "Not_troll"]]),
+    )
+    draw(
+        data,
+        *(f"uploaded_tamil_memes/{name}.jpg" for name in ("troll_1", "Not_troll_2", "troll_3")),
+        "test_img/test_img_0.jpg",
+        "test_img/test_img_1.jpg",
+    )
     return {("train", 1): 2, ("train", 0): 1, ("test", 1): 1, ("test", 0): 1}
 
 
 def mute(data: Path) -> Counts:
     for split, label in (("train", "hate"), ("valid", "not-hate"), ("test", "hate")):
-        workbook(data / f"{split}_hate.xlsx", [["image_name", "Captions", "Label"], [f"{split}.jpg", "কথা", label], [f"{split}2.jpg", 42, "not-hate"]])
+        workbook(
+            data / f"{split}_hate.xlsx",
+            [["image_name", "Captions", "Label"], [f"{split}.jpg", "কথা", label], [f"{split}2.jpg", 42, "not-hate"]],
+        )
         draw(data, f"Memes/{split}.jpg", f"Memes/{split}2.jpg")
     return {("train", 1): 1, ("train", 0): 1, ("validation", 0): 2, ("test", 1): 1, ("test", 0): 1}
 
@@ -195,14 +289,20 @@ def bengali(data: Path) -> Counts:
 
 
 def crisis_hate(data: Path) -> Counts:
-    write(data / "memes.csv", table([["filename", "text", "label"], ["1.jpg", "a", "Hate Speech"], ["2.jpg", "b", "No Hate Speech"]]))
+    write(
+        data / "memes.csv",
+        table([["filename", "text", "label"], ["1.jpg", "a", "Hate Speech"], ["2.jpg", "b", "No Hate Speech"]]),
+    )
     draw(data, "Hate Speech/1.jpg", "No Hate Speech/2.jpg")
     return {("train", 1): 1, ("train", 0): 1}
 
 
 def meme_lens(data: Path) -> Counts:
     for split, label in (("train", "propaganda"), ("val", "not-propaganda"), ("test", "propaganda")):
-        write(data / f"ar/prop/{split}.jsonl", lines([{"id": split, "image": f"images/{split}.png", "text": "t", "label": label}]))
+        write(
+            data / f"ar/prop/{split}.jsonl",
+            lines([{"id": split, "image": f"images/{split}.png", "text": "t", "label": label}]),
+        )
         draw(data, f"ar/prop/images/{split}.png")
     return {("train", 1): 1, ("validation", 0): 1, ("test", 1): 1}
 
@@ -210,9 +310,15 @@ def meme_lens(data: Path) -> Counts:
 def multi3hate(data: Path) -> Counts:
     for language in ("en", "de"):
         rows = [[1, "Bad Luck", "one<sep>two", "eins<sep>zwei"], [2, "Drake", "three", "drei"]]
-        write(data / f"data/captions/{language}.csv", table([["Meme ID", "Template Name", "Original (English)", "Translation"], *rows]))
+        write(
+            data / f"data/captions/{language}.csv",
+            table([["Meme ID", "Template Name", "Original (English)", "Translation"], *rows]),
+        )
         draw(data, f"data/memes/{language}/Bad Luck/1.jpg", f"data/memes/{language}/Drake/2.jpg")
-    write(data / "data/final_annotations.csv", table([["Meme ID", "US", "DE", "MX", "CN", "IN"], [1, 1, 1, 0, 1, 0], [2, 0, 0, 0, 0, 1]]))
+    write(
+        data / "data/final_annotations.csv",
+        table([["Meme ID", "US", "DE", "MX", "CN", "IN"], [1, 1, 1, 0, 1, 0], [2, 0, 0, 0, 0, 1]]),
+    )
     return {("train", 1): 1, ("train", 0): 1}
 
 
@@ -224,7 +330,14 @@ def issues_copy(data: Path) -> Counts:
 
 
 def label_folders(data: Path) -> Counts:
-    draw(data, "offensive/a.png", "offensive/deep/b.JPG", "non-offensive/a.png", "unlabelled/c.png", "offensive/.DS_Store")
+    draw(
+        data,
+        "offensive/a.png",
+        "offensive/deep/b.JPG",
+        "non-offensive/a.png",
+        "unlabelled/c.png",
+        "offensive/.DS_Store",
+    )
     return {("train", 1): 2, ("train", 0): 1, ("train", -1): 1}
 
 
@@ -284,7 +397,10 @@ def test_a_layout_gives_its_splits_and_labels_and_every_picture(tmp_path: Path, 
 def test_texts_of_layouts_with_two_columns_or_other_files(tmp_path: Path) -> None:
     for make in (memotion_1, mmhs150k, multi3hate, pride_mm, mute, memotion_3):
         make(tmp_path / make.__name__)
-    texts = {make: [meme.text for meme in read(tmp_path / make)[0]] for make in ("memotion_1", "mmhs150k", "multi3hate", "pride_mm", "memotion_3")}
+    texts = {
+        make: [meme.text for meme in read(tmp_path / make)[0]]
+        for make in ("memotion_1", "mmhs150k", "multi3hate", "pride_mm", "memotion_3")
+    }
     assert texts["memotion_1"] == ["OCR 0", "right 1", "right 2", "right 3", "c", "o"]
     assert texts["mmhs150k"] == ["on the picture", "", "", ""]
     assert texts["multi3hate"] == ["one\ntwo", "three"]
@@ -311,7 +427,9 @@ def test_a_label_column_is_picked_and_words_are_said_to_be_positive(tmp_path: Pa
 def test_annotators_agreement_is_recorded(tmp_path: Path) -> None:
     mmhs150k(tmp_path)
     assert [round(meme.agreement, 2) for meme in read(tmp_path)[0]] == [1.0, 0.67, 1.0, 0.67]
-    memes, said = read(write(tmp_path / "m.csv", "image,text,label\na.png,a,hate|hate|not_hate\nb.png,b,1;0\nc.png,c,0\n"))
+    memes, said = read(
+        write(tmp_path / "m.csv", "image,text,label\na.png,a,hate|hate|not_hate\nb.png,b,1;0\nc.png,c,0\n")
+    )
     assert [(meme.label, round(meme.agreement, 2)) for meme in memes] == [(1, 0.67), (-1, 0.5), (0, 1.0)]
     assert "disagree on 2 rows" in said
 
@@ -334,6 +452,9 @@ def test_tables_in_several_folders_are_listed(tmp_path: Path) -> None:
 
 def test_predictions_are_left_out_aloud(tmp_path: Path) -> None:
     no_text_column(tmp_path)
-    write(tmp_path / "test_predictions.csv", "image_name,text,text_source,label,probability,threshold,model_version,problem\na.png,t,given,offensive,.9,.5,v,\n")
+    write(
+        tmp_path / "test_predictions.csv",
+        "image_name,text,text_source,label,probability,threshold,model_version,problem\na.png,t,given,offensive,.9,.5,v,\n",
+    )
     memes, said = read(tmp_path)
     assert len(memes) == 2 and "left out    test_predictions.csv: predictions of `predict-folder`" in said

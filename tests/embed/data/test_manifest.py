@@ -172,7 +172,9 @@ def test_what_is_no_parquet_or_lacks_a_column_is_a_sentence(folder: Path) -> Non
     with pytest.raises(DatasetError, match="not a Parquet file that can be read"):
         read_dataset(table)
     pq.write_table(pa.table({"image": ["a.png"]}), table)
-    with pytest.raises(DatasetError, match=r"none of the 1 rows has a label: looked for a column called label, .*; columns: image\."):
+    with pytest.raises(
+        DatasetError, match=r"none of the 1 rows has a label: looked for a column called label, .*; columns: image\."
+    ):
         read_dataset(table)
     pq.write_table(pa.table({"image": ["a.png"], "text": pa.array([b"\xff"]).cast(pa.string(), safe=False)}), table)
     with pytest.raises(DatasetError, match="not UTF-8"):
