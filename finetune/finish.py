@@ -53,7 +53,8 @@ def embed_finetuned(start: Start, delta: dict[str, Tensor], device: str, say: Ca
         ocr=bool(start.index.source.get("ocr")),
         delta=start.work / DELTA,
     )
-    settings = replace(settings, **{name: start.index.source.get(name, "") for name in CHOICES})
+    choices: dict[str, Any] = {name: start.index.source.get(name, "") for name in CHOICES}
+    settings = replace(settings, **choices)
     # the pictures that are unchanged need not be hashed again
     embed_dataset(settings, say, start.index.hints, _splits(start))
     index = read_index(settings.index)
