@@ -164,7 +164,7 @@ def _embed_dataset(
 ) -> Summary:
     understood = Understood()
     root, memes = read_dataset(Path(settings.data), choices, understood)
-    for line in understood.lines():
+    for line in understood.lines(settings.ocr):
         say(line)
     remember(settings.layout.choices(settings.data), choices)
     root = root.absolute()  # a worker may run in another folder

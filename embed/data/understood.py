@@ -58,9 +58,9 @@ class Understood:
             f"none of the {total} rows has a label: {looked}; columns: {has}. LABEL=<column> names the label's column"
         )
 
-    def lines(self) -> Iterator[str]:
-        """One line for each thing that was understood."""
-        tables = _listed([f"{name} ({count} rows)" for name, count in self.rows.items()])
+    def lines(self, ocr: bool = False) -> Iterator[str]:
+        """One line for each thing that was understood; ocr: whether missing texts are about to be read."""
+        tables = _listed([f"{name} ({_rows(count)})" for name, count in self.rows.items()])
         yield f"layout      {self.layout}: {tables}"
         for name, reason in self.left_out.items():
             yield f"left out    {name}: {reason}"
@@ -74,11 +74,11 @@ class Understood:
         yield f"splits      {', '.join(f'{split}: {counts}' for split, counts in self._splits())}"
         unlabelled = sum(n for (_, label), n in self.splits.items() if label == UNLABELLED)
         if unlabelled:
-            yield f"unlabelled  {unlabelled} rows: embedded, left out of tuning"
+            yield f"unlabelled  {_rows(unlabelled)}: embedded, left out of tuning"
         if self.disagreeing:
-            yield f"annotators  disagree on {self.disagreeing} rows: the majority counts, a tie is unlabelled"
+            yield f"annotators  disagree on {_rows(self.disagreeing)}: the majority counts, a tie is unlabelled"
         if self.without_text:
-            yield f"no text     {self.without_text} rows; add OCR=on to read it from the pictures"
+            yield f"no text     {_rows(self.without_text)}" + ("" if ocr else "; add OCR=on to read it from the pictures")
         for how, count in self.found_otherwise.items():
             yield f"pictures    {count} found {how}"
         for text in self.notes:
@@ -87,6 +87,10 @@ class Understood:
     def _splits(self) -> Iterator[tuple[str, str]]:
         for split in dict.fromkeys(split for split, _ in self.splits):
             yield split, " + ".join(f"{n} {_NAMES[label]}" for (s, label), n in self.splits.items() if s == split)
+
+
+def _rows(count: int) -> str:
+    return f"{count} row{'s' * (count != 1)}"
 
 
 def _listed(items: list[str]) -> str:

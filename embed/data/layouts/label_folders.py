@@ -30,7 +30,7 @@ def rows(reading: Reading) -> Iterator[Row | RowError]:
         if not labels.known(folder.name) and not labels.positive:
             if pictures:
                 reading.understood.left_out[f"{place}/"] = (
-                    f"{len(pictures)} pictures; its name is no label (POSITIVE= says which are)"
+                    f"{len(pictures)} picture{'s' * (len(pictures) != 1)}; its name is no label (POSITIVE= says which are)"
                 )
             continue
         reading.understood.rows[f"{place}/"] = len(pictures)

@@ -438,7 +438,7 @@ def test_folders_named_by_no_label_are_left_out_aloud(tmp_path: Path) -> None:
     draw(tmp_path, "racist stuff/a.png", "offensive/b.png", "non-offensive/c.png")
     memes, said = read(tmp_path)
     assert [meme.id for meme in memes] == ["non-offensive/c.png", "offensive/b.png"]
-    assert "racist stuff/: 1 pictures; its name is no label" in said
+    assert "racist stuff/: 1 picture; its name is no label" in said
     memes, _ = read(tmp_path, positive="racist stuff,offensive")
     assert [meme.label for meme in memes] == [0, 1, 1]
 

@@ -123,7 +123,7 @@ def test_columns_reach_into_nested_json(tmp_path: Path) -> None:
     write(tmp_path / "m.jsonl", lines(rows))
     memes, said = read(tmp_path, columns="image=media.path, text=caption,label=annotation.offensive")
     assert [(m.id, m.text, m.label) for m in memes] == [("a.png", "", 1), ("b.png", "ho", 0), ("c.png", "he", -1)]
-    assert "1 rows: embedded, left out of tuning" in said and "no text     1 rows; add OCR=on" in said
+    assert "1 row: embedded, left out of tuning" in said and "no text     1 row; add OCR=on" in said
     assert "image = media.path" in said
 
 
@@ -279,11 +279,11 @@ def test_what_was_understood_is_told(tmp_path: Path) -> None:
     write(tmp_path / "test.csv", "image,label\na.png,no\n")
     draw(tmp_path, "a.png", "b.png")
     assert read(tmp_path)[1].splitlines() == [
-        "layout      plain tables: train.csv (3 rows), test.csv (1 rows)",
+        "layout      plain tables: train.csv (3 rows), test.csv (1 row)",
         "columns     image = image, label = label (not used: words)",
         "labels      no = non-offensive: 2, yes = offensive: 1",
         "splits      train: 1 offensive + 1 non-offensive + 1 unlabelled, test: 1 non-offensive",
-        "unlabelled  1 rows: embedded, left out of tuning",
+        "unlabelled  1 row: embedded, left out of tuning",
         "no text     4 rows; add OCR=on to read it from the pictures",
     ]
 
