@@ -40,12 +40,23 @@ class LabelReader:
 
     positive: Collection[str] = ()
     words: Counter[tuple[str, int]] = field(default_factory=Counter)
+    _read: dict[str, tuple[str, int, float]] = field(default_factory=dict)
 
     def read(self, value: Any) -> tuple[int, float]:
         """Label (1, 0 or -1) of a cell, and the share of its annotators who agree; a tie is unlabelled.
 
         Raises ValueError for a word that is not known.
         """
+        known = self._read.get(value) if isinstance(value, str) else None
+        word, label, agreement = known or self._judge(value)
+        if isinstance(value, str) and len(self._read) < _MOST_WORDS:
+            self._read[value] = word, label, agreement
+        if (word, label) in self.words or len(self.words) < _MOST_WORDS:
+            self.words[word, label] += 1
+        return label, agreement
+
+    def _judge(self, value: Any) -> tuple[str, int, float]:
+        """The word to tell the user, the label and the agreement of a cell."""
         votes = Counter(map(self._one, _votes(value)))
         labels = {label: count for label, count in votes.items() if label != UNLABELLED}
         if not labels:
@@ -53,10 +64,7 @@ class LabelReader:
         else:
             agreement = max(labels.values()) / sum(labels.values())
             label = UNLABELLED if len(set(labels.values())) == 1 < len(labels) else max(labels, key=labels.__getitem__)
-        word = "" if label == UNLABELLED and len(votes) == 1 else str(value)
-        if (word, label) in self.words or len(self.words) < _MOST_WORDS:
-            self.words[word, label] += 1
-        return label, agreement
+        return "" if label == UNLABELLED and len(votes) == 1 else str(value), label, agreement
 
     def known(self, value: str) -> bool:
         """Whether a word is a label."""
