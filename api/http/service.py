@@ -7,8 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from threading import Lock
 
-import msgspec
-
 from api.http.admission import Admission
 from api.metrics import Metrics
 from api.model.batching import Closed
@@ -93,7 +91,7 @@ class Service:
 
 
 def _named(predictor: Predictor) -> tuple[str, str]:
-    return msgspec.structs.astuple(predictor.model)
+    return predictor.model.name, predictor.model.version
 
 
 def _key_digests(keys_file: str) -> tuple[bytes, ...]:

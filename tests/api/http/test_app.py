@@ -22,7 +22,7 @@ from embed.pictures.decoding import UnreadableImage
 
 Make = Callable[..., FlaskClient]
 KEY = "a-key-of-this-test"
-PROBLEM = {"type", "title", "status", "detail", "request_id"}
+PROBLEM = {"type", "code", "title", "status", "detail", "request_id"}
 
 
 @pytest.fixture
@@ -564,7 +564,7 @@ def test_health_and_readiness(client: FlaskClient, services: list[Service]) -> N
 def test_the_model_card(client: FlaskClient) -> None:
     card = client.get("/model").get_json()
     assert card["model"] == {"name": "fake", "version": "0123"} and card["training_fingerprint"] == "abc"
-    assert card.keys() == set(CARD.__struct_fields__) - {"finetuned"}
+    assert card.keys() == set(CARD.__struct_fields__) - {"finetuned", "notice"}
 
 
 def counted(client: FlaskClient, start: str) -> dict[str, float]:

@@ -236,7 +236,7 @@ def test_invalid_http_is_refused_with_problem_json_and_a_log_line(case: str, cap
         assert process_time() - start < 1
         problem = json.loads(body)
         assert status == problem["status"] == expected
-        assert problem.keys() == {"type", "title", "status", "detail", "request_id"}
+        assert problem.keys() == {"type", "code", "title", "status", "detail", "request_id"}
         assert phrase in problem["detail"]
         assert "secret" not in body.decode() + caplog.text
         assert len(problem["request_id"]) == 32
