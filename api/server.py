@@ -44,7 +44,10 @@ def serve(settings: ServeSettings, say: Callable[[str], None]) -> None:
     if reader:
         reader.load()
     model = service.predictor.model
-    say(f"serving {model.name} {model.version} on http://{settings.host}:{listener.port}")
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    say(f"serving {model.name} {model.version} on http://{host}:{listener.port}")
+    if model.notice:
+        say(model.notice)
     listener.run()
 
 
