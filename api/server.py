@@ -44,11 +44,12 @@ def serve(settings: ServeSettings, say: Callable[[str], None]) -> None:
     if reader:
         reader.load()
     model = service.predictor.model
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    say(f"serving {model.name} {model.version} on http://{host}:{listener.port}")
-    if model.notice:
-        say(model.notice)
+    say(f"serving {model.name} {model.version} on {_url(settings.host, listener.port)}")
     listener.run()
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _handle_signals(service: Service, listener: Listener) -> None:

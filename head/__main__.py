@@ -12,17 +12,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from head.request import data_options, refused, request_of
+
+if __name__ == "__main__" and (early := refused(sys.argv[1:])):
+    sys.exit(early)  # before the seconds of importing torch
+
 import numpy as np
 import torch
 
 from cache import (
-    DEMO_DATA,
-    FEATURES,
-    LONG_TEXTS,
     DatasetIndex,
     DatasetRequest,
     Layout,
-    chosen_model,
     content_of,
     cores,
     demo_notice,
@@ -49,9 +50,9 @@ def main(arguments: list[str] | None = None) -> int:
     limit_threads()
     try:
         if options.command == "tune":
-            _tune(_request(options), _search(options), Shipping(options.ship, options.review), options.artifacts)
+            _tune(request_of(options), _search(options), Shipping(options.ship, options.review), options.artifacts)
         else:
-            _nested(_request(options), _search(options), options.artifacts)
+            _nested(request_of(options), _search(options), options.artifacts)
     except (ValueError, OSError) as error:
         return refuse(error)
     except KeyboardInterrupt:
@@ -67,8 +68,8 @@ def _parser() -> argparse.ArgumentParser:
         ("tune", "search, choose an ensemble, write a model bundle"),
         ("nested", "nested cross-validation: an unbiased estimate of what `tune` does"),
     ):
-        command = commands.add_parser(name, help=purpose, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-        _add_data(command)
+        form = argparse.ArgumentDefaultsHelpFormatter
+        command = commands.add_parser(name, help=purpose, formatter_class=form, parents=[data_options()])
         _add_search(command)
         _add_aim(command)
         if name == "tune":
@@ -85,15 +86,6 @@ def _parser() -> argparse.ArgumentParser:
                 help="share of memes nearest the threshold left to human review: 0.2, 20 or 20%%",
             )
     return parser
-
-
-def _add_data(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--data", default=DEMO_DATA, help="data folder, as given to the embedding job, or an index")
-    command.add_argument("--model", default="", help="as given to the embedding job; needed if it ran with several")
-    command.add_argument("--pretrained", default="", help="its checkpoint, as given to the embedding job")
-    command.add_argument("--features", choices=FEATURES, default=FEATURES[0], help="as given to the embedding job")
-    command.add_argument("--long-text", choices=LONG_TEXTS, default=LONG_TEXTS[0], help="as given to the embedding job")
-    command.add_argument("--artifacts", type=Path, default=Path("artifacts"), help="folder of vectors and results")
 
 
 def _add_search(command: argparse.ArgumentParser) -> None:
@@ -154,11 +146,6 @@ def _nested(request: DatasetRequest, search: SearchRequest, artifacts: Path) -> 
     write_part(folder, "nested.json", {**metrics, "fingerprint": source.fingerprint})
     print(f"\n{metrics_table('nested cross-validation', metrics)}")
     print(f"\n{verdict({'shipped': SHIPPED}, metrics)}\nnested  {folder / 'nested.json'}{notice}")
-
-
-def _request(options: argparse.Namespace) -> DatasetRequest:
-    model = chosen_model(options.data, options.model)
-    return DatasetRequest(options.data, model, options.pretrained, options.features, options.long_text)
 
 
 def _search(options: argparse.Namespace) -> SearchRequest:

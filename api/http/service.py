@@ -88,6 +88,8 @@ class Service:
     def _announce(self) -> None:
         predictor = self._loaded.predictor
         self.metrics.set_model(*_named(predictor), predictor.waiting)
+        if predictor.model.notice:
+            _log.warning(predictor.model.notice)
 
 
 def _named(predictor: Predictor) -> tuple[str, str]:

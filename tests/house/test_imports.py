@@ -24,7 +24,7 @@ WITHIN = {
     for room, order in {
         "cache": "errors exports cores files hdf5 layout store demo index contents exchange verify stats",
         "embed": "base pictures data clip ocr engines audit published job",
-        "head": "data model candidates search judge fitting pipeline bundle nested tuning",
+        "head": "request data model candidates search judge fitting pipeline bundle nested tuning",
         "api": "settings schema metrics memory model commands http transport server",
     }.items()
 }
