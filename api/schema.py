@@ -72,9 +72,12 @@ class ReadText(Struct, frozen=True):
     source: Literal["request", "ocr", "none"]
 
 
-class Model(Struct, frozen=True):
+class Model(Struct, frozen=True, omit_defaults=True):
+    """notice: only where the demo's encoder was tuned on other memes than the demo's."""
+
     name: str
     version: str
+    notice: str | UnsetType = UNSET
 
 
 class Neighbour(Struct, frozen=True):
@@ -113,13 +116,19 @@ class Prediction(Struct, frozen=True, omit_defaults=True):
 
 
 class Problem(Struct, frozen=True):
-    """An error as of RFC 9457; `detail` says what to change."""
+    """An error as of RFC 9457. code: its kind, which stays the same between versions; detail: what to change."""
 
     type: str
+    code: str
     title: str
     status: int
     detail: str
     request_id: str
+
+
+def problem(title: str, status: int, detail: str, request_id: str) -> Problem:
+    """An error; its code is the title in lower case, with underscores."""
+    return Problem("about:blank", "_".join(title.lower().split()), title, status, detail, request_id)
 
 
 class Refused(Struct, frozen=True):
@@ -178,7 +187,7 @@ class ModelCard(Struct, frozen=True):
 
     metrics: {method: {metric: figure}} of the shipped method and of the best simple method, which uses the embeddings of
     the encoder before any fine-tuning; judged_on: the memes of the metrics; definition: of each metric; encoder: the
-    feature spec; finetuned: only of a fine-tuned encoder.
+    feature spec; finetuned: only of a fine-tuned encoder; notice: only of the demo's encoder.
     """
 
     model: Model
@@ -200,3 +209,4 @@ class ModelCard(Struct, frozen=True):
     intended_use: list[str]
     limits: list[str]
     finetuned: FineTuning | UnsetType = UNSET
+    notice: str | UnsetType = UNSET

@@ -44,8 +44,12 @@ def serve(settings: ServeSettings, say: Callable[[str], None]) -> None:
     if reader:
         reader.load()
     model = service.predictor.model
-    say(f"serving {model.name} {model.version} on http://{settings.host}:{listener.port}")
+    say(f"serving {model.name} {model.version} on {_url(settings.host, listener.port)}")
     listener.run()
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _handle_signals(service: Service, listener: Listener) -> None:

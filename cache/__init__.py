@@ -4,6 +4,15 @@ All other rooms read and write vectors and indexes through it.
 """
 
 from cache.cores import cores, limit_threads
+from cache.demo import (
+    DEMO_DATA,
+    NOTICE,
+    chosen_model,
+    content_of,
+    demo_notice,
+    is_demo_encoder,
+    required_model,
+)
 from cache.errors import raised_here, refuse
 from cache.exports import on_first_use
 from cache.files import file_stamp, folder_replaced, write_bytes_atomically, write_text_atomically
@@ -24,9 +33,11 @@ from cache.store.spec import SpecMismatch, differences, require_same_spec, spec_
 from cache.store.vector_store import MissingVectors, VectorStore
 
 __all__ = [
+    "DEMO_DATA",
     "FEATURES",
     "KINDS",
     "LONG_TEXTS",
+    "NOTICE",
     "PARTS",
     "SPLITS",
     "DamagedSegment",
@@ -40,15 +51,19 @@ __all__ = [
     "UnusableIndex",
     "VectorStore",
     "absolute_if_file",
+    "chosen_model",
     "content_key",
+    "content_of",
     "cores",
     "data_name",
+    "demo_notice",
     "differences",
     "file_digest",
     "file_stamp",
     "find_index",
     "folder_replaced",
     "group_name",
+    "is_demo_encoder",
     "limit_threads",
     "on_first_use",
     "part_of",
@@ -57,6 +72,7 @@ __all__ = [
     "read_parts",
     "refuse",
     "require_same_spec",
+    "required_model",
     "spec_id",
     "text_key",
     "write_bytes_atomically",

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.contents import UnusableStore, open_store, store_folders
+from cache.demo import chosen_model
 from cache.errors import refuse
 from cache.exchange.exporting import export_index
 from cache.exchange.formats import SUFFIXES
@@ -60,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     exporting = command("export", _export, f"write an index's vectors as {' or '.join(SUFFIXES)}")
     exporting.add_argument("index", metavar="INDEX", help="index file, or data folder as given to the embedding job")
     exporting.add_argument("out", metavar="OUT", type=Path, help="file to write")
-    exporting.add_argument("--model", default="local-dir:demo/encoder", help="encoder, where INDEX is a data folder")
+    exporting.add_argument("--model", default="", help="encoder, where INDEX is a data folder with several indexes")
     exporting.add_argument("--pretrained", default="", help="its checkpoint, as given to the embedding job")
     exporting.add_argument("--features", choices=FEATURES, default=FEATURES[0], help="as given to the embedding job")
     exporting.add_argument(
@@ -123,7 +124,8 @@ def _compact(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    request = DatasetRequest(options.index, options.model, options.pretrained, options.features, options.long_text)
+    model = chosen_model(options.index, options.model)
+    request = DatasetRequest(options.index, model, options.pretrained, options.features, options.long_text)
     index_file = find_index(options.artifacts, request)
     rows = export_index(index_file, Layout(options.artifacts).vectors, options.out)
     print(f"{options.out}: {rows} rows of {index_file}")

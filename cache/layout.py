@@ -21,6 +21,8 @@ from pathlib import Path
 # Variants of vectors that become part of an index's name; the first of each is the default and is left out.
 FEATURES = ("projected", "pooled", "both")
 LONG_TEXTS = ("truncate", "chunk")
+# The end of an index's name, after the model's.
+_VARIANT = re.compile(rf"-[0-9a-f]{{6}}((?:-(?:{'|'.join((*FEATURES[1:], *LONG_TEXTS[1:]))}))*)$")
 # Characters of an audit page's name: file systems limit names to 255 bytes.
 _LONGEST_NAME = 90
 
@@ -29,7 +31,8 @@ _LONGEST_NAME = 90
 class DatasetRequest:
     """A data set and an encoder as the user names them; determines the path of the dataset index.
 
-    data: a folder, a table or an index file; model, pretrained: open_clip's names; features: one of FEATURES;
+    data: a folder, a table or an index file; model, pretrained: open_clip's names, model "": that of the only index of
+    the data; features: one of FEATURES;
     long_text: one of LONG_TEXTS; finetuned: whether the encoder is a fine-tuned one.
     """
 
@@ -82,6 +85,16 @@ class Layout:
         variants = [request.features, request.long_text] + ["finetuned"] * request.finetuned
         variant = "".join(f"-{word}" for word in variants if word not in (FEATURES[0], LONG_TEXTS[0]))
         return self.named_index(f"{data_name(request.data)}--{_slug(request.model)}-{_short_hash(encoder)}{variant}")
+
+    def indexes(self, request: DatasetRequest) -> list[Path]:
+        """The existing indexes of a data set under any model; only those of a variant that is not the default, if one is
+        requested. Those of fine-tuned encoders are left out, since these have seen the labels."""
+        wanted = {request.features, request.long_text} - {FEATURES[0], LONG_TEXTS[0]}
+        return [
+            path
+            for path in sorted(self.datasets.glob(f"{data_name(request.data)}--*.h5"))
+            if (named := _VARIANT.search(path.stem)) and wanted <= set(named[1].split("-"))
+        ]
 
     def named_index(self, name: str) -> Path:
         """The index of this name."""

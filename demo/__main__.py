@@ -28,9 +28,12 @@ _NEXT_STEPS = """All results are in artifacts/.
 
 next
   open the report's page in a browser, at the path printed above
-  make serve                                  then open http://127.0.0.1:8080 and drop a meme on the page
-  make embed DATA=<folder with your memes>    then make tune DATA=<the same>, make report
-  make help"""
+  make serve    then open http://127.0.0.1:8080 and try one of the pictures in demo/memes on the page
+  make help
+
+for your own memes, with a real model: this encoder knows only the drawn pictures of the demo
+  make embed DATA=<folder with your memes> MODEL=ViT-B-32 PRETRAINED=openai
+  make tune DATA=<the same> MODEL=ViT-B-32 PRETRAINED=openai    then make report, make serve"""
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -13,11 +13,22 @@ import json
 import os
 import sys
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from cache import FEATURES, LONG_TEXTS, refuse, spec_id
+from cache import (
+    DEMO_DATA,
+    FEATURES,
+    LONG_TEXTS,
+    content_of,
+    demo_notice,
+    is_demo_encoder,
+    read_index,
+    refuse,
+    required_model,
+    spec_id,
+)
 from embed.clip.options import DEVICES, PRECISIONS, EncoderOptions
 from embed.data.choices import add_choices
 from embed.engines.local import ENGINES
@@ -44,6 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = EncoderOptions(**{name: given.pop(name) for name in ("features", "precision", "long_text")})
     settings = EmbedSettings(**given, options=options)
     try:
+        settings = replace(settings, model=required_model(settings.data, settings.model))
         summary = embed_dataset(settings, say=lambda note: print(note, file=sys.stderr))
     except KeyboardInterrupt:
         print("interrupted; finished work is kept, run the same command to continue", file=sys.stderr)
@@ -58,9 +70,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m embed", description="Embed a folder of memes with CLIP, once.")
-    parser.add_argument("--data", default="demo/memes", help="folder of memes, or one table (default: %(default)s)")
+    parser.add_argument("--data", default=DEMO_DATA, help="folder of memes, or one table (default: %(default)s)")
     add_choices(parser)
-    parser.add_argument("--model", default="local-dir:demo/encoder", help="open_clip model (default: %(default)s)")
+    parser.add_argument("--model", default="", help="open_clip model; demo: the demo's, the default for its data only")
     parser.add_argument("--pretrained", default="", help="open_clip tag of the weights, or a local checkpoint file")
     parser.add_argument("--artifacts", type=Path, default=Path("artifacts"), help="where results go")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: the GPU if there is one")
@@ -104,6 +116,7 @@ def _report(settings: EmbedSettings, summary: Summary) -> str:
         else "",
         f"vectors    {summary.store.folder}",
         f"index      {settings.index}",
+        _notice(settings, summary),
     ]
     return "\n".join(line for line in lines if line)
 
@@ -131,7 +144,14 @@ def _as_json(settings: EmbedSettings, summary: Summary) -> dict[str, Any]:
         "spent": summary.work.spent,
         "vectors": str(summary.store.folder),
         "index": str(settings.index),
+        "notice": _notice(settings, summary),
     }
+
+
+def _notice(settings: EmbedSettings, summary: Summary) -> str:
+    """That the demo encoder has met other data, or ""."""
+    spec = summary.store.spec
+    return demo_notice(spec, content_of(read_index(settings.index).image_keys)) if is_demo_encoder(spec) else ""
 
 
 def _ocr_counts(reading: Reading) -> str:

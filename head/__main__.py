@@ -12,12 +12,26 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from head.request import data_options, refused, request_of
+
+if __name__ == "__main__" and (early := refused(sys.argv[1:])):
+    sys.exit(early)  # before the seconds of importing torch
+
 import numpy as np
 import torch
 
-from cache import FEATURES, LONG_TEXTS, DatasetIndex, DatasetRequest, Layout, cores, limit_threads, refuse
+from cache import (
+    DatasetIndex,
+    DatasetRequest,
+    Layout,
+    content_of,
+    cores,
+    demo_notice,
+    limit_threads,
+    refuse,
+)
 from head.bundle.format import read_config, write_part
-from head.bundle.settings import split_counts
+from head.bundle.settings import Source, split_counts
 from head.data.features import Features, prompt_vectors
 from head.data.folds import PROTOCOLS, Protocol
 from head.judge.metrics import read_estimate
@@ -36,9 +50,9 @@ def main(arguments: list[str] | None = None) -> int:
     limit_threads()
     try:
         if options.command == "tune":
-            _tune(_request(options), _search(options), Shipping(options.ship, options.review), options.artifacts)
+            _tune(request_of(options), _search(options), Shipping(options.ship, options.review), options.artifacts)
         else:
-            _nested(_request(options), _search(options), options.artifacts)
+            _nested(request_of(options), _search(options), options.artifacts)
     except (ValueError, OSError) as error:
         return refuse(error)
     except KeyboardInterrupt:
@@ -54,8 +68,8 @@ def _parser() -> argparse.ArgumentParser:
         ("tune", "search, choose an ensemble, write a model bundle"),
         ("nested", "nested cross-validation: an unbiased estimate of what `tune` does"),
     ):
-        command = commands.add_parser(name, help=purpose, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-        _add_data(command)
+        form = argparse.ArgumentDefaultsHelpFormatter
+        command = commands.add_parser(name, help=purpose, formatter_class=form, parents=[data_options()])
         _add_search(command)
         _add_aim(command)
         if name == "tune":
@@ -72,15 +86,6 @@ def _parser() -> argparse.ArgumentParser:
                 help="share of memes nearest the threshold left to human review: 0.2, 20 or 20%%",
             )
     return parser
-
-
-def _add_data(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--data", default="demo/memes", help="data folder, as given to the embedding job, or an index")
-    command.add_argument("--model", default="local-dir:demo/encoder", help="encoder, as given to the embedding job")
-    command.add_argument("--pretrained", default="", help="its checkpoint, as given to the embedding job")
-    command.add_argument("--features", choices=FEATURES, default=FEATURES[0], help="as given to the embedding job")
-    command.add_argument("--long-text", choices=LONG_TEXTS, default=LONG_TEXTS[0], help="as given to the embedding job")
-    command.add_argument("--artifacts", type=Path, default=Path("artifacts"), help="folder of vectors and results")
 
 
 def _add_search(command: argparse.ArgumentParser) -> None:
@@ -117,6 +122,7 @@ def _add_aim(command: argparse.ArgumentParser) -> None:
 
 def _tune(request: DatasetRequest, search: SearchRequest, shipping: Shipping, artifacts: Path) -> None:
     source = read_source(request, search, artifacts)
+    notice = _print_encoder(request, source)
     _print_memes(source.features, source.index)
     config = search.config(source, artifacts)
     try:
@@ -125,24 +131,21 @@ def _tune(request: DatasetRequest, search: SearchRequest, shipping: Shipping, ar
         _print_stopped(config)
         raise
     _print_results(read_config(folder))
-    print(f"bundle  {folder}")
+    print(f"bundle  {folder}{notice}")
 
 
 def _nested(request: DatasetRequest, search: SearchRequest, artifacts: Path) -> None:
     if search.protocol.name != "kfold":
         raise ValueError("nested cross-validation makes its own folds; leave --protocol out")
     source = read_source(request, search, artifacts)
+    notice = _print_encoder(request, source)
     layout, config = Layout(artifacts), search.config(source, artifacts)
     prompts = prompt_vectors(source.index, layout.vectors)
     metrics = nested(source.features, source.index.spec, prompts, config, lambda line: print(line, file=sys.stderr))
     folder = layout.nested(source.file.stem)
     write_part(folder, "nested.json", {**metrics, "fingerprint": source.fingerprint})
     print(f"\n{metrics_table('nested cross-validation', metrics)}")
-    print(f"\n{verdict({'shipped': SHIPPED}, metrics)}\nnested  {folder / 'nested.json'}")
-
-
-def _request(options: argparse.Namespace) -> DatasetRequest:
-    return DatasetRequest(options.data, options.model, options.pretrained, options.features, options.long_text)
+    print(f"\n{verdict({'shipped': SHIPPED}, metrics)}\nnested  {folder / 'nested.json'}{notice}")
 
 
 def _search(options: argparse.Namespace) -> SearchRequest:
@@ -175,6 +178,18 @@ def _device(name: str) -> torch.device:
 def _print_stopped(config: TuneConfig) -> None:
     finished = f"{finished_trials(config.study)} of {config.study.trials} trials are kept in {config.study.place}"
     print(f"\n{finished}; the same command resumes from there", file=sys.stderr)
+
+
+def _print_encoder(request: DatasetRequest, source: Source) -> str:
+    """Print the encoder if it was not named, and the notice about the demo's; returns that, to be printed again at the end."""
+    index = source.index
+    if not request.model and source.file != Path(request.data):
+        model = f"{index.source['model']} {index.source['pretrained']}".rstrip()
+        print(f"model       {model}: the only one that {request.data} was embedded with, in {source.file}")
+    notice = demo_notice(index.spec, content_of(index.image_keys))
+    if notice:
+        print(f"{notice}\n")
+    return notice and f"\n\n{notice}"
 
 
 def _print_memes(features: Features, index: DatasetIndex) -> None:

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from cache import limit_threads, refuse
+from head.bundle.format import demo_notice_of
 from head.judge.shares import share_of
 from head.judge.verdict import verdict
 from report import words
@@ -79,7 +80,8 @@ def _report(options: argparse.Namespace) -> None:
     if judged.metrics["split"] == "test" and judged.readings:
         print(f"The test split has been {words.readings_words(judged.readings)}.")
     print("The report has the other metrics and all intervals.")
-    print(f"\n{verdict(judged.config, judged.metrics)}\n\nreport  {page_path(folder)}")
+    paragraphs = (verdict(judged.config, judged.metrics), demo_notice_of(judged.config), f"report  {page_path(folder)}")
+    print("\n" + "\n\n".join(filter(None, paragraphs)))
 
 
 def _compare(options: argparse.Namespace) -> None:
@@ -91,7 +93,9 @@ def _compare(options: argparse.Namespace) -> None:
     name = re.sub(r"[^\w.-]", "_", second.config["name"])[-_LONGEST_NAME:]
     path = options.first / f"compare-{name}.html"
     write_page(path, page)
-    print(f"{comparison_table(comparison)}\n\n{comparison_summary(comparison)}\n\npage  {path}")
+    notice = demo_notice_of(first.config) or demo_notice_of(second.config)
+    paragraphs = (comparison_table(comparison), comparison_summary(comparison), notice, f"page  {path}")
+    print("\n\n".join(filter(None, paragraphs)))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from cache import spec_id
+from head.bundle.format import demo_notice_of
 from head.judge.delong import auroc_difference
 from head.judge.metrics import METRICS
 from report import charts, words
@@ -63,7 +64,7 @@ def compare_bundles(first: JudgedBundle, second: JudgedBundle) -> Comparison:
 def render_comparison(first: JudgedBundle, second: JudgedBundle, comparison: Comparison) -> str:
     """The comparison as an HTML page."""
     sides = [
-        {"letter": letter, "facts": _facts(judged), "name": name}
+        {"letter": letter, "facts": _facts(judged), "name": name, "notice": demo_notice_of(judged.config)}
         for letter, judged, name in zip("AB", (first, second), comparison.names)
     ]
     title = f"{comparison.names[0]} and {comparison.names[1]}"

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from head.bundle.format import demo_notice_of
 from head.fitting import ENSEMBLE
 from head.judge.verdict import stated_p, verdict
 from head.model.method import MAJORITY
@@ -35,6 +36,7 @@ def render(judged: JudgedBundle, pictures: dict[str, str], cost_model: CostModel
         "report.html",
         title=f"Report: {config['name']}",
         config=config,
+        notice=demo_notice_of(config),
         metrics=metrics,
         nested=nested,
         nested_shipped=nested_shipped,

@@ -1,6 +1,7 @@
 """What the tests ask of the machine: what it may lack, with what to type then, what its processor promises, and time."""
 
 import shutil
+import socket
 import time
 from collections.abc import Callable
 
@@ -17,6 +18,16 @@ WITHOUT_CHROMIUM = "without chromium (apt-get install chromium)"
 WITHOUT_CURL = "without curl (apt-get install curl)"
 WITHOUT_AIOHTTP = "without aiohttp (.venv/bin/pip install -r requirements.txt)"
 WITHOUT_POSTGRESQL = "without PostgreSQL (apt-get install postgresql)"
+WITHOUT_IPV6 = "without the address ::1 (sysctl net.ipv6.conf.lo.disable_ipv6=0)"
+
+
+def has_ipv6() -> bool:
+    """Whether this machine has the address ::1."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
 
 
 def until(condition: Callable[[], object]) -> None:

@@ -191,7 +191,17 @@ def test_a_store_that_gives_nothing_is_one_sentence(
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     for name, value in environment.items():
         monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name)
-    command = [sys.executable, "-m", "embed", "--data", str(manifest(tmp_path, "csv", False)), "--images", images]
+    command = [
+        sys.executable,
+        "-m",
+        "embed",
+        "--model",
+        "demo",
+        "--data",
+        str(manifest(tmp_path, "csv", False)),
+        "--images",
+        images,
+    ]
     done = subprocess.run(
         [*command, "--artifacts", str(tmp_path)], capture_output=True, text=True, timeout=120, check=False
     )

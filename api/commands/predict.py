@@ -1,5 +1,6 @@
 """`python -m api predict IMAGE`: the JSON response to one meme."""
 
+import sys
 import uuid
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from api.model.loading import load_model, make_reader
 from api.model.prediction import Meme
 from api.schema import MAX_TEXT_CHARS
 from api.settings import ServeSettings
+from cache import NOTICE, chosen_model, is_demo_encoder
 from embed.pictures.decoding import UnreadableImage
 from embed.pictures.hashing import UnusableFile, read_picture
 
@@ -24,7 +26,10 @@ def predict(image: Path, text: str | None, explain: bool, settings: ServeSetting
         raise ValueError(f"--text has {len(text):,} characters, the limit is {MAX_TEXT_CHARS:,}")
     try:
         meme = Meme(read_picture(image), text, explain=explain)
-        answer = load_model(settings, Metrics(), make_reader(settings)).predictor.predict(meme, uuid.uuid4().hex)
+        predictor = load_model(settings, Metrics(), make_reader(settings)).predictor
+        answer = predictor.predict(meme, uuid.uuid4().hex)
     except (UnusableFile, UnreadableImage) as error:
         raise ValueError(f"{image}: {error}") from error
+    if is_demo_encoder(predictor.classifier.config["spec"]) and not chosen_model(str(image), None):
+        print(NOTICE, file=sys.stderr)
     return msgspec.json.format(msgspec.json.encode(answer), indent=2).decode()

@@ -25,7 +25,7 @@ from api.model.loading import load_model, make_reader
 from api.model.prediction import Meme, Predictor
 from api.schema import MAX_TEXT_CHARS, Prediction
 from api.settings import ServeSettings
-from cache import cores, write_text_atomically
+from cache import NOTICE, chosen_model, cores, is_demo_encoder, write_text_atomically
 from embed.base.errors import RowError
 from embed.base.text import clean_text
 from embed.base.threads import run_ahead
@@ -70,6 +70,8 @@ def predict_folder(source: Path, out: Path | None, settings: ServeSettings, say:
     """
     items = _items(source, say)
     with closing(load_model(settings, Metrics(), make_reader(settings)).predictor) as predictor:
+        if is_demo_encoder(predictor.classifier.config["spec"]) and not chosen_model(str(source), None):
+            say(NOTICE)
         version = predictor.model.version
         with _standard_output() if out is None else _opened(out, version) as (file, done):
             remaining, problems = _remaining(items, done), 0

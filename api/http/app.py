@@ -26,7 +26,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from api.http.admission import Overloaded
 from api.http.openapi import Operation, openapi, operation, public_paths
-from api.http.requests import FORM, JSON, InMemoryRequest, Refusal, parse_meme, read_batch, read_meme
+from api.http.requests import FORM, JSON, MAX_FORM_PARTS, Refusal, parse_meme, read_batch, read_meme
 from api.http.service import Service
 from api.model.batching import ModelFailure
 from api.model.prediction import Meme
@@ -44,13 +44,13 @@ from api.schema import (
     Problem,
     Ready,
     Refused,
+    problem,
 )
 from cache import content_key
 from embed.pictures.decoding import NotAnImage, TooManyPixels, UnreadableImage
 
 _log = logging.getLogger(__name__)
 Result = TypeVar("Result")
-_MAX_FORM_PARTS = 10
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 _BAD_BODY = (400, 413, 415, 422, 500, 503)
@@ -59,11 +59,8 @@ _BAD_BODY = (400, 413, 415, 422, 500, 503)
 def create_app(service: Service) -> Flask:
     """The application of a service whose model is loaded and warmed up."""
     app = Flask("api", static_folder=None, template_folder="http/templates")
-    app.request_class = InMemoryRequest
     app.url_map.merge_slashes = False  # /predict//batch is 404, not a redirect
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
-    app.config["MAX_FORM_MEMORY_SIZE"] = MAX_BODY_BYTES  # the length of a text is checked later, with its own error
-    app.config["MAX_FORM_PARTS"] = _MAX_FORM_PARTS
     _add_predict(app, service)
     _add_info(app, service)
     _add_page(app, service)
@@ -246,7 +243,7 @@ def _handle_errors(app: Flask) -> None:
 _IMAGE_PROBLEMS = {NotAnImage: (415, "Not an image"), TooManyPixels: (413, "Image too large")}
 _DETAILS = {
     404: "there is no such path; POST /predict classifies a meme, GET / is a page to try it",
-    413: f"the body has more than {MAX_BODY_BYTES:,} bytes or {_MAX_FORM_PARTS} parts; send a smaller picture alone",
+    413: f"the body has more than {MAX_BODY_BYTES:,} bytes or {MAX_FORM_PARTS} parts; send a smaller picture alone",
 }
 
 
@@ -263,7 +260,7 @@ def _as_problem(error: Exception) -> Problem:
     else:
         found = 500, "Internal Server Error", "an error of the server; its log says more"
     status, title, detail = found
-    return Problem("about:blank", title, status, detail, g.request_id)
+    return problem(title, status, detail, g.request_id)
 
 
 def _respond(value: Any) -> Response:

@@ -57,6 +57,7 @@ def openapi(app: Flask, version: str, requires_key: bool) -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {"title": _TITLE, "version": version},
+        "servers": [{"url": "."}],  # relative to this document, so behind a proxy's path prefix, too
         "paths": paths,
         "components": {"schemas": components, **security},
     }

@@ -5,11 +5,18 @@ import io
 import json
 import re
 import string
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar, get_args
 
 import msgspec
-from flask import Request, request
+from flask import request
+from werkzeug.datastructures import Headers
+from werkzeug.http import parse_options_header
+from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData
 
+from api.http.charset import UndecodableText, decode_text
 from api.model.prediction import Meme
 from api.schema import MAX_BATCH, BatchRequest, MemeForm, MemeRequest, Ocr
 
@@ -19,6 +26,12 @@ _AS_JSON = JSON + ' {"image": "<base64>", "text": "..."}'
 _WHITE = string.whitespace.encode()
 # 16 texts of commas only have 80,000. Parsing 20 MB of `[],[],` would take 500 MB and hold the GIL for 3 s.
 _MAX_VALUES = 100_000
+MAX_FORM_PARTS = 10
+_CHUNK_BYTES = 65_536
+# The field that declares the charset of the others.
+_CHARSET = "_charset_"
+# Encodings of a part that leave its bytes as they are.
+_PLAIN = ("7bit", "8bit", "binary")
 # Form fields are strings.
 _WORDS = {"true": True, "false": False}
 Shape = TypeVar("Shape")
@@ -32,12 +45,26 @@ class Refusal(ValueError):
         self.status, self.title, self.detail = status, title, detail
 
 
-class InMemoryRequest(Request):
-    """Keeps uploaded files in memory; their size is limited with the body. werkzeug would spool large ones to disk, and
-    leave those of a refused form open."""
+class _Decoder(MultipartDecoder):
+    """Reads headers with bytes in any charset: the name of a file does not matter."""
 
-    def _get_file_stream(self, *_: Any, **__: Any) -> io.BytesIO:
-        return io.BytesIO()
+    def _parse_headers(self, data: bytes | bytearray) -> Headers:
+        return super()._parse_headers(data.decode("utf-8", "replace").encode())
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A part of a form. is_file: whether it has a file name, as a picture must."""
+
+    name: str
+    is_file: bool
+    headers: Headers
+    content: bytes
+
+    @property
+    def charset(self) -> str:
+        """The charset that the part declares, or ""."""
+        return parse_options_header(self.headers.get("Content-Type"))[1].get("charset", "")
 
 
 def read_meme() -> Meme:
@@ -79,36 +106,85 @@ def parse_meme(fields: Any) -> Meme:
 
 
 def _from_form() -> Meme:
-    # a part may have no name
-    texts = [(name or "", value) for name, value in request.form.items(multi=True)]
-    files = [(name or "", file) for name, file in request.files.items(multi=True)]
-    names = [name for name, _ in (*texts, *files)]
-    if not names:
-        raise Refusal(
-            400, "Not a form", "no part of the form could be read: it is empty, cut off, or lacks its boundary"
-        )
-    for name in names:
-        if names.count(name) > 1:
-            raise _unprocessable(f"{name[:50]!r} was sent more than once; send one meme, or several to /predict/batch")
-    fields: dict[str, Any] = dict(texts)
-    if "image" in fields:
-        raise _unprocessable("`image` was sent as a text field; send it as a file (curl: -F image=@meme.png)")
-    for name, picture in files:
-        if name != "image":
-            raise _unprocessable(f"file {name[:50]!r}: only `image` is a file")
-        fields["image"] = picture.read()
+    parts = _parts()
+    names = [part.name for part in parts]
+    for part in parts:
+        if names.count(part.name) > 1:
+            raise _unprocessable(
+                f"{part.name[:50]!r} was sent more than once; send one meme, or several to /predict/batch"
+            )
+        if part.name == "image" and not part.is_file:
+            raise _unprocessable("`image` was sent as a text field; send it as a file (curl: -F image=@meme.png)")
+        if part.name != "image" and part.is_file:
+            raise _unprocessable(f"file {part.name[:50]!r}: only `image` is a file")
+        if part.headers.get("Content-Transfer-Encoding", "binary").lower() not in _PLAIN:
+            raise _unreadable(
+                part.name, "its Content-Transfer-Encoding has no meaning in a form (RFC 7578); send its plain bytes"
+            )
+    fields = _texts(parts) | {part.name: part.content for part in parts if part.is_file}
     if "explain" in fields:
         fields["explain"] = _WORDS.get(fields["explain"].lower(), fields["explain"])
     sent = _checked(fields, MemeForm)
     return Meme(sent.image, sent.text, sent.ocr != "off", sent.explain)
 
 
+def _parts() -> list[_Part]:
+    """The parts of the form, in memory: their size is limited with the body. Raises Refusal."""
+    try:
+        parts = list(_parsed(request.mimetype_params.get("boundary", "").encode("ascii")))
+    except ValueError:
+        parts = []
+    if not parts:
+        raise Refusal(
+            400, "Not a form", "no part of the form could be read: it is empty, cut off, or lacks its boundary"
+        )
+    return parts
+
+
+def _parsed(boundary: bytes) -> Iterator[_Part]:
+    """Raises ValueError, and RequestEntityTooLarge for too many parts."""
+    if not boundary:
+        raise ValueError("no boundary")
+    decoder, content = _Decoder(boundary, max_parts=MAX_FORM_PARTS), io.BytesIO()
+    part: Field | File | None = None
+    for data in (*iter(partial(request.stream.read, _CHUNK_BYTES), b""), None):
+        decoder.receive_data(data)
+        while not isinstance(event := decoder.next_event(), (Epilogue, NeedData)):
+            if isinstance(event, (Field, File)):
+                part, content = event, io.BytesIO()
+            elif isinstance(event, Data) and part:
+                content.write(event.data)
+                if not event.more_data:
+                    # a part may have no name
+                    yield _Part(part.name or "", isinstance(part, File), part.headers, content.getvalue())
+
+
+def _texts(parts: list[_Part]) -> dict[str, Any]:
+    """The text fields, but for `_charset_`, the charset of those that declare none (RFC 7578, 4.6). Raises Refusal."""
+    texts = [part for part in parts if not part.is_file]
+    usual = request.mimetype_params.get("charset", "")
+    usual = next((part.content.decode("ascii", "replace") for part in texts if part.name == _CHARSET), usual)
+    return {
+        part.name: _decoded(part.content, part.charset or usual, part.name) for part in texts if part.name != _CHARSET
+    }
+
+
+def _decoded(data: bytes, charset: str, name: str) -> str:
+    try:
+        return decode_text(data, charset)
+    except UndecodableText as error:
+        raise _unreadable(name, str(error)) from error
+
+
 def _json() -> Any:
     body = request.get_data()
     if sum(map(body.count, (b",", b"[", b"{"))) > _MAX_VALUES:
         raise _unprocessable(f"the body has more than {_MAX_VALUES:,} values; a meme has four at most")
+    charset = request.mimetype_params.get("charset", "")
+    # JSON is UTF-8, -16 or -32, which its first bytes tell
+    text = body if not charset or charset.lower().startswith("utf") else _decoded(body, charset, "the body")
     try:
-        return json.loads(body)
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise Refusal(400, "Not JSON", f"the body is not JSON: {str(error)[:100] or type(error).__name__}") from error
 
@@ -138,6 +214,10 @@ def _message(error: str) -> str:
         return f"`ocr`: expected {choices}, got {invalid[1][:50]!r}"
     what, _, where = error.rpartition(" - at `$.")
     return f"`{where.removesuffix('`')}`: {what[:1].lower()}{what[1:]}" if what else error
+
+
+def _unreadable(name: str, why: str) -> Refusal:
+    return Refusal(400, "Unreadable text", f"`{name[:50]}`: {why}")
 
 
 def _unprocessable(detail: str) -> Refusal:

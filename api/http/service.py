@@ -7,8 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from threading import Lock
 
-import msgspec
-
 from api.http.admission import Admission
 from api.metrics import Metrics
 from api.model.batching import Closed
@@ -90,10 +88,12 @@ class Service:
     def _announce(self) -> None:
         predictor = self._loaded.predictor
         self.metrics.set_model(*_named(predictor), predictor.waiting)
+        if predictor.model.notice:
+            _log.warning(predictor.model.notice)
 
 
 def _named(predictor: Predictor) -> tuple[str, str]:
-    return msgspec.structs.astuple(predictor.model)
+    return predictor.model.name, predictor.model.version
 
 
 def _key_digests(keys_file: str) -> tuple[bytes, ...]:

@@ -7,7 +7,8 @@ from msgspec import UNSET
 
 from api.model.classifier import MemeClassifier
 from api.schema import Figure, FineTuning, Model, ModelCard, Review
-from head.bundle.format import UnusableBundle, read_part
+from cache import NOTICE, is_demo_encoder
+from head.bundle.format import UnusableBundle, demo_notice_of, read_part
 from head.judge.threshold import aim_words
 from head.judge.verdict import verdict
 
@@ -45,7 +46,7 @@ def _card(classifier: MemeClassifier, metrics: dict[str, Any], engine: str | Non
     config = classifier.config
     shown = dict.fromkeys((config["shipped"], metrics["reference"]))
     return ModelCard(
-        model=Model(classifier.name, classifier.version),
+        model=served_model(classifier),
         shipped=config["shipped"],
         created=config["created"],
         labels=config["labels"],
@@ -69,8 +70,14 @@ def _card(classifier: MemeClassifier, metrics: dict[str, Any], engine: str | Non
         text_reading=engine or "none: a meme without text is classified by its picture",
         intended_use=_INTENDED,
         limits=_LIMITS,
+        notice=NOTICE if is_demo_encoder(config["spec"]) else UNSET,
         finetuned=_fine_tuning(config["finetuned"]) if "finetuned" in config else UNSET,
     )
+
+
+def served_model(classifier: MemeClassifier) -> Model:
+    """Name and version of a bundle, and the notice if it is the demo's encoder on other memes."""
+    return Model(classifier.name, classifier.version, demo_notice_of(classifier.config) or UNSET)
 
 
 _JUDGED_ON = {

@@ -17,6 +17,7 @@ from api.model.prediction import Predictor, Reader
 from api.model.reading import LazyTextReader
 from api.schema import ModelCard
 from api.settings import ServeSettings
+from cache import chosen_model
 from embed.clip.hardware import choose_device
 
 
@@ -61,7 +62,7 @@ def load_model(
 
 def encoder_source(settings: ServeSettings) -> tuple[str | None, str | None]:
     """(model, pretrained) for `MemeClassifier.from_bundle`; None: as the bundle's config says."""
-    return settings.model or None, settings.pretrained or None
+    return chosen_model("", settings.model) or None, settings.pretrained or None
 
 
 def make_reader(settings: ServeSettings) -> Reader | None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from api.metrics import Metrics
 from api.model.batching import Batcher, Closed, EncoderInput, Job
+from api.model.card import served_model
 from api.model.classifier import MemeClassifier
 from api.model.embedding_cache import EmbeddingCache
 from api.model.explanation import Explainer
@@ -70,6 +71,7 @@ class Predictor:
     ) -> None:
         """embedding_cache: of another predictor with the same encoder; None for a new one."""
         self.classifier, self.reader = classifier, reader
+        self._model = served_model(classifier)
         self.embedding_cache = EmbeddingCache(settings.cache, metrics) if embedding_cache is None else embedding_cache
         self._metrics = metrics
         self._explainer = Explainer(classifier, settings.artifacts)
@@ -85,8 +87,8 @@ class Predictor:
 
     @property
     def model(self) -> Model:
-        """Name and version of the bundle."""
-        return Model(self.classifier.name, self.classifier.version)
+        """Name and version of the bundle, and its notice."""
+        return self._model
 
     def waiting(self) -> int:
         """Memes that wait for the model."""

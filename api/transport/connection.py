@@ -25,7 +25,7 @@ from waitress.task import ErrorTask, WSGITask
 from waitress.utilities import BadRequest, Error
 
 from api.http.admission import Overloaded
-from api.schema import HEADERS, Problem
+from api.schema import HEADERS, problem
 
 # waitress copies the rest of the data after each chunk: 256 KB in chunks of one byte took 0.4 s.
 _CHUNKED_BYTES = 8_192
@@ -71,7 +71,7 @@ class _RefusalTask(ErrorTask):
         # waitress answers 501 to unknown transfer encodings, which are errors of the client
         code, title = (400, "Bad Request") if error.code == 501 else (error.code, error.reason)
         detail = _detail(code, error.body, self.channel.adj)
-        body = msgspec.json.encode(Problem("about:blank", title, code, detail, request_id))
+        body = msgspec.json.encode(problem(title, code, detail, request_id))
         _LOG.info("refused %d from %s: %s", code, self.channel.addr[0], detail, extra={"request_id": request_id})
         self.status = f"{code} {title}"
         self.response_headers += [

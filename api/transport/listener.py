@@ -83,7 +83,8 @@ def listen(
     except OSError as error:
         wasyncore.close_all(sockets)
         flag = "--host" if error.errno == errno.EADDRNOTAVAIL else "--port"
-        raise OSError(f"cannot listen on {host}:{port} ({error.strerror}); give another {flag}") from error
+        where_to = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        raise OSError(f"cannot listen on {where_to} ({error.strerror}); give another {flag}") from error
     dispatcher.set_thread_count(threads)
     return Listener(servers, sockets, dispatcher)
 

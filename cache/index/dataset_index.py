@@ -14,9 +14,10 @@ from typing import Any
 import h5py
 import numpy as np
 
+from cache.demo import model_advice
 from cache.files import write_bytes_atomically
 from cache.hdf5 import checksum_matches, hdf5_bytes, write_dataset
-from cache.layout import DatasetRequest, Layout
+from cache.layout import FEATURES, LONG_TEXTS, DatasetRequest, Layout
 from cache.store.spec import Spec
 
 FORMAT = 3
@@ -24,6 +25,7 @@ SPLITS = ("train", "validation", "test")
 # A group's name labels a row of the report; a longer cell is prose in the wrong column.
 _MAX_GROUP = 100
 _NO_PARTS = -2
+_USUAL = (FEATURES[0], LONG_TEXTS[0])
 _HDF5 = b"\x89HDF"
 _CHUNK_BYTES = 1 << 20  # datasets are always read whole, so few and large chunks
 # Texts are stored as UTF-8 bytes and end offsets: HDF5's variable-length strings have no checksum and no NUL.
@@ -120,12 +122,16 @@ def group_name(value: Any) -> str:
 
 
 def find_index(artifacts: Path, request: DatasetRequest) -> Path:
-    """The path of the requested index: `data` itself if it is an index file, else `Layout.index`.
+    """The path of the requested index: `data` itself if it is an index file, else `Layout.index`; without a model, the only
+    index of the data.
 
     Raises UnusableIndex, naming the existing indexes.
     """
     layout = Layout(artifacts)
-    path = Path(request.data) if Path(request.data).suffix == ".h5" else layout.index(request)
+    is_file = Path(request.data).suffix == ".h5"
+    if not is_file and not request.model:
+        return _only_index(layout, request)
+    path = Path(request.data) if is_file else layout.index(request)
     if not path.is_file():
         existing = ", ".join(sorted(map(str, layout.datasets.glob("*.h5")))) or "none"
         raise UnusableIndex(
@@ -133,6 +139,26 @@ def find_index(artifacts: Path, request: DatasetRequest) -> Path:
             f"LONG_TEXT writes it, or give an index file as DATA (existing: {existing})"
         )
     return path
+
+
+def _only_index(layout: Layout, request: DatasetRequest) -> Path:
+    if request.pretrained:
+        raise UnusableIndex(f"PRETRAINED={request.pretrained} (--pretrained) was given without its MODEL (--model)")
+    found = layout.indexes(request)
+    if not found:
+        raise UnusableIndex(f"{request.data}: it was not embedded yet; {model_advice(request.data)}")
+    if len(found) > 1:
+        choices = "; or ".join(_variables(read_index(path)) for path in found)
+        raise UnusableIndex(f"{request.data}: it was embedded with {len(found)} models; say which: {choices}")
+    return found[0]
+
+
+def _variables(index: DatasetIndex) -> str:
+    """The variables of make that name an index."""
+    source = index.source
+    values = {"MODEL": source["model"], "PRETRAINED": source["pretrained"]}
+    values |= {name.upper(): source.get(name, "") for name in ("features", "long_text")}
+    return " ".join(f"{name}={value}" for name, value in values.items() if value not in ("", *_USUAL))
 
 
 def write_index(path: Path, index: DatasetIndex) -> None:

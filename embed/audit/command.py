@@ -20,7 +20,7 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from cache import Layout, content_key, limit_threads, refuse
+from cache import Layout, chosen_model, content_key, limit_threads, refuse
 from embed.audit.findings import (
     LABELS,
     Finding,
@@ -80,7 +80,7 @@ def main(arguments: list[str]) -> int:
         choices, kept = remembered(file, {name: getattr(options, name) for name in CHOICES})
         if kept:
             print(f"as given before for {options.data}: {', '.join(kept)}", file=sys.stderr)
-        audit = _audit(options.data, choices, options.model)
+        audit = _audit(options.data, choices, chosen_model(options.data, options.model))
         remember(file, choices)
         write_page(page, Path(audit.data).resolve().name, audit.root, _heading(audit), audit.findings)
     except KeyboardInterrupt:
@@ -103,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     add_choices(parser)
     parser.add_argument("--artifacts", type=Path, default=Path("artifacts"), help="where the page goes")
     parser.add_argument(
-        "--model", default="local-dir:demo/encoder", help="whose tokenizer counts the texts (default: %(default)s)"
+        "--model", default="demo", help="whose tokenizer counts the texts (default: %(default)s, CLIP's own)"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object, every row in it")
     return parser

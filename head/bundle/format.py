@@ -24,7 +24,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from cache import folder_replaced, write_bytes_atomically
+from cache import DEMO_DATA, demo_notice, folder_replaced, write_bytes_atomically
 from head.judge.calibration import Calibration
 from head.model.ensemble import HeadEnsemble
 from head.model.kinds import describe_head, rebuild_head
@@ -126,6 +126,16 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{folder / 'config.json'}: format {config.get('format')!r}, expected {FORMAT}; run `make tune` again"
         )
     return config
+
+
+def demo_notice_of(config: dict[str, Any]) -> str:
+    """`cache.demo_notice` of a bundle's config.json: the notice where the demo encoder met other data, else ""."""
+    data = config.get("data")
+    data = data if isinstance(data, dict) else {}
+    # bundles older than `content` have only the folder as it was named
+    if "content" not in data and Path(str(data.get("source"))).parts[-2:] == Path(DEMO_DATA).parts:
+        return ""
+    return demo_notice(config["spec"], str(data.get("content")))
 
 
 def read_part(folder: Path, name: str) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cache import SPLITS, DatasetIndex
+from cache import SPLITS, DatasetIndex, content_of
 from head.bundle.evaluation import describe, predictions_of
 from head.bundle.format import LABELS
 from head.data.features import Features
@@ -64,6 +64,7 @@ def bundle_settings(
         "spec": index.spec,
         "data": {
             "source": index.source["data"],
+            "content": content_of(index.image_keys),
             "index": source.file.name,
             "fingerprint": source.fingerprint,
             "groups": len(np.unique(source.features.copies)),

@@ -10,7 +10,7 @@ import pytest
 from fakes import SPEC, interrupted, planted_features, write_features
 from quick import quick_tuning
 
-from cache import DatasetIndex, read_index, write_index
+from cache import NOTICE, DatasetIndex, demo, read_index, write_index
 from head import __main__ as command
 from head import nested as nesting
 from head import pipeline
@@ -74,6 +74,32 @@ def test_tune_from_end_to_end(tmp_path, capsys):
     predictions = json.loads((folder / "predictions.json").read_text())
     assert predictions.keys() == {"tuning"} and len(predictions["tuning"]["ids"]) == 89
     assert not (folder / "metrics.json").exists()
+
+
+def test_without_a_model_the_only_index_is_tuned_on(tmp_path, capsys):
+    unnamed = ["--data=data", "--model=", f"--artifacts={tmp_path}", "--trials=2", "--folds=2", "--jobs=1"]
+    assert command.main(["tune", *unnamed]) == 2
+    assert "error: data: it was not embedded yet; `make embed DATA=data MODEL=" in capsys.readouterr().err
+    index = fill(tmp_path)
+    assert command.main(["tune", *unnamed]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"model       fake: the only one that data was embedded with, in {index}\n")
+    assert f"bundle  {tmp_path / 'bundles' / index.stem}" in out and NOTICE not in out
+    shutil.copy(index, index.with_name(index.name.replace("fake", "other")))
+    assert command.main(["tune", *unnamed]) == 2
+    assert "it was embedded with 2 models; say which: MODEL=fake; or MODEL=fake" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["tune", "nested"])
+def test_the_demos_encoder_is_named_before_and_after(tmp_path, capsys, monkeypatch, name):
+    monkeypatch.setattr(demo, "_WEIGHTS", "of the demo")
+    index = fill(tmp_path, spec={**SPEC, "weights_sha256": "of the demo"})
+    assert run(tmp_path, name=name) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"{NOTICE}\n") and out.endswith(f"\n\n{NOTICE}\n")
+    monkeypatch.setattr(demo, "_CONTENT", demo.content_of(read_index(index).image_keys))
+    assert run(tmp_path, name=name) == 0
+    assert NOTICE not in capsys.readouterr().out
 
 
 def test_labels_and_vectors_of_test_cannot_change_the_bundle(tmp_path):

@@ -22,9 +22,9 @@ MAY_IMPORT = {
 WITHIN = {
     room: tuple(order.split())
     for room, order in {
-        "cache": "errors exports cores files hdf5 layout store index contents exchange verify stats",
+        "cache": "errors exports cores files hdf5 layout store demo index contents exchange verify stats",
         "embed": "base pictures data clip ocr engines audit published job",
-        "head": "data model candidates search judge fitting pipeline bundle nested tuning",
+        "head": "request data model candidates search judge fitting pipeline bundle nested tuning",
         "api": "settings schema metrics memory model commands http transport server",
     }.items()
 }

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from cache import NOTICE, demo
 from head.bundle.format import UnusableBundle
 from report import __main__ as command
 from report import judged, judging
@@ -153,3 +154,19 @@ def test_ctrl_c_exits_with_130(
     monkeypatch.setattr(judging, "evaluate_bundle", interrupted)
     assert command.main([str(tmp_path)]) == 130
     assert capsys.readouterr().err == "stopped\n"
+
+
+def test_the_demos_encoder_is_named_on_the_screen_and_on_the_pages(
+    tmp_path: Path, values: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain, warned = write_bundle(tmp_path / "a", values), copy.deepcopy(values)
+    warned["config"]["spec"]["weights_sha256"] = demo._WEIGHTS
+    shown = write_bundle(tmp_path / "b", warned)
+    for folder, notices in ((plain, 0), (shown, 1)):
+        assert command.main([str(folder), "--artifacts", str(tmp_path / "artifacts")]) == 0
+        assert capsys.readouterr().out.count(f"\n\n{NOTICE}\n\nreport ") == notices
+        page = (folder / "report.html").read_text("utf-8")
+        assert page.count(f'<p class="verdict warning" role="note">{NOTICE}</p>') == notices
+    assert command.main(["compare", str(plain), str(shown)]) == 0
+    assert f"\n\n{NOTICE}\n\npage " in capsys.readouterr().out
+    assert f"B: {NOTICE}</p>" in next(plain.glob("compare-*.html")).read_text("utf-8")

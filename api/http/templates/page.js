@@ -3,6 +3,9 @@
 // The server's limit for a request (MAX_BODY_BYTES in api/schema.py).
 const MOST_BYTES = {{ most_bytes }};
 
+// Behind a proxy the page may be at /memes, without the slash that relative addresses need.
+if (!location.pathname.endsWith("/")) history.replaceState(null, "", `${location.pathname}/${location.search}`);
+
 const form = at("form"), image = at("image"), text = at("text"), result = at("result");
 const wordless = at("wordless"), key = at("key");  // null without OCR, or if no key is required
 let pictureUrl = "";

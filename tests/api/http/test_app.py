@@ -4,25 +4,29 @@ import base64
 import io
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import api_fakes
 import pytest
 from api_fakes import CARD, PATIENCE, FakeClassifier, make_client, make_service
 from fakes import picture
 from flask.testing import FlaskClient
+from msgspec.structs import replace
 
 from api.http.service import Service
+from api.model.card import served_model
 from api.schema import MAX_BATCH, MAX_BODY_BYTES, MAX_TEXT_CHARS
-from cache import content_key
+from cache import NOTICE, content_key, demo
 from embed.pictures.decoding import UnreadableImage
 
 Make = Callable[..., FlaskClient]
 KEY = "a-key-of-this-test"
-PROBLEM = {"type", "title", "status", "detail", "request_id"}
+PROBLEM = {"type", "code", "title", "status", "detail", "request_id"}
 
 
 @pytest.fixture
@@ -564,7 +568,7 @@ def test_health_and_readiness(client: FlaskClient, services: list[Service]) -> N
 def test_the_model_card(client: FlaskClient) -> None:
     card = client.get("/model").get_json()
     assert card["model"] == {"name": "fake", "version": "0123"} and card["training_fingerprint"] == "abc"
-    assert card.keys() == set(CARD.__struct_fields__) - {"finetuned"}
+    assert card.keys() == set(CARD.__struct_fields__) - {"finetuned", "notice"}
 
 
 def counted(client: FlaskClient, start: str) -> dict[str, float]:
@@ -620,3 +624,53 @@ def test_predictions_stages_batches_and_caches_are_counted(make: Make) -> None:
 def test_the_content_type_of_metrics(client: FlaskClient) -> None:
     response = client.get("/metrics")
     assert response.content_type.startswith("text/plain; version=") and b"# HELP meme_requests_total" in response.data
+
+
+def test_the_demos_encoder_is_named_by_the_page_the_card_and_each_answer(
+    make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    classifier = FakeClassifier()
+    classifier.config |= {"spec": {"weights_sha256": demo._WEIGHTS}, "data": {"source": "../my-memes"}}
+    card = replace(CARD, model=served_model(classifier), notice=NOTICE)  # type: ignore[arg-type]
+    monkeypatch.setattr(api_fakes, "CARD", card)
+    client = make(classifier)
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [NOTICE]
+    assert client.post("/predict", **as_form(picture())).get_json()["model"]["notice"] == NOTICE
+    assert client.get("/readyz").get_json()["model"]["notice"] == NOTICE
+    told = client.get("/model").get_json()
+    assert told["notice"] == told["model"]["notice"] == NOTICE
+    assert re.search(rf'<p class="warning" id="notice" role="note">\s*{re.escape(NOTICE)}</p>', client.get("/").text)
+
+
+def test_the_demo_itself_is_named_without_alarm(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api_fakes, "CARD", replace(CARD, notice=NOTICE))
+    client = make()
+    assert client.post("/predict", **as_form(picture())).get_json()["model"] == {"name": "fake", "version": "0123"}
+    assert re.search(rf'<p class="soft" id="notice" role="note">\s*{re.escape(NOTICE)}</p>', client.get("/").text)
+    monkeypatch.undo()
+    assert NOTICE not in make().get("/").text
+
+
+def test_the_page_and_the_contract_have_relative_addresses_only(client: FlaskClient) -> None:
+    """So that both work below any path of a proxy."""
+    page = client.get("/").text
+    assert re.findall(r'(?:href|src|action)="([^"]*)"', page) == ["data:,", "predict", "model", "openapi.json"]
+    assert 'fetch("' not in page and "fetch('" not in page
+    document = client.get("/openapi.json").get_json()
+    assert document["servers"] == [{"url": "."}] and "/predict" in document["paths"]
+
+
+def test_a_problem_has_a_code_that_stays(client: FlaskClient) -> None:
+    codes = {
+        "not_found": client.get("/nothing"),
+        "method_not_allowed": client.get("/predict"),
+        "unsupported_media_type": client.post("/predict", data="x"),
+        "not_json": client.post("/predict", data="x", content_type="application/json"),
+        "not_a_form": client.post("/predict", data="x", content_type="multipart/form-data; boundary=b"),
+        "not_an_image": client.post("/predict", **as_form(b"x")),
+        "unprocessable_fields": client.post("/predict", **as_form(picture(), who="x")),
+        "unreadable_text": client.post(
+            "/predict", **body(raw_form("text", b"\xff"), "multipart/form-data; boundary=b")
+        ),
+    }
+    assert {problem_of(response, response.status_code)["code"]: response for response in codes.values()} == codes

@@ -348,7 +348,7 @@ def test_each_bomb_of_a_batch_is_refused(client: FlaskClient) -> None:
         (form(*[IMAGE] * 60), 413, "parts"),
         (form(b"--b\r\nno header\r\n\r\nx\r\n"), 400, "no part of the form"),
         (form(b"--b\r\n\r\nx\r\n"), 400, "no part of the form"),
-        (form(part('name="image"; filename="x"', b"", "Content-Transfer-Encoding: base64")), 400, "empty"),
+        (form(part('name="image"; filename="x"', b"", "Content-Transfer-Encoding: base64")), 400, "plain bytes"),
     ],
     ids=lambda value: ascii(value)[-40:] if not isinstance(value, int) else str(value),
 )

@@ -115,9 +115,22 @@ def browser() -> Iterator[Browser]:
 Visit = Callable[..., Site]
 
 
+def below(prefix: str, application: Callable[..., Any]) -> Callable[..., Any]:
+    """The application behind a proxy that takes a prefix off the path, and knows no other paths."""
+
+    def proxy(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        path = environ["PATH_INFO"]
+        if path != prefix and not path.startswith(f"{prefix}/"):
+            start_response("502 Bad Gateway", [("Content-Length", "0")])
+            return []
+        return application({**environ, "PATH_INFO": path.removeprefix(prefix) or "/"}, start_response)
+
+    return proxy
+
+
 @pytest.fixture
 def visit(browser: Browser) -> Iterator[Visit]:
-    """visit(reads=OCR text, why=explanation, context={...}, server settings) opens the page. At the end there must be no
+    """visit(reads=OCR text, why=explanation, context={...}, path=of a proxy, server settings) opens the page. At the end there must be no
     errors and no requests to other hosts."""
     with ExitStack() as cleanup:
         sites: list[Site] = []
@@ -126,6 +139,7 @@ def visit(browser: Browser) -> Iterator[Visit]:
             reads: str | None = _WORDS,
             why: Explanation | None = None,
             context: dict[str, Any] | None = None,
+            path: str = "/",
             **settings: Any,
         ) -> Site:
             classifier = FakeClassifier()
@@ -133,7 +147,8 @@ def visit(browser: Browser) -> Iterator[Visit]:
             cleanup.callback(service.predictor.close)
             if why is not None:
                 service.predictor._explainer.explain = lambda *_: why  # type: ignore[method-assign]
-            listener = listen(create_app(service), "127.0.0.1", 0, 8, MAX_BODY_BYTES)
+            application = below(path.rstrip("/"), create_app(service).wsgi_app)
+            listener = listen(application, "127.0.0.1", 0, 8, MAX_BODY_BYTES)
             thread = threading.Thread(target=listener.run)
             thread.start()
             cleanup.callback(thread.join, PATIENCE)
@@ -141,7 +156,7 @@ def visit(browser: Browser) -> Iterator[Visit]:
             cleanup.callback(classifier.may_run.set)
             tab = browser.new_context(**(context or {}))
             cleanup.callback(tab.close)
-            sites.append(Site(tab, service, classifier, f"http://127.0.0.1:{listener.port}/"))
+            sites.append(Site(tab, service, classifier, f"http://127.0.0.1:{listener.port}{path}"))
             return sites[-1]
 
         yield open_page
@@ -157,6 +172,21 @@ def keys_file(tmp_path: Path) -> str:
     path = tmp_path / "keys"
     path.write_text(_KEY)
     return str(path)
+
+
+@pytest.mark.parametrize("headers", [{}, {"X-Forwarded-Prefix": "/memes"}], ids=["silent", "told"])
+@pytest.mark.parametrize("path", ["/memes/", "/memes", "/a/b/"])
+def test_the_page_works_below_a_path_of_a_proxy(visit: Visit, path: str, headers: dict[str, str]) -> None:
+    site = visit(path=path, context={"extra_http_headers": headers})
+    site.choose()
+    expect(site.at("verdict")).to_have_text("Offensive")
+    root = site.url.rstrip("/")
+    assert [post.url for post in site.posts] == [f"{root}/predict"]
+    assert site.at("command").inner_text().endswith(f" {root}/predict")
+    links = site.page.locator("a").evaluate_all("links => links.map(link => link.href)")
+    assert links == [f"{root}/model", f"{root}/openapi.json"]
+    for link in links:
+        assert site.page.request.get(link).json()
 
 
 # The ways in

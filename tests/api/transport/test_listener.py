@@ -4,17 +4,19 @@ import http.client
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from time import process_time
 from typing import Any
 
 import pytest
-from machine import PATIENCE, until
+from machine import PATIENCE, WITHOUT_IPV6, has_ipv6, until
 
+from api.server import _url
 from api.transport.connection import Connection, Limits
 from api.transport.listener import STOP_SECONDS, Listener, listen
 
@@ -236,7 +238,7 @@ def test_invalid_http_is_refused_with_problem_json_and_a_log_line(case: str, cap
         assert process_time() - start < 1
         problem = json.loads(body)
         assert status == problem["status"] == expected
-        assert problem.keys() == {"type", "title", "status", "detail", "request_id"}
+        assert problem.keys() == {"type", "code", "title", "status", "detail", "request_id"}
         assert phrase in problem["detail"]
         assert "secret" not in body.decode() + caplog.text
         assert len(problem["request_id"]) == 32
@@ -510,9 +512,29 @@ def test_a_port_in_use_is_an_error() -> None:
         listen(Application(), "127.0.0.1", served.listener.port, 1, MAX_BODY)
 
 
-@pytest.mark.parametrize("host", ["999.1.1.1", "", "a" * 70])
+@pytest.mark.skipif(not has_ipv6(), reason=WITHOUT_IPV6)
+def test_an_ipv6_address_answers() -> None:
+    listener = listen(Application(), "::1", 0, 1, MAX_BODY)
+    thread = threading.Thread(target=listener.run)
+    thread.start()
+    try:
+        with closing(http.client.HTTPConnection("::1", listener.port, timeout=PATIENCE)) as client:
+            client.request("GET", "/")
+            assert client.getresponse().read() == b"0"
+        with pytest.raises(OSError, match=rf"cannot listen on \[::1\]:{listener.port} "):
+            listen(Application(), "::1", listener.port, 1, MAX_BODY)
+    finally:
+        listener.stop()
+        thread.join(PATIENCE)
+
+
+def test_an_address_is_printed_as_a_url() -> None:
+    assert _url("::1", 8080) == "http://[::1]:8080" and _url("0.0.0.0", 80) == "http://0.0.0.0:80"
+
+
+@pytest.mark.parametrize("host", ["999.1.1.1", "", "a" * 70, "http://127.0.0.1", "127.0.0.1:80", "[::1]", "a..b"])
 def test_an_unknown_host_is_an_error(host: str) -> None:
-    with pytest.raises(ValueError, match=f"--host {host}: no such address"):
+    with pytest.raises(ValueError, match=f"--host {re.escape(host)}: no such address"):
         listen(Application(), host, 0, 1, MAX_BODY)
 
 

@@ -137,3 +137,34 @@ def test_the_path_tells_folders_and_checkpoints_of_one_name_apart(tmp_path: Path
     assert len(paths) == 6
     slash, none = (Layout(tmp_path).index(DatasetRequest(data, "m")) for data in ("/a/memes/", "/a/memes"))
     assert slash == none
+
+
+def test_without_a_model_the_only_index_of_the_data_is_taken(tmp_path: Path) -> None:
+    def made(model: str, **more: str) -> Path:
+        path = Layout(tmp_path).index(DatasetRequest("d", model, "openai", **more))
+        write_index(path, replace(INDEX, source={"data": "d", "model": model, "pretrained": "openai", **more}))
+        return path
+
+    def found(features: str = "projected") -> Path:
+        return find_index(tmp_path, DatasetRequest("d", "", features=features))
+
+    with pytest.raises(UnusableIndex, match="not embedded yet; `make embed DATA=d MODEL=ViT-B-32 PRETRAINED=openai`"):
+        found()
+    made_of_others = Layout(tmp_path).index(DatasetRequest("other/d", "ViT-B-32"))
+    write_index(made_of_others, INDEX)
+    write_index(Layout(tmp_path).index(DatasetRequest("d", "ViT-B-32", finetuned=True)), INDEX)
+    only = made("ViT-B-32", features="pooled", long_text="chunk")
+    assert found() == found("pooled") == only
+    with pytest.raises(UnusableIndex, match="not embedded yet"):
+        found("both")
+    second = made("ViT-L-14")
+    with pytest.raises(UnusableIndex) as refused:
+        found()
+    assert str(refused.value) == (
+        "d: it was embedded with 2 models; say which: MODEL=ViT-B-32 PRETRAINED=openai FEATURES=pooled LONG_TEXT=chunk; "
+        "or MODEL=ViT-L-14 PRETRAINED=openai"
+    )
+    assert found("pooled") == only
+    assert find_index(tmp_path, DatasetRequest("d", "ViT-L-14", "openai")) == second
+    with pytest.raises(UnusableIndex, match="PRETRAINED=openai .* without its MODEL"):
+        find_index(tmp_path, DatasetRequest("d", "", "openai"))

@@ -13,10 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from cache import NOTICE, demo
 from head.bundle import format as module
 from head.bundle.format import (
     LABELS,
     UnusableBundle,
+    demo_notice_of,
     load_bundle,
     point_latest,
     read_config,
@@ -396,3 +398,21 @@ def test_the_version_changes_with_a_weight_and_not_with_the_date(
     assert save(tmp_path, ensembles)["version"] != first["version"]
     ensembles["ensemble"].weights = (0.4, 0.6)
     assert save(tmp_path, ensembles)["version"] not in (first["version"], later["version"])
+
+
+@pytest.mark.parametrize(
+    ("data", "notice"),
+    [
+        ({"source": "demo/memes", "content": demo._CONTENT}, ""),
+        ({"source": "/elsewhere", "content": demo._CONTENT}, ""),
+        ({"source": "demo/memes", "content": "of other memes"}, NOTICE),
+        # bundles older than `content`
+        ({"source": "demo/memes"}, ""),
+        ({"source": "/home/me/meme-classifier/demo/memes"}, ""),
+        ({"source": "../my-memes"}, NOTICE),
+        (None, NOTICE),
+    ],
+)
+def test_a_bundle_of_the_demos_encoder_on_other_memes_has_the_notice(data: Any, notice: str) -> None:
+    assert demo_notice_of({"spec": {"weights_sha256": demo._WEIGHTS}, "data": data}) == notice
+    assert demo_notice_of({"spec": {"weights_sha256": "of a real model"}, "data": data}) == ""
