@@ -70,7 +70,9 @@ def _pictures(gallery: dict | None) -> dict[str, str]:
         return {}
     memes = [meme for mistake in gallery["mistakes"] for meme in (mistake, *mistake["neighbours"])]
     memes += gallery.get("suspects", [])
-    return thumbnails(gallery["data"], [meme["image"] for meme in memes], gallery.get("images", ""), gallery.get("links", ""))
+    return thumbnails(
+        gallery["data"], [meme["image"] for meme in memes], gallery.get("images", ""), gallery.get("links", "")
+    )
 
 
 def write_page(path: Path, page: str) -> None:

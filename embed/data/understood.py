@@ -78,7 +78,9 @@ class Understood:
         if self.disagreeing:
             yield f"annotators  disagree on {_rows(self.disagreeing)}: the majority counts, a tie is unlabelled"
         if self.without_text:
-            yield f"no text     {_rows(self.without_text)}" + ("" if ocr else "; add OCR=on to read it from the pictures")
+            yield f"no text     {_rows(self.without_text)}" + (
+                "" if ocr else "; add OCR=on to read it from the pictures"
+            )
         for how, count in self.found_otherwise.items():
             yield f"pictures    {count} found {how}"
         for text in self.notes:
