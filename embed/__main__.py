@@ -31,6 +31,7 @@ from cache import (
 )
 from embed.clip.options import DEVICES, PRECISIONS, EncoderOptions
 from embed.data.choices import add_choices
+from embed.data.tables import check_exists
 from embed.engines.local import ENGINES
 from embed.job import EmbedSettings, Summary, embed_dataset
 from embed.ocr.readings import Reading
@@ -55,6 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = EncoderOptions(**{name: given.pop(name) for name in ("features", "precision", "long_text")})
     settings = EmbedSettings(**given, options=options)
     try:
+        check_exists(Path(settings.data))
         settings = replace(settings, model=required_model(settings.data, settings.model))
         summary = embed_dataset(settings, say=lambda note: print(note, file=sys.stderr))
     except KeyboardInterrupt:

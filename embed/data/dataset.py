@@ -17,7 +17,7 @@ from embed.base.text import clean_text, hide_secrets
 from embed.data.choices import Choices
 from embed.data.layouts.reading import Reading, split_in
 from embed.data.layouts.registry import LAYOUTS, PLAIN
-from embed.data.tables import Row, find_tables
+from embed.data.tables import Row, check_exists
 from embed.data.understood import Understood
 from embed.data.values import as_name, as_text, is_missing
 from embed.pictures.locate import Finder, open_pictures
@@ -87,8 +87,7 @@ def scan_dataset(data: Path, choices: Choices, understood: Understood) -> tuple[
     understood: filled by the iteration. Raises DatasetError, also during iteration, for a missing folder, table or
     column, and as `open_pictures`.
     """
-    if not data.is_dir():
-        find_tables(data)  # raises for a missing path
+    check_exists(data)
     root, finder = open_pictures({"data": str(data), **asdict(choices)})
     layout = next((layout for layout in LAYOUTS if layout.recognise(data)), PLAIN) if data.is_dir() else PLAIN
     understood.layout, understood.found_otherwise = layout.name, finder.other

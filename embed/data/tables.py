@@ -47,15 +47,20 @@ def stem_of(table: Path) -> str:
     return table.name[: len(table.name) - len(format_of(table))] if format_of(table) else table.stem
 
 
+def check_exists(data: Path) -> None:
+    """Raise DatasetError for a missing folder or table."""
+    if not data.exists():
+        remote = "; a table is read from this machine, its pictures from IMAGES=<URL>" if ":/" in str(data) else ""
+        raise DatasetError(f"{data}: no such folder; DATA=<folder> takes a folder of pictures and tables{remote}")
+
+
 def find_tables(data: Path) -> list[Path]:
     """The tables of a data folder, or `data` itself if it is a file.
 
     They lie in `Split Dataset`, beside the pictures, or in one folder below. Raises DatasetError for a missing folder,
     for tables in several folders, and where there is none.
     """
-    if not data.exists():
-        remote = "; a table is read from this machine, its pictures from IMAGES=<URL>" if ":/" in str(data) else ""
-        raise DatasetError(f"{data}: no such folder; DATA=<folder> takes a folder of pictures and tables{remote}")
+    check_exists(data)
     if data.is_file():
         return [data]
     for depth in range(_DEPTH + 1):
