@@ -277,7 +277,7 @@ def test_an_odd_root_is_a_sentence_and_exit_2(
     tmp_path: Path, images: str, row_error: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     table = as_csv(tmp_path / "memes.csv", ROWS)
-    for command in (["--data", str(table)], ["audit", str(table)]):
+    for command in (["--data", str(table), "--model", "demo"], ["audit", str(table)]):
         assert main([*command, "--images", images, "--artifacts", str(tmp_path / "artifacts")]) == 2
         error = capsys.readouterr().err
         assert error.startswith("error: ") and row_error in error
