@@ -32,7 +32,7 @@ class Preprocessor:
         """The bytes of an image file, or a PIL image -> pixels (H, W, 3) uint8. Raises UnreadableImage."""
         decoded = decode_stored(picture) if isinstance(picture, bytes) else picture
         if self.picture == "seen":
-            decoded = see(decoded)
+            decoded, _ = see(decoded)
         try:
             return torch.from_numpy(np.array(self.resize(decoded)))
         # as of Pillow's decoders

@@ -34,7 +34,8 @@ def adopt_vectors(
     if "picture" not in store.spec:
         return
     older = VectorStore(store.folder.parent, stored_spec(store.spec))
-    held = {kind: {key: items[key] for key in older.known(kind) & items.keys()} for kind, items in missing.items()}
+    known = {kind: older.known(kind) for kind in missing}
+    held = {kind: {key: item for key, item in items.items() if key in known[kind]} for kind, items in missing.items()}
     _copy(older, store, "text", list(held["text"]))
     unchanged, changes = _sort(root, held["image"])
     _copy(older, store, "image", unchanged)
@@ -69,8 +70,8 @@ def _copy(older: VectorStore, store: VectorStore, kind: str, keys: Sequence[str]
 def _summary(total: int, changes: Sequence[str]) -> str:
     if not changes:
         return f"all {total} pictures are seen as before: their vectors are kept"
-    reasons = ", ".join(f"{reason} {count}" for reason, count in Counter(changes).most_common())
+    reasons = ", ".join(f"{reason} {count}" for reason, count in Counter(sorted(changes)).most_common())
     return (
-        f"{len(changes)} of {total} pictures are now seen as a person sees them and are embedded again ({reasons}); "
+        f"{len(changes)} of {total} pictures are now judged as a person sees them, and are embedded again ({reasons}); "
         f"the vectors of the other {total - len(changes)} are kept"
     )

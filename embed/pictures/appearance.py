@@ -51,7 +51,7 @@ def as_seen(picture: Image.Image) -> tuple[Image.Image, list[str]]:
     if picture.mode not in _PLAIN:
         done.append(f"mode {picture.mode}")
         picture = picture.convert("RGB")
-    if turn := _turn(picture):
+    if (turn := _turn(picture)) is not None:
         picture = picture.transpose(turn)
         done.append("turned by EXIF")
     return picture, done

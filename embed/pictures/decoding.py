@@ -1,4 +1,4 @@
-"""Decode untrusted image bytes with limits, to the picture that a person sees; used by everything that shows or judges.
+"""Decode untrusted image bytes, with limits, to the picture that a person sees.
 
 Pillow, the first frame, then `embed.pictures.appearance`: upright, in eight bits, on white. A picture that needs none
 of this keeps its mode, as in open_clip, which resizes first and converts to RGB after, which differs for palettes.
@@ -49,7 +49,7 @@ class TooManyPixels(UnreadableImage):
 
 def decode_picture(data: bytes) -> Image.Image:
     """The first frame as a person sees it; converts to L and RGB, has no transparent pixel. Raises UnreadableImage."""
-    return see(decode_stored(data))
+    return see(decode_stored(data))[0]
 
 
 def decode_stored(data: bytes) -> Image.Image:
@@ -66,25 +66,21 @@ def decode_stored(data: bytes) -> Image.Image:
     return picture
 
 
-def see(picture: Image.Image) -> Image.Image:
-    """A loaded picture as a person sees it. Raises UnreadableImage for one that cannot be converted."""
-    return _seen(picture)[0]
-
-
-def appearance_changes(data: bytes) -> list[str]:
-    """In what the picture that a person sees differs from the stored one; decodes only if the header allows for it.
-
-    Raises UnreadableImage.
-    """
-    return _seen(decode_stored(data))[1] if may_differ(_open(data)) else []
-
-
-def _seen(picture: Image.Image) -> tuple[Image.Image, list[str]]:
+def see(picture: Image.Image) -> tuple[Image.Image, list[str]]:
+    """A loaded picture as a person sees it, and what was done for it. Raises UnreadableImage if it cannot be converted."""
     try:
         return as_seen(picture)
     # as of Pillow's decoders
     except Exception as error:
         raise UnreadableImage(f"a picture of mode {picture.mode} that cannot be converted ({error})") from error
+
+
+def appearance_changes(data: bytes) -> list[str]:
+    """What is done for a picture that a person sees otherwise than stored; decodes only if the header allows for it.
+
+    Raises UnreadableImage.
+    """
+    return see(decode_stored(data))[1] if may_differ(_open(data)) else []
 
 
 class _Source(io.BytesIO):
