@@ -93,10 +93,10 @@ def _may_be_transparent(picture: Image.Image) -> bool:
 
 def _on_white(picture: Image.Image) -> tuple[Image.Image, bool]:
     """The picture on white, and whether it has any transparent pixel; without one it stays as it is."""
-    alphas = [strip.convert("RGBA").getextrema()[3] for _, strip in _strips(picture)]
-    if picture.format == "BMP" and max(alphas)[1] == 0:
+    alphas = [np.asarray(strip.convert("RGBA"))[:, :, 3] for _, strip in _strips(picture)]
+    if picture.format == "BMP" and max(alpha.max() for alpha in alphas) == 0:
         return picture.convert("RGB"), True  # written by programs that leave the fourth byte unused
-    if min(alphas)[0] == 255:
+    if min(alpha.min() for alpha in alphas) == 255:
         if "transparency" in picture.info:
             picture = picture.copy()
             del picture.info["transparency"]  # Pillow warns of some in later conversions
@@ -119,7 +119,7 @@ def _strips(picture: Image.Image) -> Iterator[tuple[tuple[int, int, int, int], I
 
 def _from_lab(picture: Image.Image) -> Image.Image:
     lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-    return ImageCms.applyTransform(picture, ImageCms.buildTransform(lab, srgb, "LAB", "RGB"))
+    return ImageCms.buildTransform(lab, srgb, "LAB", "RGB").apply(picture)
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:

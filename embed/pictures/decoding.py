@@ -122,8 +122,9 @@ def _identified(data: bytes) -> Image.Image:
     except Exception as error:
         raise UnreadableImage(f"its header cannot be read ({error})") from error
     if picture.format == "PNG":
-        picture.info |= {"exif": exif} if exif else {}
-        picture.info |= _transparent_colour(picture, bits=pixels[_PNG_BITS])
+        picture.info.update(_transparent_colour(picture, bits=pixels[_PNG_BITS]))
+        if exif:
+            picture.info["exif"] = exif
     return picture
 
 
