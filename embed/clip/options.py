@@ -67,6 +67,8 @@ def _picture(spec: dict[str, Any]) -> str:
 
 def stored_spec(spec: dict[str, Any]) -> dict[str, Any]:
     """The spec of the same encoder with `picture="stored"`."""
+    if "picture" not in spec:
+        return spec
     stored = {name: value for name, value in spec.items() if name != "picture"}
     return stored | {"decoder": {**spec["decoder"], "exif_rotation": False}}
 
