@@ -93,10 +93,13 @@ def _may_be_transparent(picture: Image.Image) -> bool:
 
 def _on_white(picture: Image.Image) -> tuple[Image.Image, bool]:
     """The picture on white, and whether it has any transparent pixel; without one it stays as it is."""
-    alphas = [np.asarray(strip.convert("RGBA"))[:, :, 3] for _, strip in _strips(picture)]
-    if picture.format == "BMP" and max(alpha.max() for alpha in alphas) == 0:
+    lowest, highest = 255, 0
+    for _, strip in _strips(picture):
+        alpha = np.asarray(strip.convert("RGBA"))[:, :, 3]
+        lowest, highest = min(lowest, int(alpha.min())), max(highest, int(alpha.max()))
+    if picture.format == "BMP" and highest == 0:
         return picture.convert("RGB"), True  # written by programs that leave the fourth byte unused
-    if min(alpha.min() for alpha in alphas) == 255:
+    if lowest == 255:
         if "transparency" in picture.info:
             picture = picture.copy()
             del picture.info["transparency"]  # Pillow warns of some in later conversions
