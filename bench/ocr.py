@@ -31,7 +31,7 @@ from bench.machine import describe, print_json, say
 from cache import cores
 from embed.data.dataset import Meme, read_dataset
 from embed.ocr.reader import TextReader
-from embed.pictures.decoding import decode_picture, on_white
+from embed.pictures.decoding import decode_picture, in_rgb
 
 _NORMAL: dict[str, Callable[[str], str]] = {
     "exact": lambda text: " ".join(text.split()),
@@ -147,7 +147,7 @@ def _tesseracts() -> dict[str, Engine]:
 
 
 def _page(data: bytes) -> Image.Image:
-    return on_white(decode_picture(data))
+    return in_rgb(decode_picture(data))
 
 
 def _table(results: dict[str, dict[str, Any]]) -> str:

@@ -25,6 +25,7 @@ from embed.data.choices import CHOICES, Choices, remember, remembered
 from embed.data.dataset import Meme, read_dataset
 from embed.data.parts import assign_parts
 from embed.data.understood import Understood
+from embed.engines.adoption import adopt_vectors
 from embed.engines.local import ENGINES, Engine, LocalEngine
 from embed.ocr.readings import Reading, fill_texts
 from embed.pictures.hash_log import HashLog
@@ -183,6 +184,7 @@ def _embed_dataset(
     busy = lacking or store.damaged
     with store.locked(lambda: say("another job is filling this cache; waiting for it")) if busy else nullcontext():
         _report_damage(store, say)
+        adopt_vectors(store, wanted.missing(store), root, say)
         work, transient_failures = _fill(store, engine, root, wanted)
     reasons = _reasons(memes, hashed, store.failures("image") | transient_failures)
     skipped = [(meme.id, meme.where, reason) for meme, reason in zip(memes, reasons, strict=True) if reason]

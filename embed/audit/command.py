@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from tqdm import tqdm
 
 from cache import Layout, chosen_model, content_key, limit_threads, refuse
@@ -33,13 +32,13 @@ from embed.audit.findings import (
     text_lengths,
 )
 from embed.audit.page import write_page
-from embed.base.errors import DatasetError, RowError, first_line
+from embed.base.errors import DatasetError, RowError
 from embed.base.threads import run_ahead
 from embed.data.choices import CHOICES, Choices, add_choices, remember, remembered
 from embed.data.dataset import Meme, check_usable, scan_dataset
 from embed.data.near_duplicates import picture_hash
 from embed.data.understood import Understood
-from embed.pictures.decoding import UnreadableImage, decode_picture
+from embed.pictures.decoding import UnreadableImage, decode_stored, see
 from embed.pictures.hashing import UnusableFile, read_picture
 
 # Rows of a finding, and memes of a group, on the screen; the page and --json list more.
@@ -146,21 +145,10 @@ def check_pictures(root: Path, images: Iterable[str]) -> dict[str, PictureCheck]
 def _check(path: Path) -> PictureCheck:
     try:
         data = read_picture(path)
-        picture = decode_picture(data)
-        return PictureCheck(content_key(data), hash=picture_hash(picture), clipped=_is_clipped(picture))
+        picture, changes = see(decode_stored(data))
     except (UnusableFile, UnreadableImage) as error:
         return PictureCheck(problem=str(error))
-    except (ValueError, OSError) as error:  # Pillow, for a picture that it cannot convert
-        return PictureCheck(problem=f"the picture cannot be converted ({first_line(error)})")
-
-
-def _is_clipped(picture: Image.Image) -> bool:
-    """Whether open_clip's conversion to RGB, by Pillow, would clip values above 255."""
-    if picture.mode[0] not in "IF":
-        return False
-    highest = picture.getextrema()[1]
-    assert not isinstance(highest, tuple)  # these modes have one band
-    return highest > 255
+    return PictureCheck(content_key(data), hash=picture_hash(picture), changes=" and ".join(changes))
 
 
 def _text_lengths(memes: list[Meme], model: str) -> dict[str, Any]:

@@ -24,13 +24,14 @@ LABELS = {1: "offensive", 0: "non-offensive", UNLABELLED: "unlabelled"}
 class PictureCheck:
     """One decoded picture file. key: SHA-256 of its bytes; problem: "" or why it cannot be read.
 
-    hash: perceptual hash, (4,) uint64, None for a picture of one colour; clipped: whether 16-bit values become white.
+    hash: perceptual hash, (4,) uint64, None for a picture of one colour; changes: "" or what is
+    done for a picture that is not judged as it is stored.
     """
 
     key: str = ""
     problem: str = ""
     hash: np.ndarray | None = None
-    clipped: bool = False
+    changes: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def row_findings(
 ) -> list[Finding]:
     """Problems of single rows; checks: {image: check} of all existing pictures."""
     unreadable = [(meme, checks[meme.image].problem) for meme in memes if meme.image in checks]
-    clipped = (meme for meme in memes if checks.get(meme.image, PictureCheck()).clipped)
+    changed = [(meme, checks.get(meme.image, PictureCheck()).changes) for meme in memes]
     blank = (meme for meme in memes if (check := checks.get(meme.image)) and not check.problem and check.hash is None)
     return [
         Finding(
@@ -96,8 +97,8 @@ def row_findings(
             _rows_with((meme, problem) for meme, problem in unreadable if problem),
         ),
         Finding(
-            "clipped_pictures", "16-bit grey pictures", "embedded as nearly white; save them with 8 bits",
-            _rows_with((meme, "values above 255 become white") for meme in clipped),
+            "changed_pictures", "pictures that are not judged as stored", "upright, in 8 bits, on white, as a person sees them",
+            _rows_with((meme, changes) for meme, changes in changed if changes),
         ),
         Finding(
             "blank_pictures", "pictures of one colour", "embedded, without information",

@@ -26,6 +26,7 @@ from embed.clip.preprocessor import Preprocessor, height_and_width, resize_only
 from embed.clip.tokenizer import Tokenizer, load_tokenizer, missing_package
 from embed.clip.towers import Tower, image_tower, text_tower
 from embed.clip.weights import EncoderUnavailable, find_weights
+from embed.pictures.appearance import RULE
 
 # Items per GPU batch: more than any GPU needs at 224 pixels; the job halves it until it fits into memory.
 _GPU_BATCH = 512
@@ -131,6 +132,7 @@ def load_encoder(
         return load_encoder(model, pretrained, device, replace(options, precision="fp32"), delta)
     spec = {
         **_spec(model, config, weights),
+        **_picture_fields(options.picture),
         **tuned,
         "preprocess": preprocess,
         "tokenizer": {**tokenizer.spec(), "ftfy": library_versions()["ftfy"]},
@@ -146,6 +148,7 @@ def load_encoder(
         mean=torch.tensor(preprocess["mean"], device=device).view(3, 1, 1),
         std=torch.tensor(preprocess["std"], device=device).view(3, 1, 1),
         tokenizer=tokenizer,
+        picture=options.picture,
         device=device,
         spec=json.loads(json.dumps(spec)),  # as read from disk: lists instead of tuples
         weights=weights,
@@ -201,5 +204,11 @@ def _spec(model: str, config: dict[str, Any], weights: Path) -> dict[str, Any]:
         "model": "local-dir" if model.startswith(LOCAL_DIR) else model,
         "model_config": config,
         "weights_sha256": file_digest(weights),
-        "decoder": {"name": "Pillow", "version": versions["pillow"], "frame": "first", "exif_rotation": False},
     }
+
+
+def _picture_fields(picture: str) -> dict[str, Any]:
+    """The spec's fields on pictures; `embed.clip.options.stored_spec` turns those of "seen" into those of "stored"."""
+    seen = picture == "seen"
+    decoder = {"name": "Pillow", "version": library_versions()["pillow"], "frame": "first", "exif_rotation": seen}
+    return {"decoder": decoder, **({"picture": RULE} if seen else {})}

@@ -11,6 +11,8 @@ DEVICES = ("auto", "cpu", "cuda")
 # open_clip's prefix of a model in a folder: its LOCAL_DIR_PREFIX, without the seconds of importing open_clip
 LOCAL_DIR = "local-dir:"
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+# "stored" is of specs without the field `picture`: bundles and vectors of earlier versions.
+PICTURES = ("seen", "stored")
 
 _PRECISION_OF = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 
@@ -21,18 +23,20 @@ class EncoderOptions:
 
     features: "projected" (joint space), "pooled" (before the projection, as the best published heads use) or "both"
     (pooled columns, then projected ones); precision: "auto", "fp32", "bf16" or "fp16", of the weights, and of matrix
-    products if the hardware has instructions for it; long_text: "truncate", or "chunk" for the mean of pieces that fit.
+    products if the hardware has instructions for it; long_text: "truncate", or "chunk" for the mean of pieces that fit;
+    picture: "seen", as a person sees it (`embed.pictures.appearance`), or "stored", as the file's pixels are.
     """
 
     features: str = FEATURES[0]
     precision: str = PRECISIONS[0]
     long_text: str = LONG_TEXTS[0]
+    picture: str = PICTURES[0]
 
     @classmethod
     def of_spec(cls, spec: dict[str, Any]) -> "EncoderOptions":
         """The options recorded in a feature spec, for a server to compute the same vectors."""
         cut = spec["tokenizer"]["truncation"] != "mean of pieces"
-        return cls(spec["feature"], _PRECISION_OF[spec["dtype"]], "truncate" if cut else "chunk")
+        return cls(spec["feature"], _PRECISION_OF[spec["dtype"]], "truncate" if cut else "chunk", _picture(spec))
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,18 @@ class EncoderRequest:
 
     def __str__(self) -> str:
         return f"{self.model} {self.pretrained}".rstrip() + (f" with {self.delta}" if self.delta else "")
+
+
+def _picture(spec: dict[str, Any]) -> str:
+    return "seen" if "picture" in spec else "stored"
+
+
+def stored_spec(spec: dict[str, Any]) -> dict[str, Any]:
+    """The spec of the same encoder with `picture="stored"`."""
+    if "picture" not in spec:
+        return spec
+    stored = {name: value for name, value in spec.items() if name != "picture"}
+    return stored | {"decoder": {**spec["decoder"], "exif_rotation": False}}
 
 
 def library_versions() -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Preprocess image bytes to pixels and texts to token rows, without a model's weights."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -10,26 +10,33 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from torch import Tensor
 
-from embed.clip.options import EncoderOptions
+from embed.clip.options import PICTURES, EncoderOptions
 from embed.clip.tokenizer import Tokenizer, load_tokenizer
-from embed.pictures.decoding import UnreadableImage, decode_picture
+from embed.pictures.decoding import UnreadableImage, decode_stored, see
 
 Picture: TypeAlias = bytes | Image.Image
 
 
 @dataclass(frozen=True)
 class Preprocessor:
-    """Preprocessing of one model. resize: open_clip's transform of a picture to RGB in the model's input size."""
+    """Preprocessing of one model.
+
+    resize: open_clip's transform of a picture to RGB in the model's input size; picture: of `EncoderOptions`.
+    """
 
     resize: Any
     tokenizer: Tokenizer
+    picture: str = field(default=PICTURES[0], kw_only=True)
 
     def pixels(self, picture: Picture) -> Tensor:
         """The bytes of an image file, or a PIL image -> pixels (H, W, 3) uint8. Raises UnreadableImage."""
-        decoded = decode_picture(picture) if isinstance(picture, bytes) else picture
+        decoded = decode_stored(picture) if isinstance(picture, bytes) else picture
+        if self.picture == "seen":
+            decoded, _ = see(decoded)
         try:
             return torch.from_numpy(np.array(self.resize(decoded)))
-        except (ValueError, OSError) as error:
+        # as of Pillow's decoders
+        except Exception as error:
             raise UnreadableImage(f"a picture of mode {decoded.mode} that cannot be resized ({error})") from error
 
     def tokens(self, text: str) -> Tensor:
@@ -44,7 +51,8 @@ class Preprocessor:
 def load_preprocessor(model: str, spec: dict[str, Any]) -> Preprocessor:
     """The preprocessor of the model with this spec. Raises EncoderUnavailable."""
     transform = image_transform_v2(PreprocessCfg(**spec["preprocess"]), is_train=False)
-    return Preprocessor(resize_only(transform), load_tokenizer(model, EncoderOptions.of_spec(spec).long_text))
+    options = EncoderOptions.of_spec(spec)
+    return Preprocessor(resize_only(transform), load_tokenizer(model, options.long_text), picture=options.picture)
 
 
 def height_and_width(size: int | Sequence[int]) -> tuple[int, int]:

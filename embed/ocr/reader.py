@@ -15,7 +15,7 @@ from PIL import Image
 
 from cache import cores
 from embed.base.text import clean_text
-from embed.pictures.decoding import decode_picture, on_white
+from embed.pictures.decoding import decode_picture, in_rgb
 
 # RapidOCR's third model, which turns upside-down lines, is not used: memes have none, and it turned more good lines
 # than bad ones (error on MultiOFF 8.2 % with it, 6.9 % without).
@@ -75,7 +75,7 @@ class TextReader:
         Raises UnreadableImage for bytes that do not decode, OcrFailed if the engine fails.
         """
         with self._slots:
-            picture = _scaled(on_white(decode_picture(data)))
+            picture = _scaled(in_rgb(decode_picture(data)))
             bgr = np.ascontiguousarray(np.asarray(picture)[:, :, ::-1])  # (H, W, 3) uint8, BGR as in OpenCV
             try:
                 found = self._engine(bgr)

@@ -1,21 +1,28 @@
-"""Decode untrusted image bytes with limits; used by the batch job and the server.
+"""Decode untrusted image bytes, with limits, to the picture that a person sees.
 
-Pixels are as in open_clip: Pillow, the first frame, no EXIF rotation, no mode conversion (open_clip resizes first and
-converts to RGB after, which differs for palettes).
+Pillow, the first frame, then `embed.pictures.appearance`: upright, in eight bits, on white. A picture that needs none
+of this keeps its mode, as in open_clip, which resizes first and converts to RGB after, which differs for palettes.
 """
 
 import io
 import re
 import warnings
+from typing import Any
 
 from PIL import Image, ImageFile
 
+from embed.pictures.appearance import as_seen, may_differ
+from embed.pictures.chunks import TooManyChunks, essential_chunks
+
 # Formats of memes; none starts another program (as EPS does) or reads other files.
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF")
-# Real memes reach 24 megapixels; 64 of them decode in under 300 MB.
+# Real memes reach 24 megapixels; 64 of them decode in under 300 MB, and in under 600 MB where there is something to
+# turn or to flatten: less than the encoder's resizing takes after it.
 MAX_PIXELS = 64_000_000
 # Between 89 and 178 megapixels Pillow only warns; above, its own check comes before `_check_size`.
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+# Pillow warns once for each odd tag of a damaged file, up to 65,535 times.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 # CLIP scales the short side to its input size, so a 1 x 60,000 picture would grow to gigabytes.
 MAX_ASPECT = 100
 # Encoders write about ten scans. Decoding a progressive JPEG passes over the whole picture for each scan, and a
@@ -25,6 +32,8 @@ _SCAN = re.compile(rb"\xff\xda\x00[\x08\x0a\x0c\x0e]")
 # For 100 MB of two-byte blocks Pillow collects gigabytes of objects; real pictures need some thousand reads.
 _MAX_READS = 1_000_000
 _TILE_WIDTH, _TILE_HEIGHT = 322, 323
+# Place of the bit depth in a PNG, whose first chunk is IHDR.
+_PNG_BITS = 24
 
 
 class UnreadableImage(ValueError):
@@ -40,20 +49,39 @@ class TooManyPixels(UnreadableImage):
 
 
 def decode_picture(data: bytes) -> Image.Image:
-    """Decode the first frame, in its own mode. Raises UnreadableImage: empty, not an image, damaged, too large."""
-    if not data:
-        raise UnreadableImage("the file is empty")
-    if ImageFile.LOAD_TRUNCATED_IMAGES:
-        raise RuntimeError("PIL.ImageFile.LOAD_TRUNCATED_IMAGES is on: half a picture would be embedded silently")
+    """The first frame as a person sees it; converts to L and RGB, has no transparent pixel. Raises UnreadableImage."""
+    return see(decode_stored(data))[0]
+
+
+def decode_stored(data: bytes) -> Image.Image:
+    """The first frame as it is stored. Raises UnreadableImage: empty, not an image, damaged, too large.
+
+    Encoders with a spec from before `embed.pictures.appearance` get this.
+    """
     picture = _open(data)
-    _check_size(*picture.size)
-    _check_tiles(picture)
     try:
         picture.load()
     # Pillow's decoders raise all kinds of exceptions, from SyntaxError to struct.error.
     except Exception as error:
         raise UnreadableImage(f"the picture is cut off or damaged ({error})") from error
     return picture
+
+
+def see(picture: Image.Image) -> tuple[Image.Image, list[str]]:
+    """A loaded picture as a person sees it, and what was done for it. Raises UnreadableImage if it cannot be converted."""
+    try:
+        return as_seen(picture)
+    # as of Pillow's decoders
+    except Exception as error:
+        raise UnreadableImage(f"a picture of mode {picture.mode} that cannot be converted ({error})") from error
+
+
+def appearance_changes(data: bytes) -> list[str]:
+    """What is done for a picture that a person sees otherwise than stored; decodes only if the header allows for it.
+
+    Raises UnreadableImage.
+    """
+    return see(decode_stored(data))[1] if may_differ(_open(data)) else []
 
 
 class _Source(io.BytesIO):
@@ -69,16 +97,46 @@ class _Source(io.BytesIO):
 
 
 def _open(data: bytes) -> Image.Image:
+    if not data:
+        raise UnreadableImage("the file is empty")
+    if ImageFile.LOAD_TRUNCATED_IMAGES:
+        raise RuntimeError("PIL.ImageFile.LOAD_TRUNCATED_IMAGES is on: half a picture would be embedded silently")
     if data.startswith(b"\xff\xd8") and sum(1 for _ in _SCAN.finditer(data)) > _MAX_SCANS:
         raise UnreadableImage(f"a JPEG of more than {_MAX_SCANS} scans; save it again as a plain one")
+    picture = _identified(data)
+    _check_size(*picture.size)
+    _check_tiles(picture)
+    return picture
+
+
+def _identified(data: bytes) -> Image.Image:
     try:
-        return Image.open(_Source(data), formats=FORMATS)
+        pixels, exif = essential_chunks(data)
+        picture = Image.open(_Source(pixels), formats=FORMATS)
+    except TooManyChunks as error:
+        raise UnreadableImage(str(error)) from error
     except Image.UnidentifiedImageError as error:
         raise NotAnImage(f"not an image in a known format ({', '.join(FORMATS)})") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise TooManyPixels(f"more than {MAX_PIXELS:,} pixels") from error
     except Exception as error:
         raise UnreadableImage(f"its header cannot be read ({error})") from error
+    if picture.format == "PNG":
+        picture.info.update(_transparent_colour(picture, bits=pixels[_PNG_BITS]))
+        if exif:
+            picture.info["exif"] = exif
+    return picture
+
+
+def _transparent_colour(picture: Image.Image, bits: int) -> dict[str, Any]:
+    """The colour that a PNG's `tRNS` chunk makes transparent, in eight bits: Pillow scales the pixels alone."""
+    colour = picture.info.get("transparency")
+    if picture.mode == "L" and isinstance(colour, int) and bits in (2, 4, 8):
+        most = 2**bits - 1
+        return {"transparency": (colour & most) * 255 // most}
+    if picture.mode == "RGB" and isinstance(colour, tuple) and bits == 16:
+        return {"transparency": tuple(part >> 8 for part in colour)}
+    return {}
 
 
 def _check_size(width: int, height: int) -> None:
@@ -98,16 +156,6 @@ def _check_tiles(picture: Image.Image) -> None:
         raise TooManyPixels(f"stored in tiles of {width} x {height}, more than {MAX_PIXELS:,} pixels")
 
 
-def on_white(picture: Image.Image) -> Image.Image:
-    """The picture in RGB, on a white background. Raises UnreadableImage for a mode that cannot be converted."""
-    wanted = "RGBA" if picture.has_transparency_data else "RGB"
-    try:
-        # an unnecessary copy of 64 megapixels takes 256 MB
-        layer = picture if picture.mode == wanted else picture.convert(wanted)
-    except (ValueError, OSError) as error:
-        raise UnreadableImage(f"a picture of mode {picture.mode} that cannot be converted ({error})") from error
-    if wanted == "RGB":
-        return layer
-    page = Image.new("RGB", layer.size, "white")
-    page.paste(layer, mask=layer)
-    return page
+def in_rgb(picture: Image.Image) -> Image.Image:
+    """A result of `decode_picture` in RGB; no copy if it is already, since one of 64 megapixels takes 256 MB."""
+    return picture if picture.mode == "RGB" else picture.convert("RGB")

@@ -5,7 +5,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from embed.pictures.decoding import decode_picture
+from embed.pictures.decoding import decode_picture, in_rgb
 from embed.pictures.hashing import read_picture
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ _QUALITY = 70
 def thumbnail(path: "Path | RemotePath", side: int) -> str:
     """A picture file as a WebP data URI, longer side at most `side` pixels; "" if unreadable or too large."""
     try:
-        picture = decode_picture(read_picture(path)).convert("RGB")
+        picture = in_rgb(decode_picture(read_picture(path)))
     except ValueError:  # UnusableFile, UnreadableImage, and a name with a NUL
         return ""
     picture.thumbnail((side, side))

@@ -2,6 +2,7 @@
 
 import base64
 import http.client
+import io
 import json
 import re
 import shutil
@@ -12,10 +13,12 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 from fakes import FakeEncoder, picture
@@ -35,7 +38,7 @@ from api.model.prediction import Predictor
 from api.settings import ServeSettings
 from cache import NOTICE, SpecMismatch, VectorStore, read_index
 from embed.clip.encoder import load_encoder
-from embed.clip.options import EncoderOptions
+from embed.clip.options import EncoderOptions, stored_spec
 from embed.clip.weights import EncoderUnavailable
 from embed.data.dataset import Meme, read_dataset
 from embed.job import EmbedSettings, embed_dataset
@@ -429,6 +432,26 @@ def test_the_cache_is_not_reused_for_another_encoder(trained: Trained, demo: Mem
         assert same == (demo.encoder.spec["dtype"] == "float32")
         assert (new.predictor.embedding_cache is old.embedding_cache) == same
         assert (new.predictor.classifier.encoder is demo.encoder) == same
+
+
+@pytest.mark.parametrize("alpha", [255, 90])
+def test_a_bundle_of_an_older_spec_is_served_as_it_was(trained: Trained, tmp_path: Path, alpha: int) -> None:
+    """Such a spec has no field `picture`: transparent pictures are encoded with the colours that they hide."""
+    old = rewritten(trained, tmp_path / "old", lambda config: config.update(spec=stored_spec(config["spec"])))
+    buffer = io.BytesIO()
+    Image.new("RGBA", (40, 30), (9, 80, 200, alpha)).save(buffer, "PNG")
+    with loaded(settings_of(old)) as older, loaded(settings_of(trained.folder), older.predictor) as newer:
+        classifier = older.predictor.classifier
+        assert "picture" not in classifier.encoder.spec and classifier.encoder is not newer.predictor.classifier.encoder
+        assert older.predictor.embedding_cache is not newer.predictor.embedding_cache
+        resize = open_clip.image_transform(classifier.encoder.spec["preprocess"]["size"], is_train=False).transforms[
+            :-2
+        ]
+        pixels = reduce(lambda image, step: step(image), resize, Image.open(buffer))
+        expected = classifier([torch.from_numpy(np.array(pixels))], [classifier.prepare_text("words")])
+        was, now = (of.predictor.predict(prediction.Meme(buffer.getvalue(), "words"), "id") for of in (older, newer))
+        assert was.probability == round(float(expected), 6)
+        assert (now.probability == was.probability) == (alpha == 255)
 
 
 @contextmanager

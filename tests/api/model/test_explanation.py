@@ -172,6 +172,15 @@ def test_notes_on_missing_data_have_no_paths(tmp_path, caplog, splits, change, n
     assert str(tmp_path) in line
 
 
+@pytest.mark.parametrize("splits", [COLUMN, CARVED])
+def test_a_bundle_of_an_older_spec_finds_its_vectors_after_the_data_were_embedded_again(tmp_path, monkeypatch, splits):
+    monkeypatch.setitem(SPEC, "decoder", {"exif_rotation": False})
+    classifier, memes = made(tmp_path, splits=splits)
+    before = explain(Explainer(classifier, tmp_path), memes, 0)
+    edit_index(tmp_path, spec={**SPEC, "decoder": {"exif_rotation": True}, "picture": {"rule": 1}})
+    assert explain(Explainer(classifier, tmp_path), memes, 0) == before and before.neighbours
+
+
 def test_a_bundle_without_data_has_no_explanation(tmp_path):
     _, memes = made(tmp_path)
     assert "cannot be read" in explain(Explainer(Product({}), tmp_path), memes, 0).note

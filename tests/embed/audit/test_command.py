@@ -115,7 +115,7 @@ def test_every_finding_names_its_rows_and_no_others(tmp_path: Path, audit: Audit
     assert rows == {
         "missing_pictures": ["six"],
         "unreadable_pictures": ["seven"],
-        "clipped_pictures": ["eight"],
+        "changed_pictures": ["eight"],
         "blank_pictures": ["eight", "nine"],
         "empty_texts": ["twelve"],
     }
@@ -236,7 +236,7 @@ def test_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(embed.audit.command, "decode_picture", interrupt)
+    monkeypatch.setattr(embed.audit.command, "decode_stored", interrupt)
     assert main([str(tmp_path / "data"), "--artifacts", str(tmp_path / "artifacts")]) == 130
     assert not (tmp_path / "artifacts").exists()
 

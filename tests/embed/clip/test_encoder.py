@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import open_clip
 import pytest
 import torch
@@ -26,20 +27,28 @@ from torch.nn import functional as F
 from cache import differences
 from embed.clip.encoder import ClipEncoder, load_encoder
 from embed.clip.hardware import choose_device, choose_precision, has_products
-from embed.clip.options import EncoderOptions, EncoderRequest
-from embed.clip.preprocessor import resize_only
+from embed.clip.options import EncoderOptions, EncoderRequest, stored_spec
+from embed.clip.preprocessor import load_preprocessor, resize_only
 from embed.clip.recall import recall_spec, remember_spec
 from embed.clip.weights import EncoderUnavailable, find_weights
+from embed.pictures.decoding import UnreadableImage, decode_picture
 
 CPU = torch.device("cpu")
 DEMO = "local-dir:demo/encoder"
 FP32 = EncoderOptions(precision="fp32")
+STORED = EncoderOptions(precision="fp32", picture="stored")
 PICTURE, TEXT = picture(size=(300, 200)), "a text"
 
 
 @pytest.fixture(scope="module")
 def demo() -> ClipEncoder:
     return load_encoder(DEMO, "", CPU, FP32)
+
+
+@pytest.fixture(scope="module")
+def stored() -> ClipEncoder:
+    """As of bundles that were made before specs had the field `picture`."""
+    return load_encoder(DEMO, "", CPU, STORED)
 
 
 def saved(image: Image.Image, format: str, **options: object) -> bytes:
@@ -62,16 +71,23 @@ def animated() -> bytes:
 
 
 PICTURES = {
-    **{mode: picture(size=(150, 110), mode=mode) for mode in ("RGB", "RGBA", "P", "L", "LA", "1", "I;16")},
+    **{mode: picture(size=(150, 110), mode=mode) for mode in ("RGB", "RGBA", "P", "L", "LA", "1")},
     "CMYK": picture(size=(150, 110), mode="CMYK", format="JPEG"),
     "JPEG": picture(size=(451, 233), format="JPEG"),
     "WebP": picture(size=(110, 150), format="WEBP"),
     "WebP with alpha": picture(size=(110, 150), mode="RGBA", format="WEBP"),
     "BMP": picture(size=(110, 150), format="BMP"),
     "TIFF": picture(size=(110, 150), format="TIFF"),
-    "EXIF-rotated": rotated(),
     "animated GIF": animated(),
     "one pixel": picture(size=(1, 1)),
+}
+
+
+# What a person sees of these is not what is stored.
+CHANGED = {
+    "I;16": picture(size=(150, 110), mode="I;16"),
+    "EXIF-rotated": rotated(),
+    "transparent": saved(Image.new("RGBA", (150, 110), (0, 0, 0, 99)), "PNG"),
 }
 
 
@@ -105,6 +121,50 @@ def test_every_way_of_resizing_gives_open_clips_own_pixels(demo: ClipEncoder, da
     )
     encoder.image_features([encoder.pixels(data)])
     assert torch.equal(seen[0][0], transform(Image.open(io.BytesIO(data))))
+
+
+@pytest.mark.parametrize("data", [*CHANGED.values(), *PICTURES.values()], ids=[*CHANGED, *PICTURES])
+def test_an_encoder_of_an_older_spec_gets_every_picture_as_open_clip_does(
+    stored: ClipEncoder, stock: tuple[torch.nn.Module, Callable[[Image.Image], torch.Tensor]], data: bytes
+) -> None:
+    pixels = resize_only(stock[1])(Image.open(io.BytesIO(data)))
+    assert np.array_equal(stored.pixels(data), pixels)
+    assert np.array_equal(stored.pixels(Image.open(io.BytesIO(data))), pixels)
+    assert np.array_equal(load_preprocessor(DEMO, stored.spec).pixels(data), pixels)
+
+
+@pytest.mark.parametrize("data", CHANGED.values(), ids=CHANGED)
+def test_other_pictures_are_encoded_as_a_person_sees_them(demo: ClipEncoder, stored: ClipEncoder, data: bytes) -> None:
+    shown = saved(decode_picture(data), "PNG")
+    for of in (
+        demo.pixels(data),
+        demo.pixels(Image.open(io.BytesIO(data))),
+        load_preprocessor(DEMO, demo.spec).pixels(data),
+    ):
+        assert torch.equal(of, demo.pixels(shown))
+    assert not torch.equal(stored.pixels(data), demo.pixels(data))
+
+
+def test_sixteen_bits_have_the_vector_of_eight(demo: ClipEncoder) -> None:
+    grey = np.asarray(Image.open(io.BytesIO(PICTURE)).convert("L")).astype(np.uint16)
+    wide, narrow = (saved(Image.fromarray(values), "PNG") for values in (grey * 257, grey.astype(np.uint8)))
+    one, other = demo.image_features([demo.pixels(wide), demo.pixels(narrow)])
+    assert F.cosine_similarity(one, other, dim=0) > 0.9999
+
+
+def test_the_spec_says_which_picture_is_judged(demo: ClipEncoder, stored: ClipEncoder) -> None:
+    assert demo.spec["picture"] == {"rule": 1, "orientation": "exif", "background": "white", "bits": 8}
+    assert "picture" not in stored.spec and stored.spec["decoder"]["exif_rotation"] is False
+    assert stored_spec(demo.spec) == stored.spec == stored_spec(stored.spec)
+    assert EncoderOptions.of_spec(demo.spec) == FP32 and EncoderOptions.of_spec(stored.spec) == STORED
+
+
+def test_a_picture_that_cannot_be_resized_is_unreadable(demo: ClipEncoder) -> None:
+    def fail(picture: Image.Image) -> Image.Image:
+        raise ZeroDivisionError
+
+    with pytest.raises(UnreadableImage, match="mode RGB that cannot be resized"):
+        replace(demo, resize=fail).pixels(PICTURE)
 
 
 @pytest.mark.parametrize("text", ["", "short", "a long one " * 60, "🤷 Привет 你好"])
@@ -425,7 +485,8 @@ def test_a_remembered_spec_counts_while_nothing_has_changed(tmp_path: Path) -> N
     remember_spec(memory, EncoderRequest("m", str(weights), FP32), {"a": 1}, weights)
     assert recall_spec(memory, EncoderRequest("m", str(weights), FP32)) == {"a": 1}
     assert recall_spec(memory, EncoderRequest("n", str(weights), FP32)) is None
-    assert recall_spec(memory, EncoderRequest("m", str(weights), EncoderOptions(features="pooled"))) is None
+    for other in (EncoderOptions(features="pooled"), STORED):
+        assert recall_spec(memory, EncoderRequest("m", str(weights), other)) is None
     weights.write_bytes(b"another")
     assert recall_spec(memory, EncoderRequest("m", str(weights), FP32)) is None
     key = next(iter(json.loads(memory.read_text())))

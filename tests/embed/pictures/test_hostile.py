@@ -61,6 +61,26 @@ def large_canvas(width: int, height: int) -> bytes:
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
+def many_chunks(count: int) -> bytes:
+    """A PNG with empty chunks before its pixels."""
+    data = encoded((8, 8), "PNG")
+    return data[:33] + struct.pack(">I4sI", 0, b"abCd", zlib.crc32(b"abCd")) * count + data[33:]
+
+
+def turned_jpeg(side: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return encoded((side, side), "JPEG", "RGB", exif=exif)
+
+
+# Nearly as many pixels as are allowed, each kind with something to do for it: black on nothing, floats, turned.
+LARGEST: dict[str, Callable[[], bytes]] = {
+    "rgba.png": lambda: encoded((7_900, 7_900), "PNG", "RGBA", compress_level=1),
+    "grey16.png": lambda: encoded((7_900, 7_900), "PNG", "I;16", compress_level=1),
+    "float.tiff": lambda: encoded((7_900, 7_900), "TIFF", "F", compression="tiff_deflate"),
+    "turned.jpeg": lambda: turned_jpeg(7_900),
+}
+
 BOMBS: dict[str, Callable[[], bytes]] = {
     "png": lambda: encoded((9_000, 9_000), "PNG", "1"),
     "gif": lambda: encoded((60_000, 1_200), "GIF"),
@@ -71,6 +91,7 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "bmp": lambda: b"BM" + bytes(8) + struct.pack("<IIiiHH", 54, 40, 60_000, 60_000, 1, 24) + bytes(24),
     "scans.jpeg": lambda: many_scans(40_000),
     "blocks.gif": lambda: many_blocks(2_000_000),
+    "chunks.png": lambda: many_chunks(2_000_000),
     "long.png": lambda: encoded((60_000, 1), "PNG", "1"),
 }
 
@@ -90,20 +111,33 @@ for name in sys.argv[1:]:
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from Linux' /proc")
-def test_bombs_take_little_memory_and_time(tmp_path: Path) -> None:
-    for name, make in BOMBS.items():
-        (tmp_path / name).write_bytes(make())
+def measured(folder: Path, files: dict[str, Callable[[], bytes]]) -> list[tuple[str, int, float, str]]:
+    """(name, peak in kB, seconds of the processor, what became of it) of each file, in a process of its own."""
+    for name, make in files.items():
+        (folder / name).write_bytes(make())
     ran = subprocess.run(
-        [sys.executable, "-c", DECODE, *(str(tmp_path / name) for name in BOMBS)],
+        [sys.executable, "-c", DECODE, *(str(folder / name) for name in files)],
         cwd=ROOT, capture_output=True, text=True, timeout=5 * PATIENCE, check=False,
     )  # fmt: skip
     lines = [line.split("|") for line in ran.stdout.splitlines()]
-    assert [line[0] for line in lines] == list(BOMBS), ran.stderr
-    for name, peak_kb, seconds, said in lines:
+    assert [line[0] for line in lines] == list(files), ran.stderr
+    return [(name, int(peak), float(seconds), said) for name, peak, seconds, said in lines]
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from Linux' /proc")
+def test_bombs_take_little_memory_and_time(tmp_path: Path) -> None:
+    for name, peak_kb, seconds, said in measured(tmp_path, BOMBS):
         assert said.startswith("refused: "), name
-        assert int(peak_kb) < 200_000, name
-        assert float(seconds) < 30, name
+        assert peak_kb < 200_000, name
+        assert seconds < 30, name
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from Linux' /proc")
+def test_the_largest_pictures_are_turned_and_flattened_in_bounded_memory_and_time(tmp_path: Path) -> None:
+    for name, peak_kb, seconds, said in measured(tmp_path, LARGEST):
+        assert said == "decoded", name
+        assert peak_kb < 650_000, name
+        assert seconds < 30, name
 
 
 @pytest.mark.parametrize(
