@@ -23,11 +23,11 @@ from api.metrics import Metrics
 from api.model.batching import ModelFailure
 from api.model.loading import load_model, make_reader
 from api.model.prediction import Meme, Predictor
-from api.schema import MAX_TEXT_CHARS, Prediction
+from api.schema import Prediction
 from api.settings import ServeSettings
 from cache import cores, write_text_atomically
 from embed.base.errors import RowError
-from embed.base.text import clean_text
+from embed.base.text import MAX_TEXT, clean_text
 from embed.base.threads import run_ahead
 from embed.data.tables import find_tables, read_table
 from embed.pictures.decoding import UnreadableImage
@@ -144,11 +144,11 @@ def _item_of(row: tuple[str, dict[str, object]] | RowError, root: Path, finder: 
     where, fields = row
     name, text = (clean_text(str(fields.get(column) or "")) for column in ("image", "text"))
     if not name:
-        return _Item("", root, text[:MAX_TEXT_CHARS], f"{where}: no image name")
+        return _Item("", root, text[:MAX_TEXT], f"{where}: no image name")
     image, problem = finder.find(name)
-    if len(text) > MAX_TEXT_CHARS:
-        problem = problem or f"its text has {len(text):,} characters, the limit is {MAX_TEXT_CHARS:,}"
-    return _Item(name, root / image, text[:MAX_TEXT_CHARS], problem)
+    if len(text) > MAX_TEXT:
+        problem = problem or f"its text has {len(text):,} characters, the limit is {MAX_TEXT:,}"
+    return _Item(name, root / image, text[:MAX_TEXT], problem)
 
 
 def _from_folder(root: Path, say: Callable[[str], None]) -> list[_Item]:
@@ -230,6 +230,7 @@ def _complete(data: bytes) -> int:
 
 
 def _rows_of(data: bytes, version: str, out: Path) -> list[dict[str, str]]:
+    csv.field_size_limit(max(MAX_TEXT, csv.field_size_limit()))
     try:
         text = data.decode("utf-8")
         rows = list(csv.DictReader(io.StringIO(text, newline="")))

@@ -13,7 +13,6 @@ from api import __main__ as command
 from api.commands import predict_folder as folder
 from api.model.loading import LoadedModel
 from api.model.prediction import Meme, Predictor
-from api.schema import MAX_TEXT_CHARS
 from cache import cores
 
 
@@ -145,11 +144,12 @@ def test_a_problem_is_a_row(judged, tmp_path, capsys):
         (("gone.png", "x"), "no such file in the data folder"),
         (("../a.png", "x"), "its path leads out of the data folder"),
         (("", "x"), "list.csv, row 2: no image name"),
-        (("a.png", "x" * (MAX_TEXT_CHARS + 1)), "its text has 5,001 characters, the limit is 5,000"),
+        (("a.png", "x" * 1001), "its text has 1,001 characters, the limit is 1,000"),
         (("a.png", "x", "more"), "list.csv, row 2: more fields than the header has"),
     ],
 )
-def test_only_problems_exit_with_2(judged, tmp_path, capsys, row, problem):
+def test_only_problems_exit_with_2(judged, tmp_path, capsys, monkeypatch, row, problem):
+    monkeypatch.setattr(folder, "MAX_TEXT", 1000)
     table = write_table(write(tmp_path / "data", "a.png"), [row])
     assert run(table) == 2
     assert problem in rows_of(capsys.readouterr().out)[0]["problem"]
