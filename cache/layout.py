@@ -4,6 +4,7 @@
     datasets/*.h5            one index per data set and encoder
     splits/*.h5              content-based parts of a data set, see `cache.index.parts`
     readings/                OCR results
+    ocr/                     OCR models that the user adds, see `embed.ocr.recognisers`
     audit/*.html             pages of `python -m embed audit`
     studies.sqlite3          the tuning studies
     bundles/<name>/          model bundles; `latest` is a link
@@ -65,6 +66,11 @@ class Layout:
     def readings(self) -> Path:
         """The folder of OCR results, one file per engine."""
         return self.artifacts / "readings"
+
+    @property
+    def ocr_models(self) -> Path:
+        """The folder of OCR models for further scripts."""
+        return self.artifacts / "ocr"
 
     @property
     def studies(self) -> Path:

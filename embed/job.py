@@ -24,7 +24,8 @@ from embed.clip.recall import recall_spec, remember_spec
 from embed.data.dataset import Meme, read_dataset
 from embed.data.parts import assign_parts
 from embed.engines.local import ENGINES, Engine, LocalEngine
-from embed.ocr.readings import Reading, fill_texts
+from embed.ocr.readings import Reading, Readings, fill_texts
+from embed.ocr.recognisers import OcrUnavailable, find_recogniser
 from embed.pictures.hash_log import HashLog
 from embed.pictures.hashing import Hashed, hash_pictures
 
@@ -47,7 +48,7 @@ class EmbedSettings:
     data: a folder or a table; images: folder or URL of the pictures, "" for the data folder; model, pretrained:
     open_clip's names; device: one of `embed.clip.options.DEVICES`; retry_failed: retry pictures that an earlier run
     could not decode; rehash: read every picture, also those with unchanged size and times; ocr: fill empty texts by
-    OCR; delta: changes by fine-tuning, a file of `embed.clip.delta`; engine: one of `embed.engines.local.ENGINES`.
+    OCR; ocr_lang: the language of its model, "" for RapidOCR's own; delta: changes by fine-tuning, a file of `embed.clip.delta`; engine: one of `embed.engines.local.ENGINES`.
     """
 
     data: str
@@ -62,6 +63,7 @@ class EmbedSettings:
     delta: Path | None = None
     engine: str = ENGINES[0]
     images: str = ""
+    ocr_lang: str = ""
 
     @property
     def encoder(self) -> EncoderRequest:
@@ -150,14 +152,15 @@ def _embed_dataset(
     hints: dict[str, tuple[str, str]],
     splits: Sequence[str] | None,
 ) -> Summary:
+    earlier = _readings(settings)
     root, memes = read_dataset(Path(settings.data), settings.images)
     root = root.absolute()  # a worker may run in another folder
     log = HashLog(settings.index, settings.images)
     known = {} if settings.rehash else hints | _hints(settings) | log.read()
     hashed = hash_pictures(root, [meme.image for meme in memes if not meme.problem], known, engine.map, log.add)
     reading = None
-    if settings.ocr:
-        memes, reading = fill_texts(root, memes, hashed.keys, settings.layout.readings, settings.retry_failed)
+    if earlier is not None:
+        memes, reading = fill_texts(root, memes, hashed.keys, earlier, settings.retry_failed)
     if splits is not None:
         if len(splits) != len(memes):
             raise DatasetError(f"{settings.data}: {len(memes)} memes, expected {len(splits)}; run `make embed` again")
@@ -173,13 +176,22 @@ def _embed_dataset(
     if len(skipped) == len(memes):
         raise NothingReadable(_none_usable(settings.data, skipped))
     index = _index(settings, memes, store, hashed, reasons)
-    source = index.source | {"ocr": reading.engine if reading else ""}
+    source = index.source | {"ocr": reading.engine if reading else "", "ocr_lang": settings.ocr_lang}
     index = replace(index, source=source, parts=_parts(settings, index, memes, hashed, root))
     write_index(settings.index, index)
     log.forget()
     context = store.spec["tokenizer"]["context_length"]
     too_long = len({key for key, count in zip(index.text_keys, index.text_tokens) if count > context})
     return Summary(memes, store, work, too_long, skipped, reading)
+
+
+def _readings(settings: EmbedSettings) -> Readings | None:
+    """What OCR has read before; None without OCR."""
+    if settings.ocr:
+        return Readings(settings.layout.readings, find_recogniser(settings.ocr_lang, settings.layout.ocr_models))
+    if settings.ocr_lang:
+        raise OcrUnavailable(f"OCR_LANG={settings.ocr_lang} says what OCR reads; add OCR=on (--ocr)")
+    return None
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,7 @@ def embed_finetuned(start: Start, delta: dict[str, Tensor], device: str, say: Ca
         ocr=bool(start.index.source.get("ocr")),
         delta=start.work / DELTA,
         images=start.index.source.get("images", ""),
+        ocr_lang=start.index.source.get("ocr_lang", ""),
     )
     # the pictures that are unchanged need not be hashed again
     embed_dataset(settings, say, start.index.hints, _splits(start))

@@ -69,7 +69,8 @@ def predict_folder(source: Path, out: Path | None, settings: ServeSettings, say:
     this command did not write.
     """
     items = _items(source, say)
-    with closing(load_model(settings, Metrics(), make_reader(settings)).predictor) as predictor:
+    reader = make_reader(settings)
+    with closing(load_model(settings, Metrics(), reader).predictor) as predictor:
         version = predictor.model.version
         with _standard_output() if out is None else _opened(out, version) as (file, done):
             remaining, problems = _remaining(items, done), 0
@@ -84,6 +85,9 @@ def predict_folder(source: Path, out: Path | None, settings: ServeSettings, say:
                     writer.writerow(row)
                     file.flush()
                     problems += bool(row[-1])
+                    bar.set_postfix_str(reader.progress() if reader else "", refresh=False)
+    if reader and reader.progress():
+        say(f"words of pictures without a text: {reader.progress()}, by {reader.engine}")
     if problems:
         say(f"{problems} of {len(items)} memes could not be classified; see the column `problem`")
     return 2 if problems == len(items) else 0

@@ -64,6 +64,7 @@ def bundle_settings(
         "spec": index.spec,
         "data": {
             "source": index.source["data"],
+            "ocr_lang": index.source.get("ocr_lang", ""),
             "index": source.file.name,
             "fingerprint": source.fingerprint,
             "groups": len(np.unique(source.features.copies)),

@@ -12,7 +12,7 @@ from fakes import interrupted, memes, picture, write_multioff
 from api import __main__ as command
 from api.commands import predict_folder as folder
 from api.model.loading import LoadedModel
-from api.model.prediction import Meme, Predictor
+from api.model.prediction import Meme, Predictor, Reader
 from cache import cores
 
 
@@ -28,10 +28,14 @@ def judged(monkeypatch: pytest.MonkeyPatch, classifier: FakeClassifier) -> list[
     usual = Predictor.begin
 
     def load(settings: Any, metrics: Any, reader: Any) -> LoadedModel:
-        return LoadedModel(make_predictor(classifier, reader, batch=settings.batch), None)  # type: ignore[arg-type]
+        read = reader.read if reader else None
+        return LoadedModel(make_predictor(classifier, read, batch=settings.batch), None)  # type: ignore[arg-type]
+
+    def make_reader(settings: Any) -> Reader | None:
+        return None if settings.ocr == "off" else Reader(lambda data: "sneer", "fake", progress=lambda: "7 read now")
 
     monkeypatch.setattr(folder, "load_model", load)
-    monkeypatch.setattr(folder, "make_reader", lambda settings: None if settings.ocr == "off" else lambda data: "sneer")
+    monkeypatch.setattr(folder, "make_reader", make_reader)
     monkeypatch.setattr(
         Predictor, "begin", lambda self, meme, name: pictures.append(meme.data) or usual(self, meme, name)
     )
@@ -84,7 +88,10 @@ def test_ocr_of_pictures_without_text(judged, tmp_path, capsys):
     table = write_table(tmp_path, [("a.png", "four"), ("a.png", " "), ("a.png", "")])
     write(tmp_path, "a.png")
     assert run(table) == 0
-    rows = rows_of(capsys.readouterr().out)
+    out, err = capsys.readouterr()
+    rows = rows_of(out)
+    assert "memes/s, 7 read now]" in err
+    assert err.endswith("words of pictures without a text: 7 read now, by fake\n")
     assert [(row["text"], row["text_source"], row["probability"]) for row in rows] == [
         ("four", "request", "0.4"), ("sneer", "ocr", "0.5"), ("sneer", "ocr", "0.5"),
     ]  # fmt: skip
