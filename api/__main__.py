@@ -33,6 +33,7 @@ _HELP = {
     "wait_ms": "milliseconds that a batch waits for memes that are being decoded",
     "cache": "most embeddings of pictures, and of texts, kept in memory; 0: none",
     "ocr": "on or off: read the text off pictures that come without one",
+    "ocr_lang": "the language that OCR reads, if not the one of the training memes",
     "keys_file": "file with one API key per line; without it, no key is required",
     "cors_origin": "the one origin whose pages may send requests",
     "log_content": "log texts and hashes of pictures",
@@ -42,7 +43,7 @@ _HELP = {
     "host": "address to listen on; 0.0.0.0 for all",
     "port": "port to listen on; 0 for any free one",
 }
-_PREDICT_FIELDS = ("bundle", "artifacts", "model", "pretrained", "device", "ocr")
+_PREDICT_FIELDS = ("bundle", "artifacts", "model", "pretrained", "device", "ocr", "ocr_lang")
 _EXPORT_FIELDS = ("bundle", "artifacts", "model", "pretrained")
 _FOLDER_FIELDS = (*_PREDICT_FIELDS, "batch")
 

@@ -16,7 +16,8 @@ class ServeSettings:
     model, pretrained: open_clip encoder, "": as in the bundle's config; artifacts: folder of the training index, for
     explanations; port 0: any free one; queue: most memes in progress, decoding included; batch: most memes in one call
     of the model; wait_ms: how long a batch that is not full waits for memes that are being decoded; cache: most
-    embeddings of pictures, and of texts, that are kept in memory; keys_file, cors_origin: "": none.
+    embeddings of pictures, and of texts, that are kept in memory; ocr_lang: of the OCR model, "": as the training memes
+    were read; keys_file, cors_origin: "": none.
     """
 
     bundle: Path = Path("artifacts/bundles/latest")
@@ -36,6 +37,7 @@ class ServeSettings:
     # 40 MB for ViT-B-32, 72 MB for ViT-L-14.
     cache: int = 10_000
     ocr: str = "on"
+    ocr_lang: str = ""
     keys_file: str = ""
     cors_origin: str = ""
     # Private by default.

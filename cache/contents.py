@@ -61,5 +61,6 @@ def rebuild_command(source: dict[str, str]) -> str:
     """The command that recomputes the vectors and the index of a data set, from the `source` in its index."""
     if source["model"] == IMPORTED:
         return f"python -m cache import {shlex.quote(source['data'])} NAME"
-    variables = {name.upper(): value for name, value in source.items() if value not in ("", *_DEFAULTS)}
+    given = source | {"ocr": "on" if source.get("ocr") else ""}  # the index names the engine
+    variables = {name.upper(): value for name, value in given.items() if value not in ("", *_DEFAULTS)}
     return "make embed " + " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())

@@ -5,6 +5,7 @@
     datasets/*.choices.json  what the user said about a data set, see `embed.data.choices`
     splits/*.h5              content-based parts of a data set, see `cache.index.parts`
     readings/                OCR results
+    ocr/                     OCR models that the user adds, see `embed.ocr.recognisers`
     audit/*.html             pages of `python -m embed audit`
     studies.sqlite3          the tuning studies
     bundles/<name>/          model bundles; `latest` is a link
@@ -69,6 +70,11 @@ class Layout:
     def readings(self) -> Path:
         """The folder of OCR results, one file per engine."""
         return self.artifacts / "readings"
+
+    @property
+    def ocr_models(self) -> Path:
+        """The folder of OCR models for further scripts."""
+        return self.artifacts / "ocr"
 
     @property
     def studies(self) -> Path:

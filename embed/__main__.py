@@ -91,6 +91,9 @@ def _parser() -> argparse.ArgumentParser:
         "--rehash", action="store_true", help="read all pictures, also those with unchanged size and times"
     )
     parser.add_argument("--ocr", action="store_true", help="fill empty texts by OCR with RapidOCR; slow, done once")
+    parser.add_argument(
+        "--ocr-lang", default="", help="what --ocr reads: a language of its wheel's model or an added one"
+    )
     parser.add_argument("--engine", choices=ENGINES, default=ENGINES[0], help="ray: on the Ray cluster of RAY_ADDRESS")
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON object")
     return parser

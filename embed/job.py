@@ -27,7 +27,8 @@ from embed.data.parts import assign_parts
 from embed.data.understood import Understood
 from embed.engines.adoption import adopt_vectors
 from embed.engines.local import ENGINES, Engine, LocalEngine
-from embed.ocr.readings import Reading, fill_texts
+from embed.ocr.readings import Reading, Readings, fill_texts
+from embed.ocr.recognisers import OcrUnavailable, find_recogniser
 from embed.pictures.hash_log import HashLog
 from embed.pictures.hashing import Hashed, hash_pictures
 
@@ -48,9 +49,10 @@ class EmbedSettings:
     """Settings of a run.
 
     data: a folder or a table; images, links, columns, label, positive: see `embed.data.choices.Choices`, None to take
-    what was given before; model, pretrained: open_clip's names; device: one of `embed.clip.options.DEVICES`; retry_failed: retry pictures that an earlier run
-    could not decode; rehash: read every picture, also those with unchanged size and times; ocr: fill empty texts by
-    OCR; delta: changes by fine-tuning, a file of `embed.clip.delta`; engine: one of `embed.engines.local.ENGINES`.
+    what was given before; model, pretrained: open_clip's names; device: one of `embed.clip.options.DEVICES`;
+    retry_failed: retry pictures that an earlier run could not decode; rehash: read every picture, also those with
+    unchanged size and times; ocr: fill empty texts by OCR; ocr_lang: the language of its model, "" for RapidOCR's own;
+    delta: changes by fine-tuning, a file of `embed.clip.delta`; engine: one of `embed.engines.local.ENGINES`.
     """
 
     data: str
@@ -69,6 +71,7 @@ class EmbedSettings:
     columns: str | None = None
     label: str | None = None
     positive: str | None = None
+    ocr_lang: str = ""
 
     @property
     def encoder(self) -> EncoderRequest:
@@ -163,6 +166,7 @@ def _embed_dataset(
     hints: dict[str, tuple[str, str]],
     splits: Sequence[str] | None,
 ) -> Summary:
+    earlier = _readings(settings)
     understood = Understood()
     root, memes = read_dataset(Path(settings.data), choices, understood)
     for line in understood.lines(settings.ocr):
@@ -173,8 +177,8 @@ def _embed_dataset(
     known = {} if settings.rehash else hints | _hints(settings) | log.read()
     hashed = hash_pictures(root, [meme.image for meme in memes if not meme.problem], known, engine.map, log.add)
     reading = None
-    if settings.ocr:
-        memes, reading = fill_texts(root, memes, hashed.keys, settings.layout.readings, settings.retry_failed)
+    if earlier is not None:
+        memes, reading = fill_texts(root, memes, hashed.keys, earlier, settings.retry_failed)
     if splits is not None:
         if len(splits) != len(memes):
             raise DatasetError(f"{settings.data}: {len(memes)} memes, expected {len(splits)}; run `make embed` again")
@@ -191,13 +195,22 @@ def _embed_dataset(
     if len(skipped) == len(memes):
         raise NothingReadable(_none_usable(settings.data, skipped))
     index = _index(settings, memes, store, hashed, reasons)
-    source = index.source | {"ocr": reading.engine if reading else ""}
+    source = index.source | {"ocr": reading.engine if reading else "", "ocr_lang": settings.ocr_lang}
     index = replace(index, source=source, parts=_parts(settings, index, memes, hashed, root))
     write_index(settings.index, index)
     log.forget()
     context = store.spec["tokenizer"]["context_length"]
     too_long = len({key for key, count in zip(index.text_keys, index.text_tokens) if count > context})
     return Summary(memes, store, work, too_long, skipped, reading)
+
+
+def _readings(settings: EmbedSettings) -> Readings | None:
+    """What OCR has read before; None without OCR."""
+    if settings.ocr:
+        return Readings(settings.layout.readings, find_recogniser(settings.ocr_lang, settings.layout.ocr_models))
+    if settings.ocr_lang:
+        raise OcrUnavailable(f"OCR_LANG={settings.ocr_lang} says what OCR reads; add OCR=on (--ocr)")
+    return None
 
 
 @dataclass(frozen=True)

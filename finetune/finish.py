@@ -52,6 +52,7 @@ def embed_finetuned(start: Start, delta: dict[str, Tensor], device: str, say: Ca
         EncoderOptions.of_spec(start.config["spec"]),
         ocr=bool(start.index.source.get("ocr")),
         delta=start.work / DELTA,
+        ocr_lang=start.index.source.get("ocr_lang", ""),
     )
     choices: dict[str, Any] = {name: start.index.source.get(name, "") for name in CHOICES}
     settings = replace(settings, **choices)

@@ -23,11 +23,11 @@ from api.metrics import Metrics
 from api.model.batching import ModelFailure
 from api.model.loading import load_model, make_reader
 from api.model.prediction import Meme, Predictor
-from api.schema import MAX_TEXT_CHARS, Prediction
+from api.schema import Prediction
 from api.settings import ServeSettings
 from cache import NOTICE, chosen_model, cores, is_demo_encoder, write_text_atomically
 from embed.base.errors import RowError
-from embed.base.text import clean_text
+from embed.base.text import MAX_TEXT, clean_text
 from embed.base.threads import run_ahead
 from embed.data.tables import find_tables, read_table
 from embed.pictures.decoding import UnreadableImage
@@ -69,7 +69,8 @@ def predict_folder(source: Path, out: Path | None, settings: ServeSettings, say:
     this command did not write.
     """
     items = _items(source, say)
-    with closing(load_model(settings, Metrics(), make_reader(settings)).predictor) as predictor:
+    reader = make_reader(settings)
+    with closing(load_model(settings, Metrics(), reader).predictor) as predictor:
         if is_demo_encoder(predictor.classifier.config["spec"]) and not chosen_model(str(source), None):
             say(NOTICE)
         version = predictor.model.version
@@ -86,6 +87,9 @@ def predict_folder(source: Path, out: Path | None, settings: ServeSettings, say:
                     writer.writerow(row)
                     file.flush()
                     problems += bool(row[-1])
+                    bar.set_postfix_str(reader.progress() if reader else "", refresh=False)
+    if reader and reader.progress():
+        say(f"words of pictures without a text: {reader.progress()}, by {reader.engine}")
     if problems:
         say(f"{problems} of {len(items)} memes could not be classified; see the column `problem`")
     return 2 if problems == len(items) else 0
@@ -146,11 +150,11 @@ def _item_of(row: tuple[str, dict[str, object]] | RowError, root: Path, finder: 
     where, fields = row
     name, text = (clean_text(str(fields.get(column) or "")) for column in ("image", "text"))
     if not name:
-        return _Item("", root, text[:MAX_TEXT_CHARS], f"{where}: no image name")
+        return _Item("", root, text[:MAX_TEXT], f"{where}: no image name")
     image, problem = finder.find(name)
-    if len(text) > MAX_TEXT_CHARS:
-        problem = problem or f"its text has {len(text):,} characters, the limit is {MAX_TEXT_CHARS:,}"
-    return _Item(name, root / image, text[:MAX_TEXT_CHARS], problem)
+    if len(text) > MAX_TEXT:
+        problem = problem or f"its text has {len(text):,} characters, the limit is {MAX_TEXT:,}"
+    return _Item(name, root / image, text[:MAX_TEXT], problem)
 
 
 def _from_folder(root: Path, say: Callable[[str], None]) -> list[_Item]:
@@ -232,6 +236,7 @@ def _complete(data: bytes) -> int:
 
 
 def _rows_of(data: bytes, version: str, out: Path) -> list[dict[str, str]]:
+    csv.field_size_limit(max(MAX_TEXT, csv.field_size_limit()))
     try:
         text = data.decode("utf-8")
         rows = list(csv.DictReader(io.StringIO(text, newline="")))

@@ -19,6 +19,7 @@ from api.schema import ModelCard
 from api.settings import ServeSettings
 from cache import chosen_model
 from embed.clip.hardware import choose_device
+from head.bundle.format import read_config
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,15 @@ def encoder_source(settings: ServeSettings) -> tuple[str | None, str | None]:
 
 
 def make_reader(settings: ServeSettings) -> Reader | None:
-    """The OCR reader, not loaded yet; None if OCR is off. Raises OcrUnavailable."""
+    """The OCR reader, not loaded yet; None if OCR is off. Raises OcrUnavailable, UnusableBundle, OSError."""
     if settings.ocr == "off":
         return None
-    reader = LazyTextReader()
-    return Reader(reader.read, reader.engine, reader.load_in_background)
+    # as the training memes were read
+    language = settings.ocr_lang or read_config(settings.bundle)["data"].get("ocr_lang", "")
+    reader = LazyTextReader(settings.artifacts, language)
+    return Reader(
+        reader.read,
+        reader.engine,
+        reader.load_in_background,
+        progress=lambda: f"{reader.now} read now, {reader.earlier} before" if reader.now + reader.earlier else "",
+    )

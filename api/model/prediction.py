@@ -44,12 +44,14 @@ class Meme:
 class Reader:
     """OCR. read: (image bytes) -> text, raises UnreadableImage and OcrFailed; engine: its name.
 
-    load: starts loading in the background; lock: held while reading, shared by a predictor and its replacement.
+    load: starts loading in the background; progress: how many pictures were read, in words; lock: held while reading,
+    shared by a predictor and its replacement.
     """
 
     read: Callable[[bytes], str]
     engine: str
     load: Callable[[], None] = lambda: None
+    progress: Callable[[], str] = lambda: ""
     lock: Lock = field(default_factory=Lock, compare=False)
 
 

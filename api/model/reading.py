@@ -1,10 +1,13 @@
-"""OCR that is loaded on first use or in the background: loading takes two seconds, which would delay the start."""
+"""OCR that is loaded on first use or in the background, and takes what `make embed OCR=on` has read before."""
 
 import logging
+from pathlib import Path
 from threading import Lock, Thread
 
-from cache import cores
-from embed.ocr.reader import OcrUnavailable, TextReader, engine_name
+from cache import Layout, content_key, cores
+from embed.ocr.reader import OcrUnavailable, TextReader
+from embed.ocr.readings import Readings
+from embed.ocr.recognisers import find_recogniser
 
 # More are hardly faster for one picture, and the model needs cores too.
 _THREADS = 2
@@ -13,10 +16,18 @@ _log = logging.getLogger(__name__)
 
 
 class LazyTextReader:
-    """engine: its name. Raises OcrUnavailable if it is not installed."""
+    """Loading takes two seconds, which would delay the start.
 
-    def __init__(self) -> None:
-        self.engine = engine_name()
+    engine: its name; earlier, now: how many pictures were known from an earlier run, and how many were read.
+    """
+
+    def __init__(self, artifacts: Path, language: str = "") -> None:
+        """artifacts: folder of earlier results and added models; need not exist. Raises OcrUnavailable for a language
+        without a model, and if OCR is not installed."""
+        layout = Layout(artifacts)
+        self._readings = Readings(layout.readings, find_recogniser(language, layout.ocr_models))
+        self.engine = self._readings.engine
+        self.earlier = self.now = 0
         self._lock = Lock()
         self._reader: TextReader | None = None
 
@@ -26,7 +37,13 @@ class LazyTextReader:
 
     def read(self, data: bytes) -> str:
         """The text on an encoded image. Raises UnreadableImage, OcrFailed, and OcrUnavailable if loading fails."""
-        return self._loaded().read(data)
+        known = self._readings.known(content_key(data))
+        if known is not None:
+            self.earlier += 1
+            return known
+        text = self._loaded().read(data)
+        self.now += 1
+        return text
 
     def _load_alone(self) -> None:
         try:
@@ -37,5 +54,5 @@ class LazyTextReader:
     def _loaded(self) -> TextReader:
         with self._lock:
             if self._reader is None:
-                self._reader = TextReader(min(_THREADS, cores()))
+                self._reader = TextReader(min(_THREADS, cores()), self._readings.recogniser)
             return self._reader

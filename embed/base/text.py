@@ -1,5 +1,9 @@
 """Clean the texts of memes for encoder and cache keys; hide credentials in URLs."""
 
+# Characters of a meme's text, beyond which a row is a complaint: a book has fewer, and a cell of a million is a quote that
+# is not closed. An encoder that truncates takes a second or two for so many, as one word or as many.
+MAX_TEXT = 1_000_000
+
 
 def clean_text(text: str) -> str:
     """Strip; replace lone surrogates and NUL, so that every text has a key; "" where no character is visible."""

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, TextIO, cast
 
 from embed.base.errors import RowError
+from embed.base.text import MAX_TEXT
 from embed.data.columns import Columns, getter
-from embed.data.values import MAX_TEXT
 
 _DELIMITERS = (",", ";", "\t", "|")
 _BLOCK = 1 << 20

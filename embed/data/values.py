@@ -3,10 +3,8 @@
 import math
 from typing import Any
 
-from embed.base.text import clean_text
+from embed.base.text import MAX_TEXT, clean_text
 
-# Characters of a text; longer ones are a quote that is not closed, or a book.
-MAX_TEXT = 1_000_000
 # What spreadsheets, pandas and R write for a missing value.
 _MISSING = frozenset(("", "nan", "NaN", "NAN", "None", "NONE", "null", "NULL", "N/A", "n/a", "#N/A", "NA", "<NA>"))
 

@@ -1,7 +1,8 @@
 """Read the text on a picture with RapidOCR (PP-OCRv6 over onnxruntime), offline.
 
 Used by the batch job (`python -m embed --ocr`) and the server. The models are in RapidOCR's wheel. RapidOCR takes about
-a second to import, so only creating a `TextReader` imports it. The settings were measured with `python -m bench.ocr`.
+a second to import, so only creating a `TextReader` imports it. The settings were measured with `python -m bench.ocr`,
+with the wheel's model; they are the same for added ones (`embed.ocr.recognisers`).
 """
 
 import importlib.metadata
@@ -14,12 +15,16 @@ import numpy as np
 from PIL import Image
 
 from cache import cores
+from embed.base.errors import first_line
 from embed.base.text import clean_text
+from embed.ocr.recognisers import OcrUnavailable, Recogniser
 from embed.pictures.decoding import decode_picture, in_rgb
 
 # RapidOCR's third model, which turns upside-down lines, is not used: memes have none, and it turned more good lines
 # than bad ones (error on MultiOFF 8.2 % with it, 6.9 % without).
-_MODELS = {"Det": "PP-OCRv6_det_small.onnx", "Rec": "PP-OCRv6_rec_small.onnx"}
+_DETECTOR, _RECOGNISER = "PP-OCRv6_det_small.onnx", "PP-OCRv6_rec_small.onnx"
+# RapidOCR's name for models of a script that is written from right to left.
+_RIGHT_TO_LEFT = "arabic"
 # The longest side, in pixels, is scaled into this range. Letters of smaller pictures are smaller than in the models'
 # training data; above the upper bound a photo of 24 megapixels took longer and was read no better.
 _LEAST_SIDE, _MOST_SIDE = 320, 1600
@@ -38,22 +43,21 @@ _MOST_WIDTH = 1000
 _LEAST_WIDTH = 320 / 48
 
 
-class OcrUnavailable(ValueError):
-    """The OCR packages are missing or incomplete."""
-
-
 class OcrFailed(RuntimeError):
     """The OCR engine failed on a decodable picture."""
 
 
-def engine_name() -> str:
-    """RapidOCR's version and all settings that change its results; imports nothing. Raises OcrUnavailable."""
+def engine_name(recogniser: Recogniser | None = None) -> str:
+    """RapidOCR's version, an added recogniser and all settings that change results; imports nothing. Raises
+    OcrUnavailable."""
     try:
         version = importlib.metadata.version("rapidocr")
     except importlib.metadata.PackageNotFoundError as error:
         raise _not_installed("rapidocr") from error
     sides = f"side {_LEAST_SIDE}-{_MOST_SIDE} search {_SEARCH_SIDE}"
-    return f"rapidocr {version} PP-OCRv6-small {sides} score {_LEAST_SCORE} space {_LEAST_SPACE} width {_MOST_WIDTH}"
+    settings = f"{sides} score {_LEAST_SCORE} space {_LEAST_SPACE} width {_MOST_WIDTH}"
+    added = recogniser.name() if recogniser else ""
+    return " ".join(part for part in (f"rapidocr {version} PP-OCRv6-small", added, settings) if part)
 
 
 class TextReader:
@@ -63,9 +67,9 @@ class TextReader:
     further callers wait: each takes up to a few hundred MB.
     """
 
-    def __init__(self, threads: int = 1) -> None:
-        self.engine = engine_name()
-        self._engine = _load(threads)
+    def __init__(self, threads: int = 1, recogniser: Recogniser | None = None) -> None:
+        self.engine = engine_name(recogniser)
+        self._engine = _load(threads, recogniser or Recogniser())
         # RapidOCR keeps no state between calls, and onnxruntime's sessions are thread-safe.
         self._slots = threading.Semaphore(max(1, cores() // threads))
 
@@ -86,12 +90,14 @@ class TextReader:
         return clean_text(" ".join(" ".join(found.txts or ()).split()))
 
 
-def _load(threads: int) -> Any:
+def _load(threads: int, recogniser: Recogniser) -> Any:
     """RapidOCR with our own onnxruntime sessions, so that it downloads no models."""
+    if recogniser.language == _RIGHT_TO_LEFT and importlib.util.find_spec("bidi") is None:
+        raise OcrUnavailable(f"OCR_LANG={_RIGHT_TO_LEFT} needs a further package: .venv/bin/pip install python-bidi")
     try:
+        import onnxruntime  # noqa: F401 - `_session` needs it
         from omegaconf import flag_override
-        from onnxruntime import InferenceSession
-        from rapidocr import RapidOCR
+        from rapidocr import LangRec, RapidOCR
     except ImportError as error:
         raise _not_installed(error.name or "rapidocr") from error
     engine = RapidOCR(
@@ -106,16 +112,49 @@ def _load(threads: int) -> Any:
             "Det.limit_side_len": _SEARCH_SIDE,
             # A batch is padded to its longest line; padding takes time and joins words.
             "Rec.rec_batch_num": 1,
+            # it then puts what was read from left to right into the order of the words
+            **({"Rec.lang_type": LangRec.ARABIC} if recogniser.language == _RIGHT_TO_LEFT else {}),
         }
     )
     with flag_override(engine.cfg, "allow_objects", True):
-        for part, name in _MODELS.items():
-            engine.cfg[part].session = InferenceSession(_model(name), _options(threads), ["CPUExecutionProvider"])
+        engine.cfg.Det.session = _session(_model(_DETECTOR), threads)
+        engine.cfg.Rec.session = _recogniser_session(recogniser, threads)
     _reveal_spaces(engine.cfg.Rec.session)
     # the first call creates the detector
     engine(np.zeros((64, 64, 3), np.uint8))
     _bound_work(engine)
     return engine
+
+
+def _session(path: str, threads: int) -> Any:
+    from onnxruntime import InferenceSession
+
+    return InferenceSession(path, _options(threads), ["CPUExecutionProvider"])
+
+
+def _recogniser_session(recogniser: Recogniser, threads: int) -> Any:
+    if recogniser.path is None:
+        return _session(_model(_RECOGNISER), threads)
+    wrong = f"{recogniser.path}: not a recognition model of RapidOCR in ONNX format"
+    try:
+        session = _session(str(recogniser.path), threads)
+    except _unusable_model() as error:
+        raise OcrUnavailable(f"{wrong} ({first_line(error)}); get it again") from error
+    characters = session.get_modelmeta().custom_metadata_map.get("character", "").splitlines()
+    classes = session.get_outputs()[0].shape[-1]
+    # blank and space are in no list; some models have a number of classes that is known when they run
+    if not characters or (isinstance(classes, int) and classes != len(characters) + 2):
+        # RapidOCR would look for a list of characters on the network
+        raise OcrUnavailable(f"{wrong}: it names {len(characters)} characters for {classes} classes, expected 2 fewer")
+    return session
+
+
+def _unusable_model() -> tuple[type[Exception], ...]:
+    """What onnxruntime raises for a file that is no model, or a model that it cannot run."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented")
+    return tuple(getattr(state, name) for name in names)
 
 
 def _options(threads: int) -> Any:

@@ -3,7 +3,8 @@
     <artifacts>/readings/<engine>.jsonl    one line per picture: its key, and its text or why it cannot be read
 
 A line is written as soon as its picture is read, so a kill loses only the pictures in progress. Each engine, and each
-setting of it, has its own file. `python -m embed --ocr` uses it.
+language and setting of it, has its own file. `python -m embed --ocr` writes it; the server and `predict-folder` look a
+picture up before they read it.
 """
 
 import re
@@ -19,6 +20,7 @@ from embed.base import json_lines
 from embed.base.threads import run_ahead
 from embed.data.dataset import Meme
 from embed.ocr.reader import OcrFailed, TextReader, engine_name
+from embed.ocr.recognisers import Recogniser
 from embed.pictures.decoding import UnreadableImage
 from embed.pictures.hashing import UnusableFile, read_picture
 
@@ -43,15 +45,14 @@ class Reading:
 
 
 def fill_texts(
-    root: Path, memes: Sequence[Meme], keys: Mapping[str, str], folder: Path, retry_failed: bool = False
+    root: Path, memes: Sequence[Meme], keys: Mapping[str, str], results: "Readings", retry_failed: bool = False
 ) -> tuple[list[Meme], Reading]:
     """The memes with empty texts filled by OCR, and counts.
 
-    keys: {image: content key} of the readable pictures under `root`; folder: of earlier results; retry_failed: retry
-    pictures that could not be read. Their texts stay empty. Raises OcrUnavailable, and OSError when the disk is full.
+    keys: {image: content key} of the readable pictures under `root`; results: earlier ones, and where new ones go;
+    retry_failed: retry pictures that could not be read. Their texts stay empty. Raises OcrUnavailable, and OSError when
+    the disk is full.
     """
-    engine = engine_name()
-    results = _Results(folder, engine)
     empty = [meme for meme in memes if not meme.text and not meme.problem and meme.image in keys]
     pictures = {keys[meme.image]: root / meme.image for meme in empty}
     todo = {key: path for key, path in pictures.items() if key not in results.texts}
@@ -68,7 +69,7 @@ def fill_texts(
     ]
     failed = pictures.keys() - (results.texts.keys() - results.problems)
     return filled, Reading(
-        engine=engine,
+        engine=results.engine,
         empty=len(empty),
         filled=sum(bool(meme.text) for meme in filled) - sum(bool(meme.text) for meme in memes),
         pictures=len(pictures),
@@ -79,9 +80,9 @@ def fill_texts(
     )
 
 
-def _read(todo: Mapping[str, Path], results: "_Results") -> None:
+def _read(todo: Mapping[str, Path], results: "Readings") -> None:
     """Read the pictures, one per core at a time, and save each result at once."""
-    reader = TextReader()
+    reader = TextReader(recogniser=results.recogniser)
 
     def work(item: tuple[str, Path]) -> None:
         key, path = item
@@ -100,11 +101,13 @@ def _read(todo: Mapping[str, Path], results: "_Results") -> None:
             bar.update()
 
 
-class _Results:
-    """texts: {picture key: text, "" also if unreadable}; problems: keys of unreadable pictures."""
+class Readings:
+    """The results of one engine: {picture key: text, "" also if unreadable}; problems: keys of unreadable pictures."""
 
-    def __init__(self, folder: Path, engine: str) -> None:
-        self._path = folder / (re.sub(r"[^a-z0-9.]+", "-", engine.lower()) + ".jsonl")
+    def __init__(self, folder: Path, recogniser: Recogniser | None = None) -> None:
+        """Read the results in `folder`, if there are any. Raises OcrUnavailable, OSError."""
+        self.recogniser, self.engine = recogniser or Recogniser(), engine_name(recogniser)
+        self._path = folder / (re.sub(r"[^a-z0-9.]+", "-", self.engine.lower()) + ".jsonl")
         self.texts: dict[str, str] = {}
         self.problems: set[str] = set()
         for entry in json_lines.read_lines(self._path):
@@ -112,6 +115,10 @@ class _Results:
                 self._take(entry["picture"], entry["text"], entry.get("problem", ""))
             except (ValueError, TypeError, KeyError):
                 continue  # not one of our lines
+
+    def known(self, key: str) -> str | None:
+        """The text on a picture, "" if there is none; None where it has not been read, or could not be."""
+        return None if key in self.problems else self.texts.get(key)
 
     def add(self, key: str, text: str = "", problem: str = "") -> None:
         """Save the result of one picture; safe for several threads and processes. Raises OSError."""

@@ -65,6 +65,7 @@ def bundle_settings(
         "data": {
             "source": index.source["data"],
             "content": content_of(index.image_keys),
+            "ocr_lang": index.source.get("ocr_lang", ""),
             "index": source.file.name,
             "fingerprint": source.fingerprint,
             "groups": len(np.unique(source.features.copies)),

@@ -25,6 +25,7 @@ VALUES: dict[str, tuple[Any, str]] = {
     "wait_ms": (0.5, "0.5"),
     "cache": (0, "0"),
     "ocr": ("off", "off"),
+    "ocr_lang": ("korean", "korean"),
     "keys_file": ("keys", "keys"),
     "cors_origin": ("https://example.org", "https://example.org"),
     "log_content": (True, "true"),
@@ -136,7 +137,9 @@ def test_help_has_all_defaults_and_variables(command: str, capsys: pytest.Captur
     with pytest.raises(SystemExit, match="0"):
         main([command, "--help"])
     told = " ".join(capsys.readouterr().out.split())
-    named = VALUES if command == "serve" else ("bundle", "artifacts", "model", "pretrained", "device", "ocr")
+    named = (
+        VALUES if command == "serve" else ("bundle", "artifacts", "model", "pretrained", "device", "ocr", "ocr_lang")
+    )
     for field in fields(ServeSettings):
         assert (f"API_{field.name.upper()}" in told) == (field.name in named)
     assert "default: artifacts/bundles/latest" in told

@@ -12,8 +12,7 @@ from fakes import interrupted, memes, picture, write_multioff
 from api import __main__ as command
 from api.commands import predict_folder as folder
 from api.model.loading import LoadedModel
-from api.model.prediction import Meme, Predictor
-from api.schema import MAX_TEXT_CHARS
+from api.model.prediction import Meme, Predictor, Reader
 from cache import cores
 
 
@@ -29,10 +28,14 @@ def judged(monkeypatch: pytest.MonkeyPatch, classifier: FakeClassifier) -> list[
     usual = Predictor.begin
 
     def load(settings: Any, metrics: Any, reader: Any) -> LoadedModel:
-        return LoadedModel(make_predictor(classifier, reader, batch=settings.batch), None)  # type: ignore[arg-type]
+        read = reader.read if reader else None
+        return LoadedModel(make_predictor(classifier, read, batch=settings.batch), None)  # type: ignore[arg-type]
+
+    def make_reader(settings: Any) -> Reader | None:
+        return None if settings.ocr == "off" else Reader(lambda data: "sneer", "fake", progress=lambda: "7 read now")
 
     monkeypatch.setattr(folder, "load_model", load)
-    monkeypatch.setattr(folder, "make_reader", lambda settings: None if settings.ocr == "off" else lambda data: "sneer")
+    monkeypatch.setattr(folder, "make_reader", make_reader)
     monkeypatch.setattr(
         Predictor, "begin", lambda self, meme, name: pictures.append(meme.data) or usual(self, meme, name)
     )
@@ -85,7 +88,10 @@ def test_ocr_of_pictures_without_text(judged, tmp_path, capsys):
     table = write_table(tmp_path, [("a.png", "four"), ("a.png", " "), ("a.png", "")])
     write(tmp_path, "a.png")
     assert run(table) == 0
-    rows = rows_of(capsys.readouterr().out)
+    out, err = capsys.readouterr()
+    rows = rows_of(out)
+    assert "memes/s, 7 read now]" in err
+    assert err.endswith("words of pictures without a text: 7 read now, by fake\n")
     assert [(row["text"], row["text_source"], row["probability"]) for row in rows] == [
         ("four", "request", "0.4"), ("sneer", "ocr", "0.5"), ("sneer", "ocr", "0.5"),
     ]  # fmt: skip
@@ -145,11 +151,12 @@ def test_a_problem_is_a_row(judged, tmp_path, capsys):
         (("gone.png", "x"), "no such file in the data folder"),
         (("../a.png", "x"), "its path leads out of the data folder"),
         (("", "x"), "list.csv, row 2: no image name"),
-        (("a.png", "x" * (MAX_TEXT_CHARS + 1)), "its text has 5,001 characters, the limit is 5,000"),
+        (("a.png", "x" * 1001), "its text has 1,001 characters, the limit is 1,000"),
         (("a.png", "x", "more"), "list.csv, row 2: more fields than the header has"),
     ],
 )
-def test_only_problems_exit_with_2(judged, tmp_path, capsys, row, problem):
+def test_only_problems_exit_with_2(judged, tmp_path, capsys, monkeypatch, row, problem):
+    monkeypatch.setattr(folder, "MAX_TEXT", 1000)
     table = write_table(write(tmp_path / "data", "a.png"), [row])
     assert run(table) == 2
     assert problem in rows_of(capsys.readouterr().out)[0]["problem"]

@@ -28,7 +28,7 @@ from embed.__main__ import main
 from embed.data.dataset import read_dataset
 from embed.job import EmbedSettings, embed_dataset
 from embed.ocr.reader import OcrFailed, OcrUnavailable, TextReader, engine_name
-from embed.ocr.readings import Reading, fill_texts
+from embed.ocr.readings import Reading, Readings, fill_texts
 from embed.pictures.decoding import NotAnImage, UnreadableImage
 from embed.pictures.hashing import hash_pictures
 
@@ -158,7 +158,7 @@ def test_there_are_slots_for_as_many_pictures_as_cores_have_threads_for(
     cores: int, threads: int, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(embed.ocr.reader, "cores", lambda: cores)
-    monkeypatch.setattr(embed.ocr.reader, "_load", lambda _threads: None)
+    monkeypatch.setattr(embed.ocr.reader, "_load", lambda _threads, _recogniser: None)
     slots = TextReader(threads)._slots
     assert [slots.acquire(blocking=False) for _ in range(most + 1)] == [True] * most + [False]
 
@@ -241,6 +241,9 @@ class FakeReader:
 
     read_by_all: ClassVar[list[bytes]] = []
 
+    def __init__(self, recogniser: Any = None) -> None:
+        pass
+
     def read(self, data: bytes) -> str:
         FakeReader.read_by_all.append(data)
         Image.open(io.BytesIO(data)).verify() if data.startswith(b"\x89PNG") else _refuse()
@@ -269,7 +272,7 @@ def fill(tmp_path: Path) -> Fill:
     def fill(**options: bool) -> tuple[dict[str, str], Reading]:
         root, memes = read_dataset(tmp_path / "data")
         hashed = hash_pictures(root, [meme.image for meme in memes if not meme.problem], {})
-        filled, reading = fill_texts(root, memes, hashed.keys, tmp_path / "readings", **options)
+        filled, reading = fill_texts(root, memes, hashed.keys, Readings(tmp_path / "readings"), **options)
         return {meme.id: meme.text for meme in filled}, reading
 
     return fill
@@ -358,7 +361,7 @@ def test_another_engine_reads_anew(
 ) -> None:
     write_multioff(tmp_path / "data", wordless(2))
     fill()
-    monkeypatch.setattr(embed.ocr.readings, "engine_name", lambda: "another engine 2.0")
+    monkeypatch.setattr(embed.ocr.readings, "engine_name", lambda recogniser: "another engine 2.0")
     assert fill()[1].read == 2 and fill()[1].known == 2
     assert (tmp_path / "readings" / "another-engine-2.0.jsonl").is_file()
 
@@ -403,7 +406,7 @@ def test_an_engine_that_is_missing_is_an_error_of_the_user(
 ) -> None:
     write_multioff(tmp_path / "data", wordless(1))
 
-    def absent() -> None:
+    def absent(recogniser: Any) -> None:
         raise OcrUnavailable("not installed: pip install rapidocr onnxruntime")
 
     monkeypatch.setattr(embed.ocr.readings, "TextReader", absent)
