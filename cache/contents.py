@@ -62,5 +62,5 @@ def rebuild_command(source: dict[str, str]) -> str:
     if source["model"] == IMPORTED:
         return f"python -m cache import {shlex.quote(source['data'])} NAME"
     given = source | {"ocr": "on" if source.get("ocr") else ""}  # the index names the engine
-    variables = {name.upper(): value for name, value in given.items() if value not in ("", *_DEFAULTS)}
+    variables = {name.upper(): value for name, value in given.items() if value and value not in _DEFAULTS}
     return "make embed " + " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())

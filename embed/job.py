@@ -372,7 +372,8 @@ def _index(
             **{name: getattr(settings, name) or "" for name in CHOICES},
             "model": settings.model,
             "pretrained": settings.pretrained,
-            **asdict(settings.options),
+            # what make's command line can say; the spec has the rest
+            **{name: getattr(settings.options, name) for name in ("features", "precision", "long_text")},
         },
         groups=[meme.group for meme in memes],
         agreements=[meme.agreement for meme in memes],
