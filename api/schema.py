@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
-# CLIP truncates at 77 tokens, about 60 words. An encoder that embeds long texts in pieces makes up to 170 of these.
+# CLIP truncates at 77 tokens, about 60 words. An encoder that embeds long texts in pieces makes up to 256 of these.
 MAX_TEXT_CHARS = 5_000
 # Phone photos have up to 12 MB, and base64 adds a third.
 MAX_BODY_BYTES = 20_000_000

@@ -1,7 +1,7 @@
 """Clean the texts of memes for encoder and cache keys; hide credentials in URLs."""
 
 # Characters of a meme's text, beyond which a row is a complaint: a book has fewer, and a cell of a million is a quote that
-# is not closed. An encoder that truncates takes a second or two for so many, as one word or as many.
+# is not closed. An encoder that truncates takes up to four seconds for so many, whatever they are.
 MAX_TEXT = 1_000_000
 
 
