@@ -19,7 +19,7 @@ from torch import Tensor
 from api.model.classifier import MemeClassifier
 from api.schema import Explanation, Neighbour
 from cache import DatasetIndex, Layout, SpecMismatch, UnusableIndex, VectorStore, read_index, require_same_spec
-from embed.clip.options import stored_spec
+from embed.clip.options import older_spec
 from head.bundle.format import LABELS
 from head.data.features import fingerprint, load_everything, usable_rows
 from head.data.similar import Similar
@@ -151,7 +151,7 @@ def training_rows(config: dict[str, Any], artifacts: Path) -> tuple[DatasetIndex
     """
     path = Layout(artifacts).datasets / config["data"]["index"]
     index = read_index(path)
-    if stored_spec(index.spec) == config["spec"]:
+    if older_spec(index.spec) == config["spec"]:
         # embedded again since: the older vectors are still in their own store
         index = replace(index, spec=config["spec"])
     require_same_spec(config["spec"], index.spec, f"the bundle and the index {path}")

@@ -208,7 +208,7 @@ def _spec(model: str, config: dict[str, Any], weights: Path) -> dict[str, Any]:
 
 
 def _picture_fields(picture: str) -> dict[str, Any]:
-    """The spec's fields on pictures; `embed.clip.options.stored_spec` turns those of "seen" into those of "stored"."""
+    """The spec's fields on pictures; `embed.clip.options.older_spec` turns those of "seen" into those of "stored"."""
     seen = picture == "seen"
     decoder = {"name": "Pillow", "version": library_versions()["pillow"], "frame": "first", "exif_rotation": seen}
     return {"decoder": decoder, **({"picture": RULE} if seen else {})}

@@ -65,7 +65,7 @@ def _picture(spec: dict[str, Any]) -> str:
     return "seen" if "picture" in spec else "stored"
 
 
-def stored_spec(spec: dict[str, Any]) -> dict[str, Any]:
+def older_spec(spec: dict[str, Any]) -> dict[str, Any]:
     """The spec of the same encoder with `picture="stored"`."""
     if "picture" not in spec:
         return spec

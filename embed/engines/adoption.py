@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from cache import Segment, VectorStore, content_key
 from embed.base.threads import run_ahead
-from embed.clip.options import stored_spec
+from embed.clip.options import older_spec
 from embed.pictures.decoding import UnreadableImage, appearance_changes
 from embed.pictures.hashing import UnusableFile, read_picture
 
@@ -33,7 +33,7 @@ def adopt_vectors(
     """
     if "picture" not in store.spec:
         return
-    older = VectorStore(store.folder.parent, stored_spec(store.spec))
+    older = VectorStore(store.folder.parent, older_spec(store.spec))
     known = {kind: older.known(kind) for kind in missing}
     held = {kind: {key: item for key, item in items.items() if key in known[kind]} for kind, items in missing.items()}
     _copy(older, store, "text", list(held["text"]))

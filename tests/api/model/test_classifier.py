@@ -38,7 +38,7 @@ from api.model.prediction import Predictor
 from api.settings import ServeSettings
 from cache import NOTICE, SpecMismatch, VectorStore, read_index
 from embed.clip.encoder import load_encoder
-from embed.clip.options import EncoderOptions, stored_spec
+from embed.clip.options import EncoderOptions, older_spec
 from embed.clip.weights import EncoderUnavailable
 from embed.data.dataset import Meme, read_dataset
 from embed.job import EmbedSettings, embed_dataset
@@ -437,7 +437,7 @@ def test_the_cache_is_not_reused_for_another_encoder(trained: Trained, demo: Mem
 @pytest.mark.parametrize("alpha", [255, 90])
 def test_a_bundle_of_an_older_spec_is_served_as_it_was(trained: Trained, tmp_path: Path, alpha: int) -> None:
     """Such a spec has no field `picture`: transparent pictures are encoded with the colours that they hide."""
-    old = rewritten(trained, tmp_path / "old", lambda config: config.update(spec=stored_spec(config["spec"])))
+    old = rewritten(trained, tmp_path / "old", lambda config: config.update(spec=older_spec(config["spec"])))
     buffer = io.BytesIO()
     Image.new("RGBA", (40, 30), (9, 80, 200, alpha)).save(buffer, "PNG")
     with loaded(settings_of(old)) as older, loaded(settings_of(trained.folder), older.predictor) as newer:

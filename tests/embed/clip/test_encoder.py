@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from cache import differences
 from embed.clip.encoder import ClipEncoder, load_encoder
 from embed.clip.hardware import choose_device, choose_precision, has_products
-from embed.clip.options import EncoderOptions, EncoderRequest, stored_spec
+from embed.clip.options import EncoderOptions, EncoderRequest, older_spec
 from embed.clip.preprocessor import load_preprocessor, resize_only
 from embed.clip.recall import recall_spec, remember_spec
 from embed.clip.weights import EncoderUnavailable, find_weights
@@ -155,7 +155,7 @@ def test_sixteen_bits_have_the_vector_of_eight(demo: ClipEncoder) -> None:
 def test_the_spec_says_which_picture_is_judged(demo: ClipEncoder, stored: ClipEncoder) -> None:
     assert demo.spec["picture"] == {"rule": 1, "orientation": "exif", "background": "white", "bits": 8}
     assert "picture" not in stored.spec and stored.spec["decoder"]["exif_rotation"] is False
-    assert stored_spec(demo.spec) == stored.spec == stored_spec(stored.spec)
+    assert older_spec(demo.spec) == stored.spec == older_spec(stored.spec)
     assert EncoderOptions.of_spec(demo.spec) == FP32 and EncoderOptions.of_spec(stored.spec) == STORED
 
 

@@ -10,8 +10,9 @@ from fakes import picture
 from PIL import Image
 
 import embed.clip.encoder
-from cache import Segment, VectorStore
-from embed.clip.options import EncoderOptions, stored_spec
+from cache import Segment, VectorStore, read_index
+from cache.contents import rebuild_command
+from embed.clip.options import EncoderOptions, older_spec
 from embed.engines.adoption import adopt_vectors
 from embed.job import EmbedSettings, Summary, embed_dataset
 
@@ -83,6 +84,8 @@ def test_only_pictures_that_look_different_are_embedded_again(data: Path, monkey
         assert sum(was[key] != now[key] for key in was) == (3 if kind == "image" else 0)
     keys = list(older.known("text"))
     assert older.token_counts(keys).tolist() == first.store.token_counts(keys).tolist()
+    (index,) = (data.parent / "artifacts" / "datasets").glob("*.h5")
+    assert "PICTURE" not in rebuild_command(read_index(index).source)
     # as if there had been no older vectors
     fresh = embed_dataset(
         EmbedSettings(
@@ -112,12 +115,12 @@ def test_an_older_bundle_can_go_on_with_its_own_spec(data: Path) -> None:
     older, newer = run(data, "stored", said), run(data, "seen", said)
     again = run(data, "stored", said)
     assert again.work.embedded == {"image": 0, "text": 0} and again.store.spec == older.store.spec
-    assert older.store.spec == stored_spec(newer.store.spec) != newer.store.spec
+    assert older.store.spec == older_spec(newer.store.spec) != newer.store.spec
 
 
 def test_a_file_that_is_not_the_hashed_one_is_not_adopted(tmp_path: Path) -> None:
     spec = {"decoder": {"exif_rotation": True}, "picture": {}}
-    older, store = VectorStore(tmp_path / "v", stored_spec(spec)), VectorStore(tmp_path / "v", spec)
+    older, store = VectorStore(tmp_path / "v", older_spec(spec)), VectorStore(tmp_path / "v", spec)
     older.add("image", Segment(["0" * 64, "1" * 64], np.ones((2, 3), np.float32), np.zeros(2, np.int32)))
     (tmp_path / "a.png").write_bytes(picture())
     said: list[str] = []
