@@ -18,6 +18,7 @@ from cache import cores
 from embed.base.errors import first_line
 from embed.base.text import clean_text
 from embed.ocr.recognisers import OcrUnavailable, Recogniser
+from embed.pictures.appearance import RULE
 from embed.pictures.decoding import decode_picture, in_rgb
 
 # RapidOCR's third model, which turns upside-down lines, is not used: memes have none, and it turned more good lines
@@ -55,7 +56,7 @@ def engine_name(recogniser: Recogniser | None = None) -> str:
     except importlib.metadata.PackageNotFoundError as error:
         raise _not_installed("rapidocr") from error
     sides = f"side {_LEAST_SIDE}-{_MOST_SIDE} search {_SEARCH_SIDE}"
-    settings = f"{sides} score {_LEAST_SCORE} space {_LEAST_SPACE} width {_MOST_WIDTH}"
+    settings = f"picture {RULE['rule']} {sides} score {_LEAST_SCORE} space {_LEAST_SPACE} width {_MOST_WIDTH}"
     added = recogniser.name() if recogniser else ""
     return " ".join(part for part in (f"rapidocr {version} PP-OCRv6-small", added, settings) if part)
 

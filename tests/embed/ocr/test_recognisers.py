@@ -126,3 +126,9 @@ def test_a_wrong_language_is_refused_before_anything_is_read(
     monkeypatch.setattr("embed.job.read_dataset", lambda *_: pytest.fail("read"))
     assert main([*command, *options]) == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_pictures_that_are_seen_otherwise_are_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = engine_name()
+    monkeypatch.setitem(embed.ocr.reader.RULE, "rule", 99)
+    assert engine_name() != before
