@@ -125,9 +125,12 @@ def unusable(table: Path, columns: Columns) -> str:
         next(read_table(table, columns), None)
     except DatasetError as error:
         return str(error).removeprefix(f"{table}: ")
-    if columns.unused.keys() >= _PREDICTIONS:
-        return "predictions of `predict-folder`, not labels"
     return ""
+
+
+def is_predictions(columns: Columns) -> bool:
+    """Whether a table, whose first row has been read, is what `predict-folder` writes."""
+    return columns.unused.keys() >= _PREDICTIONS
 
 
 def _reader(table: Path) -> Reader:

@@ -1,6 +1,7 @@
 """Plain tables with known columns: MultiOFF, Hateful Memes, PrideMM, MUTE, MemeLens and any like them."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,10 @@ from cache import SPLITS
 from embed.base.errors import DatasetError, RowError
 from embed.data.columns import Columns
 from embed.data.layouts.reading import Fields, Reading, split_in
-from embed.data.tables import Row, find_tables, format_of, read_table, stem_of, unusable
+from embed.data.tables import Row, find_tables, format_of, is_predictions, read_table, stem_of, unusable
 from embed.data.understood import table_name
+
+Tables = dict[Path, Columns]
 
 
 def recognise(folder: Path) -> bool:
@@ -24,73 +27,67 @@ def rows(reading: Reading) -> Iterator[Row | RowError]:
     """The rows of all usable tables. Raises DatasetError, naming the tables and what to do."""
     tables = _usable(reading)
     answers = _answers(tables)
-    for table in sorted(tables, key=lambda table: SPLITS.index(split_in(stem_of(table)) or "train")):
-        if table in answers.values():
-            continue
+    memes = [table for table in tables if table not in answers.values()]
+    _check_splits(reading.data, memes, tables)
+    for table in sorted(memes, key=lambda table: SPLITS.index(_split(table) or "train")):
         labels = _labels(reading, answers[table]) if table in answers else {}
-        named = split_in(stem_of(table))
-        split = named or ("train" if len(tables) - len(answers) == 1 else "")
-        yield from reading.table(table, split, change=lambda fields, labels=labels: _with_label(fields, labels))  # type: ignore[misc]
+        split = _split(table) or ("train" if len(memes) == 1 else "")
+        yield from reading.table(table, split, change=partial(_with_label, labels))
 
 
-def _usable(reading: Reading) -> dict[Path, Columns]:
-    """The tables of memes and their columns; the others are noted with the reason."""
-    found = find_tables(reading.data)
-    usable, wrong = dict[Path, Columns](), dict[Path, str]()
-    stems = dict[str, Path]()
-    for table in found:
+def _usable(reading: Reading) -> Tables:
+    """The tables of memes and of their labels, with their columns; the others are noted with the reason."""
+    tables, reasons = Tables(), dict[Path, str]()
+    for table in find_tables(reading.data):
         columns = Columns(reading.choices.given_columns)
-        reason = unusable(table, columns)
-        if not reason and stem_of(table).lower() in stems:
-            reason = f"the same name as {stems[stem_of(table).lower()].name}, which is read"
-        if reason:
-            wrong[table] = reason
-        else:
-            usable[table] = columns
-            stems[stem_of(table).lower()] = table
-    if any("image" in columns.found for columns in usable.values()):
-        for table, columns in list(usable.items()):
-            if "image" not in columns.found and not _is_answer(columns):
-                wrong[table] = "no column for image"
-                del usable[table]
-    for table, reason in wrong.items():
-        if not usable or (
-            split_in(stem_of(table))
-            and format_of(table) not in (".json",)
-            and "which is read" not in reason
-            and "predictions" not in reason
-        ):
-            raise DatasetError(
-                f"{table}: {reason}"
-                if not usable and len(wrong) == 1
-                else _none(reading.data, wrong)
-                if not usable
-                else f"{table}: {reason}"
+        twin = next((other for other in tables if stem_of(other).lower() == stem_of(table).lower()), None)
+        if reason := unusable(table, columns):
+            reasons[table] = reason
+        elif is_predictions(columns):
+            reading.understood.left_out[table_name(table, reading.data)] = "predictions of `predict-folder`, not labels"
+        elif twin:
+            reading.understood.left_out[table_name(table, reading.data)] = (
+                f"the same name as {twin.name}, which is read"
             )
-        reading.understood.left_out[table_name(table, reading.data)] = reason
-    _check_splits(reading.data, usable)
-    return usable
+        else:
+            tables[table] = columns
+    # an id may be the picture's name, but not beside tables that name pictures
+    if any("image" in columns.found for columns in tables.values()):
+        lacking = [
+            table for table, columns in tables.items() if "image" not in columns.found and not _is_answer(columns)
+        ]
+        for table in lacking:
+            del tables[table]
+            reasons[table] = "no column for image"
+    _check_reasons(reading.data, tables, reasons)
+    reading.understood.left_out |= {table_name(table, reading.data): reason for table, reason in reasons.items()}
+    return tables
 
 
-def _none(data: Path, wrong: dict[Path, str]) -> str:
-    return f"{data}: none of its tables can be read. " + "; ".join(
-        f"{table.name}: {why}" for table, why in list(wrong.items())[:4]
-    )
+def _check_reasons(data: Path, tables: Tables, reasons: dict[Path, str]) -> None:
+    """Raise DatasetError where no table can be used, or one that is named as a split cannot."""
+    named = [table for table in reasons if _split(table) and format_of(table) != ".json"]
+    if named or (not tables and len(reasons) == 1):
+        table = (named or list(reasons))[0]
+        raise DatasetError(f"{table}: {reasons[table]}")
+    if not tables:
+        told = "; ".join(f"{table.name}: {reason}" for table, reason in list(reasons.items())[:4])
+        raise DatasetError(f"{data}: none of its tables can be read. {told or 'They are predictions, not labels'}")
 
 
-def _check_splits(data: Path, tables: dict[Path, Columns]) -> None:
-    """Raise DatasetError where several tables do not say their splits."""
-    unclear = [
-        table
-        for table, found in tables.items()
-        if not split_in(stem_of(table)) and "split" not in found.found and not _is_answer(found)
-    ]
-    if len(tables) > 1 and unclear and len(tables) - sum(map(_is_answer, tables.values())) > 1:
-        names = ", ".join(table.name for table in tables)
+def _check_splits(data: Path, memes: list[Path], tables: Tables) -> None:
+    """Raise DatasetError where one of several tables does not say its split."""
+    unclear = [table for table in memes if not _split(table) and "split" not in tables[table].found]
+    if len(memes) > 1 and unclear:
         raise DatasetError(
-            f"{data}: which split is {unclear[0].name}? Its tables are {names}. Give one as DATA={unclear[0]}, move the "
-            "others away, or name the files train, validation and test, or give them a column `split`"
+            f"{data}: which split is {unclear[0].name}? Its tables are {', '.join(table.name for table in memes)}. Give one "
+            f"as DATA={unclear[0]}, move the others away, or name the files train, validation and test, or give them a "
+            "column `split`"
         )
+
+
+def _split(table: Path) -> str:
+    return split_in(stem_of(table))
 
 
 def _is_answer(columns: Columns) -> bool:
@@ -98,28 +95,26 @@ def _is_answer(columns: Columns) -> bool:
     return "label" in columns.found and "text" not in columns.found
 
 
-def _answers(tables: dict[Path, Columns]) -> dict[Path, Path]:
+def _answers(tables: Tables) -> dict[Path, Path]:
     """{table without labels: table of its labels}, of the same split."""
-    lacking = {split_in(stem_of(table)): table for table, columns in tables.items() if "label" not in columns.found}
-    answers = [table for table, columns in tables.items() if _is_answer(columns)]
-    return {lacking[split]: table for table in answers if (split := split_in(stem_of(table))) in lacking}
+    lacking = {_split(table): table for table, columns in tables.items() if "label" not in columns.found}
+    answers = [table for table, columns in tables.items() if _is_answer(columns) and _split(table) in lacking]
+    return {lacking[_split(table)]: table for table in answers}
 
 
 def _labels(reading: Reading, table: Path) -> dict[str, Any]:
     """{image or id: label} of a table of labels."""
-    reading.understood.left_out[table_name(table, reading.data)] = "its labels are joined to the memes of its split"
+    reading.understood.note(f"{table_name(table, reading.data)}: its labels are joined to the memes of its split")
     labels = dict[str, Any]()
     for row in read_table(table, Columns(reading.choices.given_columns), reading.understood.note):
         if not isinstance(row, RowError):
-            labels |= {_key(row[1].get(name)): row[1].get("label") for name in ("image", "id") if name in row[1]}
+            labels |= {_key(row[1][name]): row[1].get("label") for name in ("image", "id") if name in row[1]}
     return labels
 
 
-def _with_label(fields: Fields, labels: dict[str, Any]) -> Fields:
-    if not labels or fields.get("label") is not None:
-        return fields
-    keys = (_key(fields.get(name)) for name in ("image", "id"))
-    return fields | {"label": next((labels[key] for key in keys if key in labels), None)}
+def _with_label(labels: dict[str, Any], fields: Fields) -> Fields:
+    keys = [_key(fields[name]) for name in ("image", "id") if name in fields]
+    return {"label": next((labels[key] for key in keys if key in labels), None)} | fields
 
 
 def _key(value: Any) -> str:
