@@ -36,6 +36,11 @@ PREVALENCE ?=
 MISS ?= 1
 ALARM ?= 1
 OCR ?=
+OCR_LANG ?=
+LINKS ?=
+COLUMNS ?=
+LABEL ?=
+POSITIVE ?=
 HOST ?= 127.0.0.1
 PORT ?= 8080
 IMAGE ?= meme-classifier:latest
@@ -43,7 +48,8 @@ IMAGE ?= meme-classifier:latest
 # whether a variable was given on the command line or in the environment
 given = $(filter-out undefined default file,$(origin $(1)))
 SOURCE = --data "$(DATA)" --model "$(MODEL)" --pretrained "$(PRETRAINED)" --features "$(FEATURES)" --long-text "$(LONG_TEXT)"
-PICTURES = $(if $(IMAGES),--images "$(IMAGES)")
+PICTURES = $(if $(IMAGES),--images "$(IMAGES)") $(if $(LINKS),--links "$(LINKS)") $(if $(COLUMNS),--columns "$(COLUMNS)") \
+	$(if $(LABEL),--label "$(LABEL)") $(if $(POSITIVE),--positive "$(POSITIVE)")
 TARGETS = $(if $(TARGET_RECALL),--target-recall "$(TARGET_RECALL)") $(if $(TARGET_PRECISION),--target-precision "$(TARGET_PRECISION)")
 AIM = $(or $(strip $(TARGETS)),--objective "$(OBJECTIVE)") --confidence "$(CONFIDENCE)"
 SEARCH = --trials "$(TRIALS)" --folds "$(FOLDS)" --repeats "$(REPEATS)" --jobs "$(JOBS)" --device "$(DEVICE)" --seed "$(SEED)" $(AIM) \
@@ -97,7 +103,7 @@ audit: install ## problems in DATA (missing pictures, copies, labels), as a tabl
 	$(PY) -m embed audit "$(DATA)" $(PICTURES)
 
 embed: install $(if $(filter ray,$(ENGINE)),$(VENV)/ray-installed) ## embed DATA with MODEL into artifacts/vectors (options: docs/embedding.md)
-	$(PY) -m embed $(SOURCE) $(PICTURES) --precision "$(PRECISION)" --device "$(DEVICE)" --engine "$(ENGINE)" $(if $(OCR),--ocr)
+	$(PY) -m embed $(SOURCE) $(PICTURES) --precision "$(PRECISION)" --device "$(DEVICE)" --engine "$(ENGINE)" $(if $(OCR),--ocr) $(if $(OCR_LANG),--ocr-lang "$(OCR_LANG)")
 
 ##@ Model
 tune: install ## tune fusion heads on DATA's vectors: TRIALS=200 in all, resumable (options: docs/tuning.md)
