@@ -47,7 +47,7 @@ IMAGE ?= meme-classifier:latest
 
 # whether a variable was given on the command line or in the environment
 given = $(filter-out undefined default file,$(origin $(1)))
-SOURCE = --data "$(DATA)" --model "$(MODEL)" --pretrained "$(PRETRAINED)" --features "$(FEATURES)" --long-text "$(LONG_TEXT)"
+SOURCE = --data "$(DATA)" $(if $(call given,MODEL),--model "$(MODEL)") --pretrained "$(PRETRAINED)" --features "$(FEATURES)" --long-text "$(LONG_TEXT)"
 PICTURES = $(if $(IMAGES),--images "$(IMAGES)") $(if $(LINKS),--links "$(LINKS)") $(if $(COLUMNS),--columns "$(COLUMNS)") \
 	$(if $(LABEL),--label "$(LABEL)") $(if $(POSITIVE),--positive "$(POSITIVE)")
 TARGETS = $(if $(TARGET_RECALL),--target-recall "$(TARGET_RECALL)") $(if $(TARGET_PRECISION),--target-precision "$(TARGET_PRECISION)")
