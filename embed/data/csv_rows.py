@@ -1,8 +1,9 @@
 """Read CSV tables as spreadsheets write them: any delimiter, blank lines, `sep=`, UTF-8, UTF-16 or cp1252."""
 
+import codecs
 import csv
 import gzip
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO, cast
 
@@ -11,9 +12,10 @@ from embed.base.text import MAX_TEXT
 from embed.data.columns import Columns, getter
 
 _DELIMITERS = (",", ";", "\t", "|")
-_BLOCK = 1 << 20
 # Of the letters of a Western text in cp1252 few are outside ASCII; in a Cyrillic or Greek code page nearly all are.
 _MOST_ACCENTS = 0.2
+# Bytes before and after the first wrong one that are shown.
+_AROUND = 15
 _NOT_CLOSED = "probably a quote that is not closed"
 
 Numbered = tuple[int, dict[str, Any]]
@@ -122,35 +124,26 @@ def open_text(table: Path, note: Callable[[str], None] = lambda text: None) -> T
     return cast(TextIO, opener(table, "rt", encoding=encoding, newline=""))
 
 
-def _encoding(name: str, file: Any, note: Callable[[str], None]) -> str:
+def _encoding(name: str, file: Iterable[bytes], note: Callable[[str], None]) -> str:
     """UTF-8, UTF-16 by its mark, or cp1252 for a Western text that has no UTF-8 in it. Raises ValueError."""
-    head = file.read(2)
-    if head in (b"\xff\xfe", b"\xfe\xff"):
-        return "utf-16"
-    line, start, high, letters, broken, whole = 1, 0, 0, 0, 0, 0
-    position, example = 0, b""
-    rest = head
-    while block := rest + file.read(_BLOCK):
-        end = block.rfind(b"\n") + 1 or len(block)
-        part, rest = block[:end], block[end:]
-        for text in part.splitlines(keepends=True):
-            if not text.isascii():
-                try:
-                    text.decode("utf-8")
-                    whole += 1
-                except UnicodeDecodeError as error:
-                    if not broken:
-                        start, position, example = line, error.start, text
-                    broken += 1
-                    high += sum(byte > 127 for byte in text)
-                    letters += sum(byte > 127 or chr(byte).isalpha() for byte in text)
-            line += 1
-        if not part and not rest:
-            break
-    if not broken:
+    first, word, whole, high, letters = 0, "", 0, 0, 0
+    for number, line in enumerate(file, start=1):
+        if number == 1 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            return "utf-16"
+        if line.isascii():
+            continue
+        try:
+            line.decode("utf-8")
+            whole += 1
+        except UnicodeDecodeError as error:
+            if not first:
+                near = line[max(0, error.start - _AROUND) : error.start + _AROUND]
+                first, word = number, near.decode("cp1252", "replace").strip()
+            high += sum(byte > 127 for byte in line)
+            letters += sum(byte > 127 or chr(byte).isalpha() for byte in line)
+    if not first:
         return "utf-8-sig"
-    word = example[max(0, position - 15) : position + 15].decode("cp1252", "replace").strip()
     if not whole and high <= _MOST_ACCENTS * letters:
-        note(f"{name}: not UTF-8; read as cp1252 (Windows): “{word}” in row {start}")
+        note(f"{name}: not UTF-8; read as cp1252 (Windows): “{word}” in row {first}")
         return "cp1252"
-    raise ValueError(f"not UTF-8 in row {start}, near “{word}”; save the file as UTF-8")
+    raise ValueError(f"not UTF-8 in row {first}, near “{word}”; save the file as UTF-8")

@@ -54,6 +54,13 @@ def test_cp1252_is_read_and_said_with_a_word_of_it(tmp_path: Path) -> None:
     assert "memes.csv: not UTF-8; read as cp1252 (Windows): “b.png,mañana – café,0” in row 3" in said
 
 
+@pytest.mark.parametrize("name", ["a.png", "aa.png"])
+def test_a_table_on_one_long_line_is_utf8_wherever_its_blocks_end(tmp_path: Path, name: str) -> None:
+    rows = [{"img": name, "text": "é" * 20_000, "label": n % 2} for n in range(60)]
+    write(tmp_path / "m.json", json.dumps(rows, ensure_ascii=False))
+    assert {meme.text for meme in read(tmp_path)[0]} == {"é" * 20_000}
+
+
 def test_an_honest_long_text_is_read(tmp_path: Path) -> None:
     write(tmp_path / "m.csv", f'image,text,label\na.png,"{"word " * 150_000}",1\nb.png,ho,0\n')
     assert len(read(tmp_path)[0][0].text) == 749_999
