@@ -1,11 +1,10 @@
 """Match the columns of a table to the fields of a meme: known names in any spelling, or those the user gives."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-FIELDS = ("image", "text", "label", "split", "id", "group")
 # Known column names, without case and punctuation; of several in a table the first counts. MultiOFF's come first.
 KNOWN = {
     "image": (
@@ -26,6 +25,7 @@ KNOWN = {
     # one value per annotator, `gold_pc` the majority's.
     "group": ("group", "subgroup", "target_group", "identity", "protected_category", "gold_pc"),
 }
+FIELDS = tuple(KNOWN)
 
 
 @dataclass
@@ -73,14 +73,14 @@ class Columns:
         extra = {ours: _given_column(name, header, plain) for ours, name in self.given.items() if ours not in KNOWN}
         return columns | {ours: column for ours, column in extra.items() if column is not None}
 
-    def missing(self, header: tuple[str, ...], optional: bool = False) -> str:
-        """Why the header will not do: it has no column for the picture; else "". Raises ValueError as `match`."""
-        if "image" in self.match(header, optional) or "id" in self.match(header, optional):
-            return ""  # the id may be the picture's name
-        has = ", ".join(filter(None, header)) or "nothing"
-        return (
-            f"no column for image: one of {', '.join(KNOWN['image'])}. It has: {has}. COLUMNS='image=<column>' names it"
-        )
+    def require(self, header: tuple[str, ...], optional: bool = False) -> dict[str, str]:
+        """As `match`; raises ValueError also where there is no column for the picture, nor an id, which may be its name."""
+        columns = self.match(header, optional)
+        if not columns.keys() & {"image", "id"}:
+            has = ", ".join(filter(None, header)) or "nothing"
+            names = ", ".join(KNOWN["image"])
+            raise ValueError(f"no column for image: one of {names}. It has: {has}. COLUMNS='image=<column>' names it")
+        return columns
 
 
 def _given_column(name: str, header: tuple[str, ...], plain: list[str]) -> str | None:
@@ -97,15 +97,13 @@ def plain_name(name: str) -> str:
     return re.sub(r"[\W_]", "", name.lower())
 
 
-def getter(column: str) -> Callable[[Mapping[str, Any]], Any]:
-    """A function from a row to the column's value; `a.b` reaches into a nested object. None where there is none."""
+def fields_of(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+    """{field: value} of a row; the column `a.b` reaches into a nested object. None where there is no value."""
+    return {ours: row[theirs] if theirs in row else _nested(row, theirs) for ours, theirs in columns.items()}
 
-    def get(row: Mapping[str, Any]) -> Any:
-        if column in row:
-            return row[column]
-        value: Any = row
-        for part in column.split("."):
-            value = value.get(part) if isinstance(value, Mapping) else None
-        return value
 
-    return get
+def _nested(row: Mapping[str, Any], column: str) -> Any:
+    value: Any = row
+    for part in column.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value

@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO, cast
 
-from embed.base.errors import RowError
 from embed.base.text import MAX_TEXT
-from embed.data.columns import Columns, getter
+from embed.data.columns import Columns, fields_of
 
 _DELIMITERS = (",", ";", "\t", "|")
 # Of the letters of a Western text in cp1252 few are outside ASCII; in a Cyrillic or Greek code page nearly all are.
@@ -18,11 +17,11 @@ _MOST_ACCENTS = 0.2
 _AROUND = 15
 _NOT_CLOSED = "probably a quote that is not closed"
 
-Numbered = tuple[int, dict[str, Any]]
-"""(row number, {field: value of the column})."""
+Numbered = tuple[int, dict[str, Any] | str]
+"""(row number, {field: value of the column}, or why the row cannot be read)."""
 
 
-def csv_rows(table: Path, columns: Columns, note: Callable[[str], None]) -> Iterator[Numbered | RowError]:
+def csv_rows(table: Path, columns: Columns, note: Callable[[str], None]) -> Iterator[Numbered]:
     """Each row or its error, numbered as in a spreadsheet: the first line of the file is row 1.
 
     note: called with what the user should know about the file. Raises ValueError for a file that is not such a table.
@@ -39,9 +38,7 @@ def csv_rows(table: Path, columns: Columns, note: Callable[[str], None]) -> Iter
         if delimiter != ",":
             note(f"{table.name}: columns are separated by {'tabs' if delimiter == chr(9) else delimiter}")
         header = tuple(next(csv.reader([first], delimiter=delimiter), []))
-        if columns.missing(header):
-            raise ValueError(columns.missing(header))
-        yield from _rows(table, _Counted(file, delimiter, skipped + 1), header, columns)
+        yield from _rows(_Counted(file, delimiter, skipped + 1), header, columns.require(header))
 
 
 class _Counted:
@@ -78,25 +75,19 @@ class _Counted:
             yield number, f"{_NOT_CLOSED}: it takes the {lines - 1} lines below it" if unclosed else row
 
 
-def _rows(table: Path, records: _Counted, header: tuple[str, ...], columns: Columns) -> Iterator[Numbered | RowError]:
-    get = {ours: getter(theirs) for ours, theirs in columns.match(header).items()}
+def _rows(records: _Counted, header: tuple[str, ...], columns: dict[str, str]) -> Iterator[Numbered]:
     width = len(header)
     for number, row in records:
         if isinstance(row, str):
-            yield RowError(f"{table.name}, row {number}", row)
+            yield number, row
         elif not any(cell.strip() for cell in row):
             continue
-        elif len(row) > width and any(cell.strip() for cell in row[width:]):
-            yield RowError(
-                f"{table.name}, row {number}", "more fields than the header has; quote a text that holds a comma"
-            )
+        elif any(cell.strip() for cell in row[width:]):
+            yield number, "more fields than the header has; quote a text that holds a comma"
         elif len(row) < width:
-            yield RowError(
-                f"{table.name}, row {number}", "fewer fields than the header has, or a quote that is not closed"
-            )
+            yield number, "fewer fields than the header has, or a quote that is not closed"
         else:
-            cells = dict(zip(header, row))
-            yield number, {ours: read(cells) for ours, read in get.items()}
+            yield number, fields_of(dict(zip(header, row)), columns)
 
 
 def _first_line(file: TextIO) -> tuple[str, int]:
@@ -111,7 +102,8 @@ def _delimiter(header: str, columns: Columns) -> str:
     """The delimiter that yields a column of pictures, else the most frequent one."""
     for delimiter in _DELIMITERS:
         cells = tuple(next(csv.reader([header], delimiter=delimiter), []))
-        if len(cells) > 1 and not columns.missing(cells):
+        # by columns of its own: what another delimiter yields is no column of the table
+        if len(cells) > 1 and Columns(columns.given).match(cells, optional=True).keys() & {"image", "id"}:
             return delimiter
     return max(_DELIMITERS, key=header.count)
 

@@ -6,12 +6,11 @@ from typing import Any
 
 from python_calamine import CalamineError, CalamineWorkbook
 
-from embed.base.errors import RowError
-from embed.data.columns import Columns, getter
+from embed.data.columns import Columns, fields_of
 from embed.data.csv_rows import Numbered
 
 
-def excel_rows(table: Path, columns: Columns, note: Callable[[str], None]) -> Iterator[Numbered | RowError]:
+def excel_rows(table: Path, columns: Columns, note: Callable[[str], None]) -> Iterator[Numbered]:
     """Each row of the first sheet, numbered as Excel does. Raises ValueError for a file that is no workbook."""
     try:
         with CalamineWorkbook.from_path(str(table)) as book:
@@ -23,17 +22,12 @@ def excel_rows(table: Path, columns: Columns, note: Callable[[str], None]) -> It
         note(f"{table.name}: only its first sheet is read, {names[0]}")
     filled = ((number, row) for number, row in enumerate(rows, start=1) if any(cell not in ("", None) for cell in row))
     header = tuple(_text(cell) for cell in next(filled, (0, []))[1])
-    if columns.missing(header):
-        raise ValueError(columns.missing(header))
-    get = {ours: getter(theirs) for ours, theirs in columns.match(header).items()}
+    found = columns.require(header)
     for number, row in filled:
-        cells = dict(zip(header, row))
-        yield number, {ours: _value(ours, read(cells)) for ours, read in get.items()}
-
-
-def _value(field: str, cell: Any) -> Any:
-    # Excel itself makes a number of a text that looks like one
-    return _text(cell) if field == "text" and isinstance(cell, int | float) and not isinstance(cell, bool) else cell
+        fields = fields_of(dict(zip(header, row)), found)
+        if isinstance(text := fields.get("text"), int | float) and not isinstance(text, bool):
+            fields["text"] = _text(text)  # Excel itself makes a number of a text that looks like one
+        yield number, fields
 
 
 def _text(cell: Any) -> str:

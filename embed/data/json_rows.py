@@ -5,32 +5,26 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from embed.base.errors import RowError
-from embed.data.columns import Columns, getter
+from embed.data.columns import Columns, fields_of
 from embed.data.csv_rows import Numbered, open_text
 
 
-def json_rows(table: Path, columns: Columns, note: Callable[[str], None]) -> Iterator[Numbered | RowError]:
+def json_rows(table: Path, columns: Columns, note: Callable[[str], None]) -> Iterator[Numbered]:
     """Each row or its error, numbered by line or by place, from 1. A missing label is None.
 
     Raises ValueError for a file of one JSON value that holds no rows.
     """
     for number, item in _items(table):
-        where = f"{table.name}, row {number}"
         if isinstance(item, ValueError | RecursionError):
-            yield RowError(where, f"not JSON ({item})")
+            yield number, f"not JSON ({item})"
         elif not isinstance(item, dict):
-            yield RowError(where, "not a JSON object")
+            yield number, "not a JSON object"
         else:
-            header = tuple(item)
             try:
-                lacking = columns.missing(header, optional=True)
-                found = {} if lacking else columns.match(header, optional=True)
+                found: dict[str, Any] | str = fields_of(item, columns.require(tuple(item), optional=True))
             except ValueError as error:
-                lacking = str(error)
-            yield (
-                RowError(where, lacking) if lacking else (number, {f: getter(name)(item) for f, name in found.items()})
-            )
+                found = str(error)
+            yield number, found
 
 
 def _items(table: Path) -> Iterator[tuple[int, Any]]:
@@ -39,7 +33,7 @@ def _items(table: Path) -> Iterator[tuple[int, Any]]:
         first = next((line for line in file if line.strip()), "")
         rest = next((line for line in file if line.strip()), "")
         alone = not rest or not _is_object(first)
-        if alone and not (table.suffix.lower() == ".jsonl" or table.name.lower().endswith(".jsonl.gz")):
+        if alone and not table.name.lower().endswith((".jsonl", ".jsonl.gz")):
             file.seek(0)
             yield from enumerate(_members(file.read()), start=1)
             return

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embed.data.columns import Columns
+from embed.data.columns import Columns, fields_of
 
 # Rows in memory at once: small even when every text is a page long.
 _ROWS = 4096
@@ -30,21 +30,19 @@ def parquet_rows(table: Path, matcher: Columns, note: Callable[[str], None]) -> 
     """Row number, from 1, and {field: value} of each row; only the matched columns are read.
 
     Raises ValueError for a file that is not Parquet or is damaged, for columns of bytes or structs, and as
-    `Columns.match`.
+    `Columns.require`.
     """
     try:
         with pq.ParquetFile(table, page_checksum_verification=True) as file:
-            header = tuple(file.schema_arrow.names)
-            if matcher.missing(header):
-                raise ValueError(matcher.missing(header))
-            columns = matcher.match(header)
+            columns = matcher.require(tuple(file.schema_arrow.names))
             for ours, theirs in columns.items():
-                _check_type(ours, theirs, file.schema_arrow.field(theirs).type)
+                whole = theirs if theirs in file.schema_arrow.names else theirs.partition(".")[0]
+                _check_type(ours, whole, file.schema_arrow.field(whole).type)
             number = 0
             for batch in file.iter_batches(_ROWS, columns=list(dict.fromkeys(columns.values())), use_threads=False):
                 for row in batch.to_pylist():
                     number += 1
-                    yield number, {ours: row[theirs] for ours, theirs in columns.items()}
+                    yield number, fields_of(row, columns)
     except (pa.ArrowException, OSError) as error:  # Arrow reports most damage as OSError
         raise ValueError(f"not a Parquet file that can be read ({error})") from error
 

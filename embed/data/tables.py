@@ -34,7 +34,7 @@ _PREDICTIONS = {"probability", "threshold", "model_version"}
 
 Row = tuple[str, dict[str, Any]]
 """(file and row, {"image" | "text" | "label" | "split" | "id" | "group": value} of the existing columns)."""
-Reader = Callable[[Path, Columns, Callable[[str], None]], Iterator[Numbered | RowError]]
+Reader = Callable[[Path, Columns, Callable[[str], None]], Iterator[Numbered]]
 
 
 def format_of(table: Path) -> str:
@@ -107,10 +107,9 @@ def read_table(
     without a column of pictures.
     """
     try:
-        for row in _reader(table)(table, columns or Columns(), note):
-            yield row if isinstance(row, RowError) else (f"{table.name}, row {row[0]}", row[1])
-    except DatasetError:
-        raise
+        for number, found in _reader(table)(table, columns or Columns(), note):
+            where = f"{table.name}, row {number}"
+            yield RowError(where, found) if isinstance(found, str) else (where, found)
     except UnicodeDecodeError as error:
         raise DatasetError(f"{table}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
     except ValueError as error:

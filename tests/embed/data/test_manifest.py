@@ -181,6 +181,12 @@ def test_what_is_no_parquet_or_lacks_a_column_is_a_sentence(folder: Path) -> Non
         read_dataset(table)
 
 
+def test_a_column_inside_a_struct_of_parquet_is_a_sentence(folder: Path) -> None:
+    table = parquet(folder, media=pa.array([{"path": "a.png"}]), text=["t"], label=[1])
+    with pytest.raises(DatasetError, match="column media holds struct<.*>, expected text or numbers"):
+        read_dataset(table, Choices(columns="image=media.path"))
+
+
 def test_every_damage_of_a_parquet_file_is_a_sentence_or_harmless(folder: Path) -> None:
     table = as_parquet(folder / "memes.parquet", [{**ROWS[0], "text": str(n)} for n in range(50)])
     whole = table.read_bytes()
