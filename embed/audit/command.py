@@ -21,7 +21,6 @@ from tqdm import tqdm
 
 from cache import Layout, chosen_model, content_key, limit_threads, refuse
 from embed.audit.findings import (
-    LABELS,
     Finding,
     Group,
     OddRow,
@@ -36,6 +35,7 @@ from embed.base.errors import DatasetError, RowError
 from embed.base.threads import run_ahead
 from embed.data.choices import CHOICES, Choices, add_choices, remember, remembered
 from embed.data.dataset import Meme, check_usable, scan_dataset
+from embed.data.labels import LABEL_NAMES
 from embed.data.near_duplicates import picture_hash
 from embed.data.understood import Understood
 from embed.pictures.decoding import UnreadableImage, decode_stored, see
@@ -225,7 +225,7 @@ def _name(row: OddRow) -> str:
 
 
 def _group_line(group: Group) -> str:
-    members = [f"{m.id[:_NAME]} ({m.split}, {LABELS[m.label]})" for m in group.memes[:_MEMBERS]]
+    members = [f"{m.id[:_NAME]} ({m.split}, {LABEL_NAMES[m.label]})" for m in group.memes[:_MEMBERS]]
     more = len(group.memes) - len(members)
     parts = [" + ".join(members) + (f" and {more} more" if more else ""), group.note]
     return ("CONFLICT " if group.conflict else "") + "; ".join(filter(None, parts))
@@ -253,7 +253,14 @@ def _as_json(audit: Audit, page: Path) -> dict[str, Any]:
 
 def _group_json(group: Group) -> dict[str, Any]:
     memes = [
-        {"where": m.where, "id": m.id, "image": m.image, "text": m.text, "label": LABELS[m.label], "split": m.split}
+        {
+            "where": m.where,
+            "id": m.id,
+            "image": m.image,
+            "text": m.text,
+            "label": LABEL_NAMES[m.label],
+            "split": m.split,
+        }
         for m in group.memes
     ]
     return {"splits": group.splits, "conflict": group.conflict, "note": group.note, "memes": memes}

@@ -14,10 +14,8 @@ import numpy as np
 from cache import text_key
 from embed.base.errors import RowError
 from embed.data.dataset import Meme
-from embed.data.labels import UNLABELLED
+from embed.data.labels import LABEL_NAMES, UNLABELLED
 from embed.data.near_duplicates import differing_bits, near_pictures, near_texts, shared_words, words
-
-LABELS = {1: "offensive", 0: "non-offensive", UNLABELLED: "unlabelled"}
 
 
 @dataclass(frozen=True)
@@ -143,8 +141,8 @@ def class_balance(memes: Iterable[Meme]) -> dict[str, dict[str, int]]:
     """{split: {label: rows}}, with all labels for every split."""
     counts: dict[str, dict[str, int]] = {}
     for meme in memes:
-        split = counts.setdefault(meme.split, dict.fromkeys(LABELS.values(), 0))
-        split[LABELS[meme.label]] += 1
+        split = counts.setdefault(meme.split, dict.fromkeys(LABEL_NAMES.values(), 0))
+        split[LABEL_NAMES[meme.label]] += 1
     return counts
 
 

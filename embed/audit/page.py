@@ -9,9 +9,10 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from cache import write_bytes_atomically
-from embed.audit.findings import LABELS, Finding, Group
+from embed.audit.findings import Finding, Group
 from embed.base.threads import run_ahead
 from embed.data.dataset import Meme
+from embed.data.labels import LABEL_NAMES
 from embed.pictures.thumbnails import thumbnail
 
 # Groups shown with pictures: a page of a few megabytes, which a browser opens at once.
@@ -44,7 +45,7 @@ def write_page(path: Path, name: str, root: Path, heading: list[str], findings: 
         findings=findings,
         shown=shown,
         thumbnails=_thumbnails(root, memes),
-        labels=LABELS,
+        labels=LABEL_NAMES,
         most_memes=_MEMES,
         most_rows=_ROWS,
     )

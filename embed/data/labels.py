@@ -9,6 +9,7 @@ from typing import Any
 from embed.data.values import is_missing
 
 UNLABELLED = -1
+LABEL_NAMES = {1: "offensive", 0: "non-offensive", UNLABELLED: "unlabelled"}
 _WORDS = (
     *("offensive", "offensiv", "hate", "hateful", "hatespeech", "abusive", "toxic", "harmful", "misogynous"),
     *("misogynistic", "sexist", "racist", "propaganda", "troll", "bullying"),
@@ -16,11 +17,11 @@ _WORDS = (
 _POSITIVE = (
     *_WORDS,
     *("somewhatharmful", "veryharmful", "slight", "slightoffensive", "veryoffensive", "hatefuloffensive"),
-    *("yes", "true", "y", "1", "1.0"),
+    *("yes", "true", "y", "1"),
 )
 _NEGATIVE = (
     *(prefix + word for word in _WORDS for prefix in ("non", "not", "no")),
-    *("harmless", "benign", "normal", "no", "false", "n", "0", "0.0"),
+    *("harmless", "benign", "normal", "no", "false", "n", "0"),
 )
 _LABELS = dict.fromkeys(_POSITIVE, 1) | dict.fromkeys(_NEGATIVE, 0)
 _UNLABELLED = ("unlabelled", "unlabeled")

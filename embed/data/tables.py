@@ -63,14 +63,14 @@ def find_tables(data: Path) -> list[Path]:
     check_exists(data)
     if data.is_file():
         return [data]
+    if tables := _tables_in(data / "Split Dataset"):
+        return tables
     for depth in range(_DEPTH + 1):
         found = {folder: tables for folder in _folders(data, depth) if (tables := _tables_in(folder))}
-        if data / "Split Dataset" in found:
-            return found[data / "Split Dataset"]
         if len(found) > 1:
             names = ", ".join(sorted(str(folder.relative_to(data)) for folder in found)[:10])
             raise DatasetError(f"{data}: tables lie in {len(found)} folders; give one of them as DATA: {names}")
-        if found and not (depth == 0 and _tables_in(data / "Split Dataset")):
+        if found:
             return next(iter(found.values()))
     there = sorted(path.name for path in data.iterdir() if not path.name.startswith("."))
     raise DatasetError(

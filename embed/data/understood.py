@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from embed.data.columns import KNOWN, Columns
-from embed.data.labels import UNLABELLED, LabelReader
+from embed.data.labels import LABEL_NAMES, UNLABELLED, LabelReader
 
-_NAMES = {1: "offensive", 0: "non-offensive", UNLABELLED: "unlabelled"}
 _SHOWN = 12
 
 
@@ -68,7 +67,9 @@ class Understood:
             found = ", ".join(f"{ours} = {theirs}" for ours, theirs in self.columns.found.items())
             others = f" (not used: {_listed([*self.columns.unused])})" if self.columns.unused else ""
             yield f"columns     {found}{others}"
-        words = [f"{word[:40]} = {_NAMES[label]}: {n}" for (word, label), n in self.labels.words.most_common() if word]
+        words = [
+            f"{word[:40]} = {LABEL_NAMES[label]}: {n}" for (word, label), n in self.labels.words.most_common() if word
+        ]
         if words:
             yield f"labels      {_listed(words)}"
         yield f"splits      {', '.join(f'{split}: {counts}' for split, counts in self._splits())}"
@@ -88,7 +89,7 @@ class Understood:
 
     def _splits(self) -> Iterator[tuple[str, str]]:
         for split in dict.fromkeys(split for split, _ in self.splits):
-            yield split, " + ".join(f"{n} {_NAMES[label]}" for (s, label), n in self.splits.items() if s == split)
+            yield split, " + ".join(f"{n} {LABEL_NAMES[label]}" for (s, label), n in self.splits.items() if s == split)
 
 
 def _rows(count: int) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from cache import SPLITS
 from embed.base.errors import RowError
 from embed.data.labels import LabelReader
 from embed.data.layouts.reading import Reading, split_in
@@ -18,9 +19,7 @@ def recognise(folder: Path) -> bool:
 def rows(reading: Reading) -> Iterator[Row | RowError]:
     """One row for each picture file, sorted by name."""
     labels = LabelReader(reading.choices.positive_words)
-    for split, folder in sorted(
-        _folders(reading.folder), key=lambda item: ("train validation test".find(item[0]), item[1])
-    ):
+    for split, folder in sorted(_folders(reading.folder), key=lambda item: (SPLITS.index(item[0]), item[1])):
         place = folder.relative_to(reading.folder).as_posix()
         pictures = sorted(
             path
@@ -42,10 +41,11 @@ def rows(reading: Reading) -> Iterator[Row | RowError]:
 def _folders(data: Path) -> list[tuple[str, Path]]:
     """(split, folder) of the folders that may be named by a label."""
     found = []
-    for folder in sorted(path for path in data.iterdir() if path.is_dir() and path.name[0] != "."):
+    for folder in _inside(data):
         split = split_in(folder.name)
-        if split:
-            found += [(split, label) for label in sorted(folder.iterdir()) if label.is_dir() and label.name[0] != "."]
-        else:
-            found.append(("train", folder))
+        found += [(split, label) for label in _inside(folder)] if split else [("train", folder)]
     return found
+
+
+def _inside(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")

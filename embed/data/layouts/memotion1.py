@@ -2,12 +2,11 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from embed.base.errors import RowError
 from embed.data.columns import Columns
-from embed.data.layouts.reading import Fields, Reading, below, header_of
-from embed.data.tables import Row, read_table
+from embed.data.layouts.reading import Fields, Reading, answers_in, below, header_of
+from embed.data.tables import Row
 from embed.data.values import is_missing
 
 _TRAIN, _TEST, _ANSWERS = "labels.csv", "2000_testdata.csv", "Meme_groundTruth.csv"
@@ -41,8 +40,6 @@ def _one_text(fields: Fields) -> Fields:
 
 
 def _answers(file: Path | None) -> dict[str, str]:
-    found: dict[str, Any] = {}
-    for row in read_table(file, Columns({"label": "Labels"})) if file else ():
-        if not isinstance(row, RowError):
-            found[f"{row[1].get('image')}".strip()] = row[1].get("label")
-    return {name: label.partition("_")[2][_OFFENSIVE] for name, label in found.items() if "_" in f"{label}"}
+    rows = answers_in(file, Columns({"label": "Labels"}))
+    found = {f"{fields.get('image')}".strip(): fields.get("label") for fields in rows}
+    return {name: f"{label}".partition("_")[2][_OFFENSIVE] for name, label in found.items() if "_" in f"{label}"}

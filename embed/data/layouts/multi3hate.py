@@ -1,13 +1,13 @@
 """Multi3Hate: the same memes in five languages, with labels from five countries in another table."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from embed.base.errors import DatasetError, RowError
 from embed.data.columns import Columns
-from embed.data.layouts.reading import Fields, Reading
-from embed.data.tables import Row, read_table
+from embed.data.layouts.reading import Fields, Reading, answers_in
+from embed.data.tables import Row
 
 _COUNTRIES = ("US", "DE", "MX", "CN", "IN")
 _ANSWERS = "final_annotations.csv"
@@ -25,11 +25,9 @@ def rows(reading: Reading) -> Iterator[Row | RowError]:
     picked = reading.choices.given_columns.get("label")
     if picked and picked not in _COUNTRIES:
         raise DatasetError(f"LABEL={picked}: not a country of Multi3Hate; it has {', '.join(_COUNTRIES)}")
-    answers: dict[Any, list[Any]] = {}
     countries = (picked,) if picked else _COUNTRIES
-    for row in read_table(place / _ANSWERS, Columns({"image": "Meme ID"} | {name: name for name in countries})):
-        if not isinstance(row, RowError):
-            answers[row[1]["image"]] = [row[1].get(name) for name in countries]
+    labelled = answers_in(place / _ANSWERS, Columns({"image": "Meme ID"} | {name: name for name in countries}))
+    answers = {fields["image"]: [fields.get(name) for name in countries] for fields in labelled}
     reading.understood.note(
         f"labels of {', '.join(countries)}, memes in {language}; another language: DATA={place}/memes/<language>"
     )
@@ -50,8 +48,6 @@ def rows(reading: Reading) -> Iterator[Row | RowError]:
 
 def _without_label(reading: Reading) -> Reading:
     """The captions have no column for the label that the user picks."""
-    from dataclasses import replace
-
     return replace(reading, choices=replace(reading.choices, label=""))
 
 

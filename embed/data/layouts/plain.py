@@ -8,8 +8,8 @@ from typing import Any
 from cache import SPLITS
 from embed.base.errors import DatasetError, RowError
 from embed.data.columns import Columns
-from embed.data.layouts.reading import Fields, Reading, split_in
-from embed.data.tables import Row, find_tables, format_of, is_predictions, read_table, stem_of, unusable
+from embed.data.layouts.reading import Fields, Reading, answers_in, split_in
+from embed.data.tables import Row, find_tables, format_of, is_predictions, stem_of, unusable
 from embed.data.understood import table_name
 
 Tables = dict[Path, Columns]
@@ -105,17 +105,15 @@ def _answers(tables: Tables) -> dict[Path, Path]:
 def _labels(reading: Reading, table: Path) -> dict[str, Any]:
     """{image or id: label} of a table of labels."""
     reading.understood.note(f"{table_name(table, reading.data)}: its labels are joined to the memes of its split")
-    labels = dict[str, Any]()
-    for row in read_table(table, Columns(reading.choices.given_columns), reading.understood.note):
-        if not isinstance(row, RowError):
-            labels |= {_key(row[1][name]): row[1].get("label") for name in ("image", "id") if name in row[1]}
-    return labels
+    rows = answers_in(table, Columns(reading.choices.given_columns), reading.understood.note)
+    return {key: fields.get("label") for fields in rows for key in _keys(fields)}
 
 
 def _with_label(labels: dict[str, Any], fields: Fields) -> Fields:
-    keys = [_key(fields[name]) for name in ("image", "id") if name in fields]
-    return {"label": next((labels[key] for key in keys if key in labels), None)} | fields
+    return {"label": next((labels[key] for key in _keys(fields) if key in labels), None)} | fields
 
 
-def _key(value: Any) -> str:
-    return Path(f"{value}".replace("\\", "/")).name.lower()
+def _keys(fields: Fields) -> list[str]:
+    """What a row may be joined by: its picture's name without folders, and its id."""
+    names = [f"{fields[name]}" for name in ("image", "id") if name in fields]
+    return [Path(name.replace("\\", "/")).name.lower() for name in names]

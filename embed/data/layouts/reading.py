@@ -9,7 +9,7 @@ from typing import Any
 from embed.base.errors import RowError
 from embed.data.choices import Choices
 from embed.data.columns import Columns
-from embed.data.tables import Row, read_table
+from embed.data.tables import Row, read_table, unusable
 from embed.data.understood import Understood, table_name
 
 Fields = dict[str, Any]
@@ -88,10 +88,17 @@ def below(folder: Path, *names: str) -> Path | None:
     return None
 
 
+def answers_in(
+    table: Path | None, columns: Columns | None = None, note: Callable[[str], None] = lambda text: None
+) -> Iterator[Fields]:
+    """The fields of a table of labels for the memes of another one, without the rows that cannot be read."""
+    for row in read_table(table, columns, note) if table and table.is_file() else ():
+        if not isinstance(row, RowError):
+            yield row[1]
+
+
 def header_of(table: Path | None) -> set[str]:
     """The column names of a table's first row; none for a table that cannot be read."""
-    from embed.data.tables import unusable
-
     columns = Columns()
     if table is None or unusable(table, columns):
         return set()

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from embed.base.errors import RowError
-from embed.data.layouts.reading import Fields, Reading, header_of
-from embed.data.tables import Row, read_table
+from embed.data.layouts.reading import Fields, Reading, answers_in, header_of
+from embed.data.tables import Row
 
 _TRAIN, _TEST, _ANSWERS = "train_captions.csv", "test_captions.csv", "gold_labels_for_test.csv"
 
@@ -19,10 +19,7 @@ def rows(reading: Reading) -> Iterator[Row | RowError]:
     """The rows; the labels of the test memes are in a file of their own."""
     yield from reading.table(reading.folder / _TRAIN, "train", change=_by_name)
     if (reading.folder / _TEST).is_file():
-        answers = {}
-        for row in read_table(reading.folder / _ANSWERS) if (reading.folder / _ANSWERS).is_file() else ():
-            if not isinstance(row, RowError):
-                answers[row[1].get("image")] = row[1].get("label")
+        answers = {fields.get("image"): fields.get("label") for fields in answers_in(reading.folder / _ANSWERS)}
         reading.understood.note(f"{_TEST}: {len(answers)} labels are in {_ANSWERS}")
 
         def change(fields: Fields) -> Fields:
