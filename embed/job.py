@@ -21,7 +21,7 @@ from embed.base.errors import DatasetError
 from embed.clip.options import EncoderOptions, EncoderRequest
 from embed.clip.prompts import PROMPTS
 from embed.clip.recall import recall_spec, remember_spec
-from embed.data.choices import CHOICES, Choices, remember, remembered
+from embed.data.choices import CHOICES, Choices, recall, remember
 from embed.data.dataset import Meme, read_dataset
 from embed.data.parts import assign_parts
 from embed.data.understood import Understood
@@ -86,6 +86,11 @@ class EmbedSettings:
         return self.layout.index(request)
 
     @property
+    def choices(self) -> Choices:
+        """What the user says about the data set."""
+        return Choices(**{name: getattr(self, name) or "" for name in CHOICES})
+
+    @property
     def layout(self) -> Layout:
         """The paths of the results."""
         return Layout(self.artifacts)
@@ -137,13 +142,10 @@ def embed_dataset(
     Raises DatasetError, EncoderUnavailable, EngineUnavailable, NothingReadable, OcrUnavailable, SpecMismatch,
     StoreUnreached, TooLittleMemory and, when the disk is full, OSError; finished work is kept.
     """
-    given = {name: getattr(settings, name) for name in CHOICES}
-    choices, kept = remembered(settings.layout.choices(settings.data), given)
-    if kept:
-        say(f"as given before for {settings.data}: {', '.join(kept)}")
+    choices = recall(settings.layout.choices(settings.data), settings.data, settings, say)
     settings = replace(settings, **asdict(choices))
     with closing(_open_engine(settings, say)) as engine:
-        return _embed_dataset(settings, choices, engine, say, dict(hints or {}), splits)
+        return _embed_dataset(settings, engine, say, dict(hints or {}), splits)
 
 
 def _open_engine(settings: EmbedSettings, say: Callable[[str], None]) -> Engine:
@@ -160,7 +162,6 @@ def _open_engine(settings: EmbedSettings, say: Callable[[str], None]) -> Engine:
 
 def _embed_dataset(
     settings: EmbedSettings,
-    choices: Choices,
     engine: Engine,
     say: Callable[[str], None],
     hints: dict[str, tuple[str, str]],
@@ -168,12 +169,12 @@ def _embed_dataset(
 ) -> Summary:
     earlier = _readings(settings)
     understood = Understood()
-    root, memes = read_dataset(Path(settings.data), choices, understood)
+    root, memes = read_dataset(Path(settings.data), settings.choices, understood)
     for line in understood.lines(settings.ocr):
         say(line)
-    remember(settings.layout.choices(settings.data), choices)
+    remember(settings.layout.choices(settings.data), settings.choices)
     root = root.absolute()  # a worker may run in another folder
-    log = HashLog(settings.index, choices.images)
+    log = HashLog(settings.index, settings.choices.images)
     known = {} if settings.rehash else hints | _hints(settings) | log.read()
     hashed = hash_pictures(root, [meme.image for meme in memes if not meme.problem], known, engine.map, log.add)
     reading = None
@@ -266,7 +267,7 @@ def _hints(settings: EmbedSettings) -> dict[str, tuple[str, str]]:
     """{image: (stamp, key)} of the previous run with the same data and picture folder."""
     previous = _previous_index(settings.index)
     return (
-        previous.hints if previous is not None and previous.source.get("images", "") == (settings.images or "") else {}
+        previous.hints if previous is not None and previous.source.get("images", "") == settings.choices.images else {}
     )
 
 
@@ -369,7 +370,7 @@ def _index(
         spec=store.spec,
         source={
             "data": settings.data,
-            **{name: getattr(settings, name) or "" for name in CHOICES},
+            **asdict(settings.choices),
             "model": settings.model,
             "pretrained": settings.pretrained,
             # what make's command line can say; the spec has the rest

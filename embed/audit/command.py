@@ -33,7 +33,7 @@ from embed.audit.findings import (
 from embed.audit.page import write_page
 from embed.base.errors import DatasetError, RowError
 from embed.base.threads import run_ahead
-from embed.data.choices import CHOICES, Choices, add_choices, remember, remembered
+from embed.data.choices import Choices, add_choices, recall, remember
 from embed.data.dataset import Meme, check_usable, scan_dataset
 from embed.data.labels import LABEL_NAMES
 from embed.data.near_duplicates import picture_hash
@@ -76,9 +76,7 @@ def main(arguments: list[str]) -> int:
     limit_threads()
     try:
         file = Layout(options.artifacts).choices(options.data)
-        choices, kept = remembered(file, {name: getattr(options, name) for name in CHOICES})
-        if kept:
-            print(f"as given before for {options.data}: {', '.join(kept)}", file=sys.stderr)
+        choices = recall(file, options.data, options, lambda note: print(note, file=sys.stderr))
         audit = _audit(options.data, choices, chosen_model(options.data, options.model))
         remember(file, choices)
         write_page(page, Path(audit.data).resolve().name, audit.root, _heading(audit), audit.findings)

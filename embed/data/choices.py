@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -63,6 +63,14 @@ def remembered(file: Path, given: Mapping[str, str | None]) -> tuple[Choices, li
     }
     now = {name: value for name, value in given.items() if value}
     return Choices(**(kept | now)), [f"{name.upper()}={value}" for name, value in kept.items()]
+
+
+def recall(file: Path, data: str, given: object, say: Callable[[str], None]) -> Choices:
+    """The choices in the attributes of `given`, completed by those of an earlier run with this data, which is said."""
+    choices, kept = remembered(file, {name: getattr(given, name) for name in CHOICES})
+    if kept:
+        say(f"as given before for {data}: {', '.join(kept)}")
+    return choices
 
 
 def remember(file: Path, choices: Choices) -> None:

@@ -42,4 +42,8 @@ def _one_text(fields: Fields) -> Fields:
 def _answers(file: Path | None) -> dict[str, str]:
     rows = answers_in(file, Columns({"label": "Labels"}))
     found = {f"{fields.get('image')}".strip(): fields.get("label") for fields in rows}
-    return {name: f"{label}".partition("_")[2][_OFFENSIVE] for name, label in found.items() if "_" in f"{label}"}
+    return {
+        name: f"{label}".partition("_")[2][_OFFENSIVE : _OFFENSIVE + 1]
+        for name, label in found.items()
+        if "_" in f"{label}"
+    }
