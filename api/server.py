@@ -20,7 +20,7 @@ from api.metrics import Metrics
 from api.model.loading import load_model, make_reader
 from api.schema import MAX_BODY_BYTES
 from api.settings import ServeSettings
-from api.transport.listener import Listener, listen
+from api.transport.listener import Listener, host_and_port, listen
 
 # Threads beyond one per admitted meme, for health checks, metrics and refusals under full load.
 _SPARE_THREADS = 8
@@ -44,12 +44,8 @@ def serve(settings: ServeSettings, say: Callable[[str], None]) -> None:
     if reader:
         reader.load()
     model = service.predictor.model
-    say(f"serving {model.name} {model.version} on {_url(settings.host, listener.port)}")
+    say(f"serving {model.name} {model.version} on http://{host_and_port(settings.host, listener.port)}")
     listener.run()
-
-
-def _url(host: str, port: int) -> str:
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _handle_signals(service: Service, listener: Listener) -> None:

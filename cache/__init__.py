@@ -11,6 +11,7 @@ from cache.demo import (
     content_of,
     demo_notice,
     is_demo_encoder,
+    path_notice,
     required_model,
 )
 from cache.errors import raised_here, refuse
@@ -67,6 +68,7 @@ __all__ = [
     "limit_threads",
     "on_first_use",
     "part_of",
+    "path_notice",
     "raised_here",
     "read_index",
     "read_parts",

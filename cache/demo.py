@@ -64,6 +64,11 @@ def is_demo_encoder(spec: Spec) -> bool:
     return spec.get("weights_sha256") == _WEIGHTS
 
 
+def path_notice(spec: Spec, path: Path) -> str:
+    """NOTICE where the demo encoder judges a file or folder outside of the demo's data, else ""."""
+    return NOTICE if is_demo_encoder(spec) and not chosen_model(str(path), None) else ""
+
+
 def demo_notice(spec: Spec, content: str) -> str:
     """NOTICE where the demo encoder meets other data than the demo's, else ""; content: as of `content_of`."""
     return NOTICE if is_demo_encoder(spec) and content != _CONTENT else ""

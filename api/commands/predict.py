@@ -11,7 +11,7 @@ from api.model.loading import load_model, make_reader
 from api.model.prediction import Meme
 from api.schema import MAX_TEXT_CHARS
 from api.settings import ServeSettings
-from cache import NOTICE, chosen_model, is_demo_encoder
+from cache import path_notice
 from embed.pictures.decoding import UnreadableImage
 from embed.pictures.hashing import UnusableFile, read_picture
 
@@ -30,6 +30,6 @@ def predict(image: Path, text: str | None, explain: bool, settings: ServeSetting
         answer = predictor.predict(meme, uuid.uuid4().hex)
     except (UnusableFile, UnreadableImage) as error:
         raise ValueError(f"{image}: {error}") from error
-    if is_demo_encoder(predictor.classifier.config["spec"]) and not chosen_model(str(image), None):
-        print(NOTICE, file=sys.stderr)
+    if notice := path_notice(predictor.classifier.config["spec"], image):
+        print(notice, file=sys.stderr)
     return msgspec.json.format(msgspec.json.encode(answer), indent=2).decode()

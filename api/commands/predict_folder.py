@@ -25,19 +25,18 @@ from api.model.loading import load_model, make_reader
 from api.model.prediction import Meme, Predictor
 from api.schema import Prediction
 from api.settings import ServeSettings
-from cache import NOTICE, chosen_model, cores, is_demo_encoder, write_text_atomically
+from cache import cores, path_notice, write_text_atomically
 from embed.base.errors import RowError
 from embed.base.text import MAX_TEXT, clean_text
 from embed.base.threads import run_ahead
 from embed.data.tables import find_tables, read_table
 from embed.pictures.decoding import UnreadableImage
 from embed.pictures.hashing import UnusableFile, read_picture
-from embed.pictures.locate import PictureFinder
+from embed.pictures.locate import SUFFIXES, PictureFinder
 
 COLUMNS = ("image_name", "text", "text_source", "label", "probability", "threshold", "model_version", "problem")
 # Line ends as in RFC 4180; Python's csv then quotes values with \r or \n.
 _HEADER = ",".join(COLUMNS) + "\r\n"
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".gif", ".webp", ".bmp", ".tif", ".tiff")
 # Folder of MultiOFF's tables, beside that of the pictures.
 _TABLES = "Split Dataset"
 # One that runs and one that waits; a decoded meme has some hundred kilobytes.
@@ -71,8 +70,8 @@ def predict_folder(source: Path, out: Path | None, settings: ServeSettings, say:
     items = _items(source, say)
     reader = make_reader(settings)
     with closing(load_model(settings, Metrics(), reader).predictor) as predictor:
-        if is_demo_encoder(predictor.classifier.config["spec"]) and not chosen_model(str(source), None):
-            say(NOTICE)
+        if notice := path_notice(predictor.classifier.config["spec"], source):
+            say(notice)
         version = predictor.model.version
         with _standard_output() if out is None else _opened(out, version) as (file, done):
             remaining, problems = _remaining(items, done), 0
@@ -133,7 +132,7 @@ def _items(source: Path, say: Callable[[str], None]) -> list[_Item]:
         items = _from_folder(source, say)
     if not items:
         raise ValueError(
-            f"{source}: no pictures; expected files that end in {', '.join(_SUFFIXES)}, or a table with a row for each"
+            f"{source}: no pictures; expected files that end in {', '.join(SUFFIXES)}, or a table with a row for each"
         )
     return items
 
@@ -164,11 +163,11 @@ def _from_folder(root: Path, say: Callable[[str], None]) -> list[_Item]:
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         linked = sum(os.path.islink(os.path.join(folder, name)) for name in subfolders)  # os.walk does not enter them
         seen = [name for name in files if not name.startswith(".")]
-        pictures = [name for name in seen if name.lower().endswith(_SUFFIXES)]
+        pictures = [name for name in seen if name.lower().endswith(SUFFIXES)]
         names += [Path(folder, name).relative_to(root).as_posix() for name in pictures]
         others += linked + len(seen) - len(pictures)
     if others:
-        say(f"skipped {others} files and linked folders; pictures are files that end in {', '.join(_SUFFIXES)}")
+        say(f"skipped {others} files and linked folders; pictures are files that end in {', '.join(SUFFIXES)}")
     finder = PictureFinder(root, folders=("",))
     return [_Item(_as_utf8(name), root / name, problem=finder.find(name)[1]) for name in sorted(names)]
 

@@ -58,6 +58,11 @@ _LOG = logging.getLogger("api.transport")
 Application = Callable[..., Iterable[bytes]]
 
 
+def host_and_port(host: str, port: int) -> str:
+    """`host:port`, an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def listen(
     application: Application, host: str, port: int, threads: int, max_body: int, limits: Limits = _DEFAULT_LIMITS
 ) -> "Listener":
@@ -83,8 +88,9 @@ def listen(
     except OSError as error:
         wasyncore.close_all(sockets)
         flag = "--host" if error.errno == errno.EADDRNOTAVAIL else "--port"
-        where_to = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        raise OSError(f"cannot listen on {where_to} ({error.strerror}); give another {flag}") from error
+        raise OSError(
+            f"cannot listen on {host_and_port(host, port)} ({error.strerror}); give another {flag}"
+        ) from error
     dispatcher.set_thread_count(threads)
     return Listener(servers, sockets, dispatcher)
 

@@ -16,9 +16,8 @@ from typing import Any
 import pytest
 from machine import PATIENCE, WITHOUT_IPV6, has_ipv6, until
 
-from api.server import _url
 from api.transport.connection import Connection, Limits
-from api.transport.listener import STOP_SECONDS, Listener, listen
+from api.transport.listener import STOP_SECONDS, Listener, host_and_port, listen
 
 MAX_BODY = 4_000_000
 
@@ -529,7 +528,10 @@ def test_an_ipv6_address_answers() -> None:
 
 
 def test_an_address_is_printed_as_a_url() -> None:
-    assert _url("::1", 8080) == "http://[::1]:8080" and _url("0.0.0.0", 80) == "http://0.0.0.0:80"
+    assert (
+        f"http://{host_and_port('::1', 8080)}" == "http://[::1]:8080"
+        and f"http://{host_and_port('0.0.0.0', 80)}" == "http://0.0.0.0:80"
+    )
 
 
 @pytest.mark.parametrize("host", ["999.1.1.1", "", "a" * 70, "http://127.0.0.1", "127.0.0.1:80", "[::1]", "a..b"])
