@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
     settings = EmbedSettings(**given, options=options)
     check_exists(Path(settings.data))
     settings = replace(settings, model=required_model(settings.data, settings.model))
-    announce("embed", data=settings.data, images=settings.images, model=settings.encoder, artifacts=settings.artifacts)
+    announce("embed", data=settings.data, model=settings.encoder, artifacts=settings.artifacts)
     try:
         summary = embed_dataset(settings, say=lambda note: print(note, file=sys.stderr))
     except OSError as error:

@@ -73,7 +73,7 @@ def main(arguments: list[str] | None) -> int:
     """Check the data set that the arguments name; return the exit code."""
     options = _parser().parse_args(arguments)
     page = Layout(options.artifacts).audit_page(options.data)
-    announce("audit", data=options.data, images=options.images, page=page)
+    announce("audit", data=options.data, page=page)
     limit_threads()
     try:
         file = Layout(options.artifacts).choices(options.data)
