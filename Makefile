@@ -3,60 +3,32 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 
-DATA ?= demo/memes
-IMAGES ?=
-MODEL ?= local-dir:demo/encoder
-PRETRAINED ?=
-FEATURES ?= projected
-LONG_TEXT ?= truncate
-PRECISION ?= auto
-DEVICE ?= auto
-ENGINE ?= local
-TRIALS ?= 200
-STUDY ?=
-STORAGE ?=
-PROTOCOL ?= kfold
-FOLDS ?= 5
-REPEATS ?= 1
-JOBS ?= 0
-SEED ?= 0
-OBJECTIVE ?= macro-f1
-TARGET_RECALL ?=
-TARGET_PRECISION ?=
-CONFIDENCE ?= 0.8
-REVIEW ?=
-SHIP ?= best
-BUNDLE ?= artifacts/bundles/latest
-BLOCKS ?= 2
-TOWERS ?= both
-LORA ?= 0
-LEARNING_RATE ?=
-EPOCHS ?= 4
-PREVALENCE ?=
-MISS ?= 1
-ALARM ?= 1
-OCR ?=
-OCR_LANG ?=
-LINKS ?=
-COLUMNS ?=
-LABEL ?=
-POSITIVE ?=
-HOST ?= 127.0.0.1
-PORT ?= 8080
-IMAGE ?= meme-classifier:latest
+# Only make's command line sets the variables below: what the environment has under such everyday names as HOST or DATA is
+# ignored. A value is exported and the shell puts it in, so that every character arrives as it was typed; only ~/ at its
+# start is expanded.
+given := $(strip $(foreach name,$(.VARIABLES),$(if $(filter command line,$(origin $(name))),$(name))))
+mark := <start of the value>
+typed = $(subst $(mark),,$(subst $(mark)local-dir:~/,local-dir:$(HOME)/,$(subst $(mark)~/,$(HOME)/,$(mark)$(value $(1)))))
+$(foreach name,$(given),$(eval override $(name) := $$(call typed,$(name)))$(eval export $(name)))
+# the value of a variable of the command line, "" without one
+set = $(if $(filter $(1),$(given)),$($(1)))
 
-# whether a variable was given on the command line or in the environment
-given = $(filter-out undefined default file,$(origin $(1)))
-SOURCE = --data "$(DATA)" $(if $(call given,MODEL),--model "$(MODEL)") --pretrained "$(PRETRAINED)" --features "$(FEATURES)" --long-text "$(LONG_TEXT)"
-PICTURES = $(if $(IMAGES),--images "$(IMAGES)") $(if $(LINKS),--links "$(LINKS)") $(if $(COLUMNS),--columns "$(COLUMNS)") \
-	$(if $(LABEL),--label "$(LABEL)") $(if $(POSITIVE),--positive "$(POSITIVE)")
-TARGETS = $(if $(TARGET_RECALL),--target-recall "$(TARGET_RECALL)") $(if $(TARGET_PRECISION),--target-precision "$(TARGET_PRECISION)")
-AIM = $(or $(strip $(TARGETS)),--objective "$(OBJECTIVE)") --confidence "$(CONFIDENCE)"
-SEARCH = --trials "$(TRIALS)" --folds "$(FOLDS)" --repeats "$(REPEATS)" --jobs "$(JOBS)" --device "$(DEVICE)" --seed "$(SEED)" $(AIM) \
-	$(if $(STUDY),--study "$(STUDY)") $(if $(STORAGE),--storage "$(STORAGE)")
-BUILD_ARGS = $(foreach name,PYTHON_IMAGE TORCH_INDEX_URL,$(if $(call given,$(name)),--build-arg $(name)="$($(name))"))
-# Without BUNDLE on the command line a container serves the bundle that is in its image.
-COMPOSE = IMAGE="$(IMAGE)" BUNDLE="$(if $(call given,BUNDLE),$(abspath $(BUNDLE)))" docker compose
+# A target's variables: <target>.options become flags (LONG_TEXT is --long-text), <target>.argument the argument after them.
+# What is not set is left to the programs; `.venv/bin/python -m embed --help` has their defaults.
+arguments = $(foreach name,$(filter $($@.options),$(given)),$(if $($(name))$(filter $(name),$(tables)),$(call option,$(name)))) \
+	$(if $(call set,$($@.argument)),-- "$$$($@.argument)")
+option = $(if $(filter OCR,$(1)),$(if $(filter on,$(OCR)),--ocr),$(flag)="$$$(1)")
+flag = --$(shell echo $(1) | tr A-Z_ a-z-)
+
+vectors := DATA MODEL PRETRAINED FEATURES LONG_TEXT
+# remembered with the data; an empty value forgets it
+tables := IMAGES COLUMNS LABEL POSITIVE LINKS
+aims := OBJECTIVE TARGET_RECALL TARGET_PRECISION
+search := TRIALS FOLDS REPEATS JOBS DEVICE SEED CONFIDENCE STUDY STORAGE $(aims)
+build := IMAGE PYTHON_IMAGE TORCH_INDEX_URL
+
+export IMAGE := meme-classifier:latest
+build_args = $(foreach name,$(filter PYTHON_IMAGE TORCH_INDEX_URL,$(given)),--build-arg $(name)="$$$(name)")
 
 .DEFAULT_GOAL := help
 .PHONY: help help-dev install demo data audit embed tune tune-nested finetune report compare export serve image push up down engine named \
@@ -72,8 +44,7 @@ endef
 help:
 	$(call targets,##@ )
 	@echo
-	@echo "DATA=<folder> MODEL=<open_clip model> PRETRAINED=<tag or file> choose what embed and tune work on:"
-	@echo "now DATA=$(DATA) MODEL=$(MODEL) PRETRAINED=$(PRETRAINED)"
+	@echo "DATA=<folder> MODEL=<open_clip model> PRETRAINED=<tag or file> choose what embed and tune work on; without them, the demo."
 	@echo "make help-dev lists the checks and benchmarks for developers"
 
 help-dev:
@@ -93,52 +64,66 @@ $(VENV)/ray-installed: requirements-ray.txt $(VENV)/installed
 	touch $@
 
 demo: install ## the whole path on the data that ship with the project: embed, tune, report, serve, predict
-	$(PY) -m demo
+	@$(PY) -m demo
 
 ##@ Data and vectors
+data.argument := DATA
 data: install ## where MultiOFF and Hateful Memes are published; with DATA=<folder>, compare that folder with them
-	$(PY) -m embed data $(if $(call given,DATA),"$(DATA)")
+	@$(PY) -m embed data $(arguments)
 
+audit.options := $(tables)
+audit.argument := DATA
 audit: install ## problems in DATA (missing pictures, copies, labels), as a table and a page
-	$(PY) -m embed audit "$(DATA)" $(PICTURES)
+	@$(PY) -m embed audit $(arguments)
 
-embed: install $(if $(filter ray,$(ENGINE)),$(VENV)/ray-installed) ## embed DATA with MODEL into artifacts/vectors (options: docs/embedding.md)
-	$(PY) -m embed $(SOURCE) $(PICTURES) --precision "$(PRECISION)" --device "$(DEVICE)" --engine "$(ENGINE)" $(if $(OCR),--ocr) $(if $(OCR_LANG),--ocr-lang "$(OCR_LANG)")
+embed.options := $(vectors) $(tables) PRECISION DEVICE ENGINE OCR OCR_LANG
+embed: install $(if $(filter ray,$(call set,ENGINE)),$(VENV)/ray-installed) ## embed DATA with MODEL into artifacts/vectors (options: docs/embedding.md)
+	@$(PY) -m embed $(arguments)
 
 ##@ Model
+tune.options := $(vectors) $(search) PROTOCOL SHIP REVIEW
 tune: install ## tune fusion heads on DATA's vectors: TRIALS=200 in all, resumable (options: docs/tuning.md)
-	$(PY) -m head tune $(SOURCE) $(SEARCH) --protocol "$(PROTOCOL)" --ship "$(SHIP)" $(if $(REVIEW),--review "$(REVIEW)")
+	@$(PY) -m head tune $(arguments)
 
+tune-nested.options := $(vectors) $(search)
 tune-nested: install ## estimate tune by nested cross-validation; takes five times as long
-	$(PY) -m head nested $(SOURCE) $(SEARCH)
+	@$(PY) -m head nested $(arguments)
 
+finetune.options := BUNDLE BLOCKS TOWERS LORA EPOCHS LEARNING_RATE DEVICE SEED
 finetune: install ## fine-tune the last BLOCKS of BUNDLE's encoder (options: docs/finetune.md)
-	$(PY) -m finetune --bundle "$(BUNDLE)" --blocks "$(BLOCKS)" --towers "$(TOWERS)" --lora "$(LORA)" --epochs "$(EPOCHS)" \
-		--device "$(DEVICE)" --seed "$(SEED)" $(if $(LEARNING_RATE),--learning-rate "$(LEARNING_RATE)")
+	@$(PY) -m finetune $(arguments)
 
+report.options := MISS ALARM PREVALENCE
+report.argument := BUNDLE
 report: install ## evaluate BUNDLE on its test memes, once, and write report.html (options: docs/report.md)
-	$(PY) -m report "$(BUNDLE)" --miss "$(MISS)" --alarm "$(ALARM)" $(if $(PREVALENCE),--prevalence "$(PREVALENCE)")
+	@$(PY) -m report $(arguments)
 
 compare: install ## two bundles side by side: make compare artifacts/bundles/A artifacts/bundles/B
-	@$(PY) -m report compare $(filter-out compare,$(MAKECMDGOALS))
+	@$(PY) -m report compare $(foreach bundle,$(filter-out compare,$(MAKECMDGOALS)),'$(bundle)')
 
 ##@ Serving
+export.options := BUNDLE
 export: install ## write BUNDLE with its encoder to artifacts/exports, to serve it without a network
-	$(PY) -m api export --bundle "$(BUNDLE)"
+	@$(PY) -m api export $(arguments)
 
+serve.options := BUNDLE HOST PORT DEVICE
 serve: install ## serve BUNDLE over HTTP on HOST:PORT (default: the bundle tuned last)
-	$(PY) -m api serve --bundle "$(BUNDLE)" --host "$(HOST)" --port "$(PORT)" --device "$(DEVICE)"
+	@$(PY) -m api serve $(arguments)
 
 ##@ Container
+image.options := $(build)
 image: engine ## build the container image IMAGE for CPUs (TORCH_INDEX_URL= for GPUs)
-	docker build --target serve $(BUILD_ARGS) --tag "$(IMAGE)" .
+	docker build --target serve $(build_args) --tag "$$IMAGE" .
 
+push.options := $(build)
 push: named image ## build and push the image: make push IMAGE=user/name:tag, after docker login
-	docker push "$(IMAGE)"
+	docker push "$$IMAGE"
 
+# Without BUNDLE on the command line a container serves the bundle that is in its image.
+up.options := $(build) BUNDLE PUBLISH KEYS CPUS MEMORY RUN_AS
 up: bundled image ## start it on port 8080 of this machine, with the demo's bundle or BUNDLE=<folder from make export>
-	$(COMPOSE) up --detach --no-build --wait --wait-timeout 900 serve
-	@echo "http://$(or $(PUBLISH),127.0.0.1:8080) answers; 'docker compose logs -f serve' shows its requests, 'make down' stops it"
+	@BUNDLE=$(if $(call set,BUNDLE),"$$($(bundle))") docker compose up --detach --no-build --wait --wait-timeout 900 serve
+	@echo "http://$${PUBLISH:-127.0.0.1:8080} answers; 'docker compose logs -f serve' shows its requests, 'make down' stops it"
 
 down: engine ## stop it, after it has answered the requests that it has received
 	docker compose --profile gpu down
@@ -147,13 +132,16 @@ engine:
 	@docker info > /dev/null 2>&1 || { echo "error: no container engine answers; 'docker info' says why" >&2; exit 2; }
 
 named:
-	@$(if $(findstring /,$(IMAGE)),:,echo "error: IMAGE=$(IMAGE) names no account; make push IMAGE=user/name:tag" >&2; exit 2)
+	@case "$$IMAGE" in */*) ;; *) echo "error: IMAGE=$$IMAGE names no account; make push IMAGE=user/name:tag" >&2; exit 2;; esac
 
+# prints the full path of BUNDLE, which is a folder or the name of a bundle
+bundle = { cd "$$BUNDLE" || cd "artifacts/bundles/$$BUNDLE"; } 2> /dev/null && test -f config.json && pwd
 bundled:
-	@$(if $(and $(call given,BUNDLE),$(if $(wildcard $(BUNDLE)/config.json),,no)),echo "error: $(BUNDLE) is no model bundle" >&2; exit 2,:)
+	@$(if $(call set,BUNDLE),$(bundle) > /dev/null || { echo "error: $$BUNDLE is no model bundle" >&2; exit 2; },:)
 
+image-check.options := TORCH_INDEX_URL
 image-check: install ## build the images without Docker and test them; needs root, buildah, mmdebstrap
-	$(PY) -m container $(if $(call given,TORCH_INDEX_URL),--torch-index-url "$(TORCH_INDEX_URL)")
+	@$(PY) -m container $(if $(filter TORCH_INDEX_URL,$(given)),--torch-index-url="$$TORCH_INDEX_URL")
 
 ##@ Development
 test: install ## run the tests
@@ -175,8 +163,9 @@ lint: install ## code, types, the Dockerfile, the compose file and the workflow
 	$(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/ci.yml
 
 ##@@ Benchmarks
+bench-embed.options := DATA
 bench-embed: install ## memes a second on DATA: open_clip, clip-retrieval, ours, and what the cores allow
-	$(PY) -m bench.embed --data "$(DATA)"
+	$(PY) -m bench.embed $(arguments)
 
 bench-crash: install ## kill -9 the embedding job 25 times and compare with an undisturbed run
 	$(PY) -m bench.crash
@@ -202,11 +191,31 @@ bench-halves: install ## what products in bfloat16 cost on this processor, again
 bench-finetune: install ## memes a second that learn: a plain loop over the whole model, ours
 	$(PY) -m bench.finetune
 
+bench-serve.options := DATA
 bench-serve: install ## requests a second on DATA: plain Flask, LitServe, ours without and with kept vectors
-	$(PY) -m bench.serve --data "$(DATA)"
+	$(PY) -m bench.serve $(arguments)
 
+bench-load.options := DATA
 bench-load: install ## 200 clients for a minute, then SIGTERM: refusals, latency, memory, an orderly end
-	$(PY) -m bench.load --data "$(DATA)"
+	$(PY) -m bench.load $(arguments)
 
+bench-ocr.options := DATA
 bench-ocr: install ## character error and time of reading DATA's pictures: RapidOCR and tesseract
-	$(PY) -m bench.ocr --data "$(DATA)"
+	$(PY) -m bench.ocr $(arguments)
+
+# What no target of this command takes, and what contradicts itself, is refused before anything is made.
+goals := $(or $(MAKECMDGOALS),help)
+taken := $(sort $(foreach goal,$(goals),$($(goal).options) $($(goal).argument)))
+unknown := $(firstword $(filter-out $(taken) PYTHON VENV SHELL,$(given)))
+similar = import difflib, sys; print(*difflib.get_close_matches(sys.argv[1].upper(), sys.argv[2:], 1))
+ifneq ($(unknown),)
+meant := $(shell $(PYTHON) -c '$(similar)' '$(subst ','\'',$(unknown))' $(taken))
+$(error make $(goals) takes no $(unknown)$(if $(meant), (did you mean $(meant)?))$(if $(taken),; it takes $(taken)))
+endif
+aimed := $(strip $(foreach aim,$(aims),$(if $(call set,$(aim)),$(aim))))
+ifneq ($(word 2,$(aimed)),)
+$(error $(aimed): a threshold has one aim, so give one of them)
+endif
+ifneq ($(filter-out on off,$(call set,OCR)),)
+$(error OCR=$(OCR): expected on or off)
+endif

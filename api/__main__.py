@@ -11,19 +11,22 @@ Exit codes: 0 done or stopped; 2 bad input, with a message on stderr, or no meme
 import argparse
 import gc
 import os
+import re
 import sys
-from dataclasses import fields
+from collections.abc import Callable
+from dataclasses import Field, fields, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+from cache.edge import Parser, announce, exit_codes, run_as_command, stop_quietly
 
 if __name__ == "__main__":
+    stop_quietly()
     gc.disable()  # until `trim_memory`: collections while importing and loading take a quarter of the start-up time
 
-from api.commands.export import export_bundle
-from api.commands.predict import predict
-from api.commands.predict_folder import predict_folder
 from api.settings import ServeSettings
-from cache import refuse
+from cache import find_bundle
 
 _HELP = {
     "bundle": "model bundle to load",
@@ -46,35 +49,64 @@ _HELP = {
 _PREDICT_FIELDS = ("bundle", "artifacts", "model", "pretrained", "device", "ocr", "ocr_lang")
 _EXPORT_FIELDS = ("bundle", "artifacts", "model", "pretrained")
 _FOLDER_FIELDS = (*_PREDICT_FIELDS, "batch")
+# Kubernetes sets API_PORT to such a value where a service is called "api".
+_OF_KUBERNETES = re.compile(r"(tcp|udp|sctp)://")
 
 
+@exit_codes()
 def main(arguments: list[str] | None = None) -> int:
     """Run one of the commands; return the exit code."""
     options = vars(_parser().parse_args(arguments))
     command = options.pop("command")
     given = {name: options.pop(name) for name in ("image", "text", "explain", "source", "out") if name in options}
+    settings = _settings(options)
     say = partial(print, file=sys.stderr)
-    try:
-        settings = ServeSettings(**options)
-        if command == "predict":
-            print(predict(**given, settings=settings))
-        elif command == "predict-folder":
-            return predict_folder(**given, settings=settings, say=say)
-        elif command == "export":
-            print(export_bundle(settings, **given, say=say))
-        else:
-            from api.server import serve  # not at the top: only this command needs Flask and waitress
+    # each command is imported here: torch takes seconds, and the arguments are judged before
+    if command == "serve":
+        from api.server import serve  # only this command needs Flask and waitress
 
-            serve(settings, say=partial(print, flush=True))
-    except (ValueError, OSError) as error:
-        return refuse(error)
-    except KeyboardInterrupt:  # while loading; a listening server handles SIGINT itself
-        return 130
+        serve(settings, say=partial(print, flush=True))
+        return 0
+    announce(command, bundle=settings.bundle, memes=given.get("image") or given.get("source"), out=given.get("out"))
+    if command == "predict":
+        from api.commands.predict import predict
+
+        print(predict(**given, settings=settings))
+    elif command == "predict-folder":
+        from api.commands.predict_folder import predict_folder
+
+        return predict_folder(**given, settings=settings, say=say)
+    else:
+        from api.commands.export import export_bundle
+
+        print(export_bundle(settings, **given, say=say))
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m api", description="Classify memes with a model bundle.")
+def _settings(options: dict[str, Any]) -> ServeSettings:
+    """The settings from the flags, None where not given, else from the environment. Raises ValueError, naming the variable, and
+    NoBundle."""
+    values = {name: value for name, value in options.items() if value is not None}
+    for setting in fields(ServeSettings):
+        word = os.environ.get(_variable(setting.name), "")
+        if word and not _OF_KUBERNETES.match(word) and options.get(setting.name, word) is None:
+            values[setting.name] = _read(setting, word)
+    try:
+        settings = ServeSettings(**values)
+    except ValueError as error:
+        name, _, reason = str(error).partition(": ")
+        if options[name] is not None:
+            raise
+        raise ValueError(f"{_variable(name)}: {reason}") from error
+    return replace(settings, bundle=find_bundle(settings.bundle, settings.artifacts))
+
+
+def _variable(name: str) -> str:
+    return f"API_{name.upper()}"
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="python -m api", description="Classify memes with a model bundle.")
     commands = parser.add_subparsers(dest="command", required=True)
     serving = commands.add_parser("serve", help="answer over HTTP")
     predicting = commands.add_parser("predict", help="classify one picture and print the JSON")
@@ -96,15 +128,24 @@ def _parser() -> argparse.ArgumentParser:
     )
     for setting in fields(ServeSettings):
         for command in (command for command, names in takers if names is None or setting.name in names):
-            variable = f"API_{setting.name.upper()}"
             command.add_argument(
                 f"--{setting.name.replace('_', '-')}",
-                type=_truth if isinstance(setting.default, bool) else type(setting.default),
-                # argparse passes string defaults through `type`: a bad variable gives the same error as a bad flag
-                default=os.environ.get(variable, setting.default),
-                help=f"{_HELP[setting.name]} (default: {setting.default}; or {variable})",
+                type=_type(setting),
+                help=f"{_HELP[setting.name]} (default: {setting.default}; or {_variable(setting.name)})",
             )
     return parser
+
+
+def _type(setting: Field[Any]) -> Callable[[str], Any]:
+    return _truth if isinstance(setting.default, bool) else type(setting.default)
+
+
+def _read(setting: Field[Any], word: str) -> Any:
+    try:
+        return _type(setting)(word)
+    except (ValueError, argparse.ArgumentTypeError) as error:
+        expected = {int: "a whole number", float: "a number", bool: "true or false"}[type(setting.default)]
+        raise ValueError(f"{_variable(setting.name)}: expected {expected}, got {word!r}") from error
 
 
 def _truth(word: str) -> bool:
@@ -114,7 +155,5 @@ def _truth(word: str) -> bool:
 
 
 if __name__ == "__main__":
-    code = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)  # the interpreter's shutdown aborts (exit 134) while a thread is in torch
+    # the interpreter's shutdown aborts (exit 134) while a thread is in torch
+    run_as_command(main, at_once=range(256))

@@ -14,9 +14,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from cache.edge import Parser, announce, exit_codes, run_as_command, stop_quietly
+
+if __name__ == "__main__":
+    stop_quietly()
+
 from cache.contents import UnusableStore, open_store, store_folders
 from cache.demo import chosen_model
-from cache.errors import refuse
 from cache.exchange.exporting import export_index
 from cache.exchange.formats import SUFFIXES
 from cache.exchange.importing import import_rows
@@ -30,22 +34,15 @@ _STORE_COLUMNS = ("spec_id", "model", "feature", "dtype", "images", "texts", "fa
 _INDEX_COLUMNS = ("index", "spec_id", "rows", "skipped", "splits")
 
 
+@exit_codes("stopped; finished work is kept")
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return the exit code."""
     options = _parser().parse_args(arguments)
-    try:
-        return options.run(options)
-    except (ValueError, OSError) as error:
-        return refuse(error)
-    except KeyboardInterrupt:
-        print("stopped; finished work is kept", file=sys.stderr)
-        return 130
+    return options.run(options)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m cache", description="Verify, count, compact, export and import cached vectors."
-    )
+def _parser() -> Parser:
+    parser = Parser(prog="python -m cache", description="Verify, count, compact, export and import cached vectors.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, run: Any, summary: str) -> argparse.ArgumentParser:
@@ -74,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _verify(options: argparse.Namespace) -> int:
+    _begin("verify", options.artifacts)
     found = verify(options.artifacts)
     for finding in found.findings:
         print(f"{finding.damage}\n    {finding.remedy}")
@@ -85,6 +83,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _stats(options: argparse.Namespace) -> int:
+    _begin("stats", options.artifacts)
     counted = stats(options.artifacts)
     if options.json:
         print(json.dumps(counted, indent=1))
@@ -110,7 +109,7 @@ def _table(columns: tuple[str, ...], records: list[Record]) -> list[str]:
 
 
 def _compact(options: argparse.Namespace) -> int:
-    for folder in store_folders(options.artifacts):
+    for folder in _begin("compact", options.artifacts):
         try:
             store = open_store(folder)
         except UnusableStore as error:
@@ -127,6 +126,7 @@ def _export(options: argparse.Namespace) -> int:
     model = chosen_model(options.index, options.model)
     request = DatasetRequest(options.index, model, options.pretrained, options.features, options.long_text)
     index_file = find_index(options.artifacts, request)
+    announce("export", index=index_file, to=options.out)
     rows = export_index(index_file, Layout(options.artifacts).vectors, options.out)
     print(f"{options.out}: {rows} rows of {index_file}")
     return 0
@@ -138,9 +138,16 @@ def _import(options: argparse.Namespace) -> int:
     return 0
 
 
+def _begin(command: str, artifacts: Path) -> list[Path]:
+    """Say what the command works on; the folders of the stores. Raises NoCache."""
+    folders = store_folders(artifacts)
+    announce(command, artifacts=artifacts)
+    return folders
+
+
 def _note(message: str) -> None:
     print(message, file=sys.stderr)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_as_command(main)

@@ -3,6 +3,7 @@
 Our own code raises ValueError with a message that says what to fix. A ValueError raised by a library is a bug of ours.
 """
 
+import select
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,8 +24,19 @@ def raised_here(error: BaseException) -> bool:
 
 
 def refuse(error: ValueError | OSError, words: Callable[[str], str] = str) -> int:
-    """Print `words(message)` on stderr and return exit code 2. Re-raises a ValueError that a library raised."""
+    """Print `words(message)` on stderr and return exit code 2. Re-raises a ValueError that a library raised, and the error of
+    printing to a closed pipe."""
     if isinstance(error, ValueError) and not raised_here(error):
+        raise error
+    if isinstance(error, BrokenPipeError) and reader_gone():
         raise error
     print(f"error: {words(str(error))}", file=sys.stderr)
     return 2
+
+
+def reader_gone() -> bool:
+    """Whether stdout or stderr is a pipe that nobody reads any more."""
+    poll = select.poll()
+    for stream in (1, 2):
+        poll.register(stream, 0)
+    return any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))

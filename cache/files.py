@@ -1,5 +1,6 @@
 """Atomic writes of files and folders: a kill at any moment leaves the old or the new version."""
 
+import errno
 import os
 import shutil
 import tempfile
@@ -8,13 +9,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+# A full disk, a quota or a limit that is reached, a broken disk: errors of write() that name no file.
+_OF_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
 
 def write_bytes_atomically(path: Path, data: bytes) -> None:
     """Write a temporary file beside `path`, fsync it and rename it to `path`; missing parent folders are created.
 
     The temporary name starts with a dot and ends in `.tmp`; a leftover after a kill is harmless.
-    Raises OSError when the disk is full or the folder cannot be written.
+    Raises OSError, which names `path`, when the disk is full or the folder cannot be written.
     """
+    with naming(path):
+        _write_atomically(path, data)
+
+
+def _write_atomically(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     os.close(handle)
@@ -45,13 +54,25 @@ def folder_replaced(folder: Path) -> Iterator[Path]:
     staging = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
     staging.mkdir(parents=True)
     try:
-        yield staging
+        with naming(folder):
+            yield staging
         for path in (*staging.rglob("*"), staging):
             sync(path)
         _replace(staging, folder)
         sync(folder.parent)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name `path` in an OSError of write(), which says only "No space left on device"."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _OF_WRITE or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def file_stamp(path: Path) -> list[int] | None:

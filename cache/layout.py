@@ -118,9 +118,14 @@ class Layout:
         """The audit's page; a name too long for the file system is cut at its beginning."""
         return self.artifacts / "audit" / f"{data_name(data)[-_LONGEST_NAME:]}.html"
 
+    @property
+    def bundles(self) -> Path:
+        """The folder of the model bundles."""
+        return self.artifacts / "bundles"
+
     def bundle(self, name: str) -> Path:
         """The folder of a model bundle."""
-        return self.artifacts / "bundles" / name
+        return self.bundles / name
 
     def nested(self, name: str) -> Path:
         """The folder of a nested cross-validation; name: of the index."""

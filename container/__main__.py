@@ -10,7 +10,6 @@ it.
 Needs root. Exit 0: all checks passed; 1: a check failed; 2: no root, or tools are missing.
 """
 
-import argparse
 import base64
 import json
 import os
@@ -19,6 +18,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+
+from cache.edge import Parser, exit_codes, run_as_command, stop_quietly
+
+if __name__ == "__main__":
+    stop_quietly()
 
 from container.build import CommandFailed, Image, ImageBuilder, run
 from container.running import Running, running
@@ -41,9 +45,10 @@ sys.exit(answer.status != 200)
 """
 
 
+@exit_codes()
 def main(arguments: list[str] | None = None) -> int:
     """Check the files, build and test both images; return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m container", description="Build the images and test them.")
+    parser = Parser(prog="python -m container", description="Build the images and test them.")
     parser.add_argument("--torch-index-url", help="build argument TORCH_INDEX_URL (default: the Dockerfile's)")
     options = parser.parse_args(arguments)
     lacking = [package for tool, package in _TOOLS.items() if not shutil.which(tool)]
@@ -151,4 +156,4 @@ def _tail(log: Path) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_as_command(main)

@@ -6,9 +6,9 @@ Embed, tune, report, serve on a free port, classify one offensive and one harmle
 runs the other rooms' commands as a user would.
 """
 
-import argparse
 import base64
 import json
+import os
 import subprocess
 import sys
 import time
@@ -16,6 +16,11 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from cache.edge import Parser, exit_codes, run_as_command, stop_quietly
+
+if __name__ == "__main__":
+    stop_quietly()
 
 from demo.examples import Example, pair
 
@@ -36,9 +41,10 @@ for your own memes, with a real model: this encoder knows only the drawn picture
   make tune DATA=<the same> MODEL=ViT-B-32 PRETRAINED=openai    then make report, make serve"""
 
 
+@exit_codes("stopped; run it again to continue, finished steps are kept")
 def main(arguments: list[str] | None = None) -> int:
     """Run every step; return the first failing step's exit code, or 0."""
-    argparse.ArgumentParser(
+    Parser(
         prog="python -m demo", description="Embed, tune, report and serve the demo data set, and classify two memes."
     ).parse_args(arguments)
     started = time.monotonic()
@@ -68,7 +74,12 @@ def _say(title: str) -> None:
 def _server() -> Iterator[str]:
     """A server on a free port, stopped by SIGTERM afterwards; yields its URL."""
     command = [sys.executable, "-m", "api", "serve", "--port", "0"]
-    with _LOG.open("w") as log, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as process:
+    # settings of another server, such as its keys, are not the demo's
+    usual = {name: value for name, value in os.environ.items() if not name.startswith("API_")}
+    with (
+        _LOG.open("w") as log,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=usual) as process,
+    ):
         try:
             line = process.stdout.readline().strip() if process.stdout else ""
             if not line:
@@ -86,14 +97,13 @@ def _server() -> Iterator[str]:
 def _predict(url: str, meme: Example) -> None:
     body = {"image": base64.b64encode(meme.picture.read_bytes()).decode(), "text": meme.text}
     request = urllib.request.Request(f"{url}/predict", json.dumps(body).encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as response:
+    # a proxy (http_proxy) cannot reach this machine's own address
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with direct.open(request, timeout=60) as response:
         answer = json.load(response)
     print(f"\nPOST /predict  {meme.picture}  (labelled {meme.label})")
     print(json.dumps(answer, indent=2, ensure_ascii=False))
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit("stopped; run it again to continue, finished steps are kept")
+    run_as_command(main)

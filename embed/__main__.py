@@ -8,14 +8,17 @@ Messages and progress go to stderr, the summary to stdout. Exit 0: done; 2: bad 
 130: interrupted, finished work is kept.
 """
 
-import argparse
 import json
-import os
 import sys
 from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+
+from cache.edge import Parser, announce, exit_codes, run_as_command, stop_quietly
+
+if __name__ == "__main__":
+    stop_quietly()
 
 from cache import (
     DEMO_DATA,
@@ -41,6 +44,7 @@ from embed.published.command import main as data
 _SKIPPED_LINES = 20
 
 
+@exit_codes("interrupted; finished work is kept, run the same command to continue")
 def main(arguments: list[str] | None = None) -> int:
     """Run the job; return the exit code."""
     words = sys.argv[1:] if arguments is None else arguments
@@ -55,23 +59,19 @@ def main(arguments: list[str] | None = None) -> int:
     as_json = given.pop("json")
     options = EncoderOptions(**{name: given.pop(name) for name in ("features", "precision", "long_text")})
     settings = EmbedSettings(**given, options=options)
+    check_exists(Path(settings.data))
+    settings = replace(settings, model=required_model(settings.data, settings.model))
+    announce("embed", data=settings.data, model=settings.encoder, artifacts=settings.artifacts)
     try:
-        check_exists(Path(settings.data))
-        settings = replace(settings, model=required_model(settings.data, settings.model))
         summary = embed_dataset(settings, say=lambda note: print(note, file=sys.stderr))
-    except KeyboardInterrupt:
-        print("interrupted; finished work is kept, run the same command to continue", file=sys.stderr)
-        return 130
-    except ValueError as error:
-        return refuse(error)
     except OSError as error:
         return refuse(error, lambda text: f"{text}; results go to {settings.artifacts}/, finished work there is kept")
     print(json.dumps(_as_json(settings, summary)) if as_json else _report(settings, summary))
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m embed", description="Embed a folder of memes with CLIP, once.")
+def _parser() -> Parser:
+    parser = Parser(prog="python -m embed", description="Embed a folder of memes with CLIP, once.")
     parser.add_argument("--data", default=DEMO_DATA, help="folder of memes, or one table (default: %(default)s)")
     add_choices(parser)
     parser.add_argument("--model", default="", help="open_clip model; demo: the demo's, the default for its data only")
@@ -192,9 +192,5 @@ def _counts(summary: Summary, part: str) -> str:
 
 
 if __name__ == "__main__":
-    code = main()
-    sys.stdout.flush()
-    if code == 130:
-        # sys.exit waits for threads to finish their batch, many seconds for a large model.
-        os._exit(code)
-    sys.exit(code)
+    # threads would finish their batch first: many seconds for a large model
+    run_as_command(main, at_once=(130,))

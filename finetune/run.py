@@ -18,7 +18,8 @@ from cache import require_same_spec
 from embed.clip.delta import DELTA
 from embed.clip.hardware import choose_device
 from embed.clip.options import EncoderOptions, EncoderRequest
-from embed.clip.unfrozen import SIDES, Unfreezing, UnfrozenEncoder, load_unfrozen
+from embed.clip.unfrozen import Unfreezing, UnfrozenEncoder, load_unfrozen
+from finetune import TOWERS
 from finetune.activations import ActivationCache
 from finetune.checkpoint import Checkpoint
 from finetune.finish import TrainedHeads, embed_finetuned, save_finetuned
@@ -39,7 +40,6 @@ from head.model.ensemble import HeadEnsemble
 
 # Blocks narrower than this, as no published CLIP has, are too little work to divide between cores.
 _NARROW = 256
-TOWERS = {"both": SIDES, "image": ("image",), "text": ("text",)}
 
 
 @dataclass(frozen=True)

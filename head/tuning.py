@@ -20,7 +20,8 @@ from head.data.folds import Protocol
 from head.fitting import ENSEMBLE, SINGLE
 from head.judge.threshold import Aim
 from head.pipeline import Pick, TuneConfig, Tuned, study_digest
-from head.search.study import KindPruner, StudyConfig, sampler
+from head.search.config import StudyConfig, sqlite_url
+from head.search.study import KindPruner, sampler
 
 BEST = "best"
 # Methods that can be asked for by name; "regression" is short for the one on both sides.
@@ -53,7 +54,7 @@ class SearchRequest:
             study = f"{source.file.stem}-{study_digest(source.fingerprint, self.protocol, self.seed)[:8]}"
         if not storage:
             artifacts.mkdir(parents=True, exist_ok=True)
-            storage = f"sqlite:///{Layout(artifacts).studies.resolve()}"
+            storage = sqlite_url(Layout(artifacts).studies)
         study_config = StudyConfig(storage, study, self.trials, self.seed)
         return TuneConfig(study_config, self.protocol, self.aim, self.jobs, self.device)
 

@@ -25,7 +25,7 @@ from api.model.loading import load_model, make_reader
 from api.model.prediction import Meme, Predictor
 from api.schema import Prediction
 from api.settings import ServeSettings
-from cache import cores, path_notice, write_text_atomically
+from cache import cores, naming, path_notice, write_text_atomically
 from embed.base.errors import RowError
 from embed.base.text import MAX_TEXT, clean_text
 from embed.base.threads import run_ahead
@@ -213,7 +213,7 @@ def _opened(out: Path, version: str) -> Iterator[tuple[TextIO, list[dict[str, st
     kept = _HEADER + _lines(done)
     if kept.encode() != data:
         write_text_atomically(out, kept)
-    with out.open("a", encoding="utf-8", newline="") as file:
+    with naming(out), out.open("a", encoding="utf-8", newline="") as file:
         yield file, done
 
 

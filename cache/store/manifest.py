@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from cache.files import sync, write_text_atomically
+from cache.files import naming, sync, write_text_atomically
 from cache.store.keys import file_digest
 from cache.store.segments import KINDS, DamagedSegment
 
@@ -58,12 +58,14 @@ def write_manifest(folder: Path, entries: Iterable[Entry]) -> None:
 
 def append_entry(folder: Path, entry: Entry) -> None:
     """Append a line by one O_APPEND write, so that lines of two jobs do not mix. Raises OSError."""
-    handle = os.open(manifest_path(folder), os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+    path = manifest_path(folder)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
     try:
         size = os.fstat(handle).st_size
         torn = size > 0 and os.pread(handle, 1, size - 1) != b"\n"  # last line of a killed job
-        os.write(handle, (("\n" if torn else "") + json.dumps(entry) + "\n").encode())
-        os.fsync(handle)
+        with naming(path):
+            os.write(handle, (("\n" if torn else "") + json.dumps(entry) + "\n").encode())
+            os.fsync(handle)
     finally:
         os.close(handle)
     sync(folder)

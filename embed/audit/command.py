@@ -8,7 +8,6 @@ Exit 0: done, with or without findings; 1: nothing in the data can be used; 2: u
 130: interrupted.
 """
 
-import argparse
 import json
 import sys
 from collections import Counter
@@ -19,7 +18,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from cache import Layout, chosen_model, content_key, limit_threads, refuse
+from cache import DEMO_DATA, Layout, Parser, announce, chosen_model, content_key, exit_codes, limit_threads, refuse
 from embed.audit.findings import (
     Finding,
     Group,
@@ -69,10 +68,12 @@ class Audit:
     useless: str = ""
 
 
-def main(arguments: list[str]) -> int:
+@exit_codes("interrupted; nothing was written")
+def main(arguments: list[str] | None) -> int:
     """Check the data set that the arguments name; return the exit code."""
     options = _parser().parse_args(arguments)
     page = Layout(options.artifacts).audit_page(options.data)
+    announce("audit", data=options.data, page=page)
     limit_threads()
     try:
         file = Layout(options.artifacts).choices(options.data)
@@ -80,9 +81,6 @@ def main(arguments: list[str]) -> int:
         audit = _audit(options.data, choices, chosen_model(options.data, options.model))
         remember(file, choices)
         write_page(page, Path(audit.data).resolve().name, audit.root, _heading(audit), audit.findings)
-    except KeyboardInterrupt:
-        print("interrupted; nothing was written", file=sys.stderr)
-        return 130
     except (ValueError, OSError) as error:
         return refuse(error, _printable)
     if options.json:
@@ -94,9 +92,15 @@ def main(arguments: list[str]) -> int:
     return int(bool(audit.useless))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m embed audit", description="Say what is odd about a data set.")
-    parser.add_argument("data", metavar="DATA", help="folder of memes, or one table")
+def _parser() -> Parser:
+    parser = Parser(prog="python -m embed audit", description="Say what is odd about a data set.")
+    parser.add_argument(
+        "data",
+        metavar="DATA",
+        nargs="?",
+        default=DEMO_DATA,
+        help="folder of memes, or one table (default: %(default)s)",
+    )
     add_choices(parser)
     parser.add_argument("--artifacts", type=Path, default=Path("artifacts"), help="where the page goes")
     parser.add_argument(

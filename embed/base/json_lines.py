@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from cache import naming
+
 
 def append_line(path: Path, value: Any) -> None:
     """Append a value as one line, creating missing folders. Raises OSError when the disk is full."""
@@ -13,7 +15,8 @@ def append_line(path: Path, value: Any) -> None:
     handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     try:
         # One O_APPEND write, so lines of other writers do not mix in; the first newline ends a torn line.
-        os.write(handle, f"\n{json.dumps(value)}\n".encode())
+        with naming(path):
+            os.write(handle, f"\n{json.dumps(value)}\n".encode())
     finally:
         os.close(handle)
 

@@ -7,39 +7,34 @@ downloaded: getting the data and agreeing to their terms is up to the user.
 Exit 0: everything known agrees; 1: something differs; 2: bad input, reported in one sentence; 130: interrupted.
 """
 
-import argparse
-import sys
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from cache import refuse
+from cache import Parser, announce, exit_codes
 from embed.published.check import UNKNOWN, Check, check, recognise
 from embed.published.registry import PUBLISHED, Published, PublishedSplit
 
 _AGREES = "Everything known agrees."
 
 
-def main(arguments: list[str], known: Sequence[Published] = PUBLISHED) -> int:
+@exit_codes("interrupted")
+def main(arguments: list[str] | None, known: Sequence[Published] = PUBLISHED) -> int:
     """Describe the data sets, or check the folder in the arguments; return the exit code."""
     folder = _parser().parse_args(arguments).folder
     if folder is None:
         print("\n\n".join(map(_describe, known)))
         print("\nThis project downloads none of these links, and they have not been tested.")
         return 0
-    try:
-        published = recognise(folder, known)
-        checks = check(folder, published)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except (ValueError, OSError) as error:
-        return refuse(error)
+    published = recognise(folder, known)
+    announce("data", folder=folder, published=published.name)
+    checks = check(folder, published)
     print(_report(folder, published, checks))
     return int(not all(found.agrees for found in checks))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m embed data", description="List the published data sets, or check a folder against them."
     )
     parser.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="the downloaded folder or zip file")
@@ -83,6 +78,8 @@ def _report(folder: Path, published: Published, checks: list[Check]) -> str:
             "",
             verdict + (f" {unknown} of {len(checks)} could not be checked: not known here." if unknown else ""),
             f"Note: {published.remark}.",
-            f'Next: make audit DATA="{folder}"' if folder.is_dir() else "Next: unpack it, make data DATA=<its folder>",
+            f"Next: make audit DATA={shlex.quote(str(folder))}"
+            if folder.is_dir()
+            else "Next: unpack it, make data DATA=<its folder>",
         ]
     )

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cache import Layout
+from cache import Layout, naming
 
 
 def note_reading(artifacts: Path, config: dict[str, Any], memes: int) -> None:
@@ -16,7 +16,7 @@ def note_reading(artifacts: Path, config: dict[str, Any], memes: int) -> None:
     path = _path(artifacts, config)
     path.parent.mkdir(parents=True, exist_ok=True)
     line = {"bundle": config["name"], "version": config["version"], "date": _today(), "memes": memes}
-    with path.open("a", encoding="utf-8") as file:
+    with naming(path), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
 
 

@@ -16,11 +16,12 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, IntegrityError, ProgrammingError, SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 from tqdm import tqdm
 
 from head.model.fusion import HeadConfig
 from head.model.training import TrainConfig
+from head.search.config import StudyConfig
 from head.search.space import Space
 from head.search.workers import Outcome, Settings, Trainer
 
@@ -50,37 +51,6 @@ class OtherData(ValueError):
 
 class StudyUnusable(ValueError):
     """The study's storage cannot be reached, read or written."""
-
-
-@dataclass(frozen=True)
-class StudyConfig:
-    """storage: an SQLAlchemy URL; study: its name there; trials: the total to reach, earlier runs included. Raises ValueError for
-    values out of range or an invalid URL."""
-
-    storage: str
-    study: str
-    trials: int = 200  # under two minutes on two cores for some 600 memes
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.trials < 1:
-            raise ValueError(f"trials: expected at least 1, got {self.trials}")
-        if not self.study:
-            raise ValueError("study: expected a name, got an empty one")
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed: expected a whole number from 0 to 2**32 - 1, got {self.seed}")
-        try:
-            make_url(self.storage)
-        except (ArgumentError, ValueError):  # their messages and causes may contain the password
-            got = self.storage.rpartition("@")[2]
-            raise ValueError(
-                f"storage: expected a URL such as postgresql://user:password@host/database, got one that ends in {got!r}"
-            ) from None
-
-    @property
-    def place(self) -> str:
-        """The storage's URL without its password."""
-        return make_url(self.storage).render_as_string(hide_password=True)
 
 
 @dataclass(frozen=True)

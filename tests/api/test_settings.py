@@ -33,8 +33,12 @@ VALUES: dict[str, tuple[Any, str]] = {
 
 
 @pytest.fixture
-def served(monkeypatch: pytest.MonkeyPatch) -> list[ServeSettings]:
-    """The settings that `serve` was called with."""
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[ServeSettings]:
+    """The settings that `serve` was called with; there are a bundle "b" and one in the usual place."""
+    monkeypatch.chdir(tmp_path)
+    for folder in (Path("b"), ServeSettings().bundle):
+        folder.mkdir(parents=True)
+        (folder / "config.json").touch()
     calls: list[ServeSettings] = []
     monkeypatch.setattr(api.server, "serve", lambda settings, say: calls.append(settings))
     for field in fields(ServeSettings):
@@ -101,12 +105,15 @@ def test_values_out_of_range_are_errors(
 @pytest.mark.parametrize(
     ("variable", "value", "sentence"),
     [
-        ("API_PORT", "eighty", "invalid int value: 'eighty'"),
-        ("API_WAIT_MS", "soon", "invalid float value: 'soon'"),
-        ("API_LOG_CONTENT", "yes", "expected true or false, got 'yes'"),
+        ("API_PORT", "eighty", "API_PORT: expected a whole number, got 'eighty'"),
+        ("API_PORT", "99999", "API_PORT: expected 0 to 65535, got 99999"),
+        ("API_WAIT_MS", "soon", "API_WAIT_MS: expected a number, got 'soon'"),
+        ("API_LOG_CONTENT", "yes", "API_LOG_CONTENT: expected true or false, got 'yes'"),
+        ("API_DEVICE", "tpu", "API_DEVICE: expected one of auto, cpu, cuda, got 'tpu'"),
+        ("API_BUNDLE", "nowhere", "nowhere/config.json: no such file; existing bundles: latest"),
     ],
 )
-def test_bad_variables_are_refused_like_bad_flags(
+def test_a_bad_variable_is_named(
     variable: str,
     value: str,
     sentence: str,
@@ -114,14 +121,30 @@ def test_bad_variables_are_refused_like_bad_flags(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    flag = f"--{variable.removeprefix('API_').lower().replace('_', '-')}"
-    with pytest.raises(SystemExit, match="2"):
-        main(["serve", f"{flag}={value}"])
-    in_flag = capsys.readouterr().err
     monkeypatch.setenv(variable, value)
+    assert main(["serve"]) == 2 and not served
+    assert capsys.readouterr().err == f"error: {sentence}\n"
+
+
+@pytest.mark.parametrize("value", ["tcp://10.0.0.1:80", "udp://[fd00::1]:53", ""])
+def test_what_kubernetes_sets_for_a_service_called_api_is_ignored(
+    value: str, served: list[ServeSettings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("API_PORT", value)
+    assert main(["serve"]) == 0 and served[0].port == ServeSettings().port
+
+
+def test_a_flag_of_the_wrong_type_is_refused_in_one_sentence(
+    served: list[ServeSettings], capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit, match="2"):
-        main(["serve"])
-    assert sentence in in_flag and capsys.readouterr().err == in_flag and not served
+        main(["serve", "--port=eighty"])
+    said = capsys.readouterr().err
+    assert said == "error: --port: invalid int value: 'eighty'; see `python -m api serve --help`\n" and not served
+
+
+def test_a_bundle_is_found_by_its_name(served: list[ServeSettings]) -> None:
+    assert main(["serve", "--bundle=latest"]) == 0 and served[0].bundle == ServeSettings().bundle
 
 
 @pytest.mark.parametrize(("word", "value"), [("true", True), ("True", True), ("false", False), ("FALSE", False)])

@@ -1,5 +1,6 @@
 """A file or a folder is the old one or the new one, whatever happens between."""
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -116,3 +117,23 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkey
     with pytest.raises(KeyboardInterrupt):
         write_bytes_atomically(path, b"new")
     assert len(calls) == 1 and path.read_bytes() == b"old" and os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def full(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="file") as caught:
+        write_bytes_atomically(tmp_path / "file", b"x")
+    assert (caught.value.errno, caught.value.filename) == (code, str(tmp_path / "file"))
+    with pytest.raises(OSError, match="folder") as caught, folder_replaced(tmp_path / "folder"):
+        full()
+    assert caught.value.filename == str(tmp_path / "folder") and not list(tmp_path.iterdir())
+
+
+def test_an_error_that_is_not_of_writing_stays_as_it_is(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="unreachable") as caught, files.naming(tmp_path):
+        raise OSError(errno.EHOSTUNREACH, "unreachable")
+    assert caught.value.filename is None

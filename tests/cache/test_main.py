@@ -40,7 +40,7 @@ def test_verify_answers_0_for_a_whole_cache_and_1_for_damage(
     hurt = damage(artifacts)
     assert main(["verify", "--artifacts", str(artifacts)]) == 1
     said = capsys.readouterr()
-    assert str(hurt) in said.out and f"python -m cache import {artifacts / 'v.npz'} NAME" in said.out and not said.err
+    assert str(hurt) in said.out and f"python -m cache import {artifacts / 'v.npz'} NAME" in said.out
 
 
 def test_stats_are_a_table_and_json(artifacts: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,7 +104,7 @@ def test_ctrl_c_answers_130(
 
     monkeypatch.setattr(cache.__main__, "verify", stopped)
     assert main(["verify", "--artifacts", str(artifacts)]) == 130
-    assert capsys.readouterr().err.startswith("stopped")
+    assert capsys.readouterr().err.endswith("stopped; finished work is kept\n")
 
 
 def test_neither_torch_nor_a_needless_pyarrow_is_imported() -> None:

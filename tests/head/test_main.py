@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from fakes import SPEC, interrupted, planted_features, write_features
 from quick import quick_tuning
 
 from cache import NOTICE, DatasetIndex, demo, read_index, write_index
 from head import __main__ as command
+from head import command as running
 from head import nested as nesting
 from head import pipeline
 from head.bundle.format import load_bundle, read_predictions
@@ -231,14 +233,15 @@ def relabel(artifacts: Path, index: Path) -> None:
     ],
 )
 def test_what_the_user_can_put_right_is_one_sentence_and_exit_2(tmp_path, capsys, monkeypatch, change, more, message):
-    monkeypatch.setattr(command.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(workers, "train_head", lambda *_: pytest.fail("trained before it looked"))
     index = fill(tmp_path)
     if change:
         change(tmp_path, index)
     assert run(tmp_path, *more) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: ") and message in said and said.count("\n") == 1 and "hunter2" not in said
+    *before, said = capsys.readouterr().err.splitlines()
+    assert said.startswith("error: ") and message in said and "hunter2" not in said
+    assert all(line.startswith("tune: data data, index ") for line in before)
 
 
 def test_a_study_of_other_data_is_refused(tmp_path, capsys):
@@ -276,7 +279,7 @@ def test_two_targets_and_words_are_refused(tmp_path, capsys, options, message):
 
 def test_one_training_at_a_time_for_each_core_but_no_more_than_a_round(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(command, "tune_source", lambda _, config, *__: seen.append(config.jobs) or pytest.skip("seen"))
+    monkeypatch.setattr(running, "tune_source", lambda _, config, *__: seen.append(config.jobs) or pytest.skip("seen"))
     fill(tmp_path)
     for cores, asked in ((1, 0), (2, 0), (64, 0), (64, 3)):
         monkeypatch.setattr(command, "cores", lambda cores=cores: cores)
@@ -288,14 +291,15 @@ def test_one_training_at_a_time_for_each_core_but_no_more_than_a_round(tmp_path,
 def test_libraries_keep_to_the_cores(tmp_path, monkeypatch):
     called = []
     monkeypatch.setattr(command, "limit_threads", lambda: called.append(True))
-    assert run(tmp_path) == 2 and called
+    fill(tmp_path)
+    assert run(tmp_path, "--jobs=-1") == 2 and called
 
 
 def test_eight_memes_are_refused_with_what_to_do(tmp_path, capsys):
     write_features(tmp_path, replace(planted_features(8, splits=("train",)), label=np.array([0, 1] * 4)))
     assert run(tmp_path) == 2
-    said = capsys.readouterr().err
-    assert "Add memes, or name the splits in the data" in said and said.count("\n") == 1
+    *_, said = capsys.readouterr().err.splitlines()
+    assert said.startswith("error: ") and "Add memes, or name the splits in the data" in said
 
 
 def test_changed_data_begin_a_study_of_their_own_and_so_do_other_folds(tmp_path):

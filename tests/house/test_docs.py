@@ -1,5 +1,7 @@
 """README.md is short, its links and those of docs/ lead somewhere, and it leads to every page of docs/; the tree of files is true."""
 
+import errno
+import os
 import re
 from pathlib import Path
 
@@ -83,7 +85,8 @@ def test_every_modules_first_sentence_fits_its_line() -> None:
 
 
 def test_the_messages_in_troubleshooting_are_those_of_the_programs() -> None:
-    sources = "".join(path.read_text("utf-8") for room in ROOMS for path in (ROOT / room).rglob("*.py"))
+    programs = [ROOT / "Makefile", *(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))]
+    sources = "".join(path.read_text("utf-8") for path in programs) + os.strerror(errno.ENOSPC)
     sources = re.sub(r'"\s+f?"', "", sources)  # a string over several lines
     text = (ROOT / "docs" / "troubleshooting.md").read_text("utf-8").partition("## Containers")[0]
     quoted = re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE)

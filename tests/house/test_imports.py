@@ -14,17 +14,17 @@ MAY_IMPORT = {
     "api": {"cache", "embed", "head"},
     "report": {"cache", "embed", "head"},
     "finetune": {"cache", "embed", "head"},
-    "demo": set(),
+    "demo": {"cache"},
     "bench": {"api", "cache", "embed", "finetune", "head"},
-    "container": {"demo"},
+    "container": {"cache", "demo"},
 }
 # Sub-rooms and modules of a room, lowest first: each may import those before it. `__init__` and `__main__` import any.
 WITHIN = {
     room: tuple(order.split())
     for room, order in {
-        "cache": "errors exports cores files hdf5 layout store demo index contents exchange verify stats",
+        "cache": "errors exports edge cores files hdf5 layout bundles store demo index contents exchange verify stats",
         "embed": "base pictures data clip ocr engines audit published job",
-        "head": "request data model candidates search judge fitting pipeline bundle nested tuning",
+        "head": "request data model candidates search judge fitting pipeline bundle nested tuning command",
         "api": "settings schema metrics memory model commands http transport server",
     }.items()
 }

@@ -1,4 +1,4 @@
-"""The lists of files in the rooms' READMEs name every module and no other; the documents explain every variable."""
+"""The lists of files in the rooms' READMEs name every module and no other."""
 
 import re
 from pathlib import Path
@@ -18,11 +18,3 @@ def modules(room: str) -> set[str]:
 def test_a_rooms_own_readme_lists_its_files(room: str) -> None:
     text = (ROOT / room / "README.md").read_text("utf-8")
     assert set(re.findall(r"^\| `([\w/]+\.py)` \|", text, re.MULTILINE)) == modules(room)
-
-
-def test_every_variable_of_the_makefile_is_explained_somewhere() -> None:
-    makefile = (ROOT / "Makefile").read_text("utf-8")
-    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
-    words = "\n".join(page.read_text("utf-8") for page in pages)
-    for name in re.findall(r"^(\w+) \?=", makefile, re.MULTILINE):
-        assert name == "PYTHON" or f"{name}=" in words, name

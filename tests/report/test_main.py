@@ -101,7 +101,7 @@ def broken(values: dict[str, Any], name: str, change: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("name", "change", "said"),
     [
-        ("config", None, "config.json: cannot be read"),
+        ("config", None, "config.json: no such file"),
         ("metrics", None, "metrics.json: missing"),
         ("predictions", None, "predictions.json: missing"),
         ("predictions", lambda part: part.pop("test"), "damaged (KeyError('test'))"),
@@ -116,8 +116,8 @@ def test_a_damaged_bundle_is_an_error_in_one_line(
 ) -> None:
     write_bundle(tmp_path, broken(values, name, change))
     assert command.main([str(tmp_path)]) == 2
-    err = capsys.readouterr().err
-    assert err.startswith("error: ") and said in err and err.count("\n") == 1
+    *before, err = capsys.readouterr().err.splitlines()
+    assert err.startswith("error: ") and said in err and len(before) <= 1
     assert not (tmp_path / "report.html").exists()
 
 
@@ -136,7 +136,8 @@ def test_compare_refuses_a_bundle_without_metrics(
 def test_bad_arguments_are_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         command.main(words)
-    assert stopped.value.code == 2 and "usage: " in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert stopped.value.code == 2 and err.startswith("error: ") and err.count("\n") == 1 and "--help" in err
 
 
 def test_threads_are_limited(tmp_path: Path, values: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,14 +147,14 @@ def test_threads_are_limited(tmp_path: Path, values: dict[str, Any], monkeypatch
 
 
 def test_ctrl_c_exits_with_130(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, values: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(judging, "evaluate_bundle", interrupted)
-    assert command.main([str(tmp_path)]) == 130
-    assert capsys.readouterr().err == "stopped\n"
+    assert command.main([str(write_bundle(tmp_path, {**values, "metrics": None}))]) == 130
+    assert capsys.readouterr().err.endswith("\nstopped\n")
 
 
 def test_the_demos_encoder_is_named_on_the_screen_and_on_the_pages(

@@ -371,7 +371,7 @@ def test_other_folders_are_not_replaced(
     before = [files_of(folder) for folder in (tmp_path, one.bundle.parent)]
     assert exported(one, out) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"error: --out {out}: ") and message in error
+    assert f"\nerror: --out {out}: " in error and message in error
     assert [files_of(folder) for folder in (tmp_path, one.bundle.parent)] == before
 
 
@@ -492,7 +492,7 @@ def test_a_report_of_an_export_is_refused(one: Made, tmp_path: Path, capsys: pyt
     (never_judged / "metrics.json").unlink()
     for artifacts in (one.artifacts, never_judged / "training"):
         assert report([str(never_judged), "--artifacts", str(artifacts)]) == 2
-        assert capsys.readouterr().err.startswith("error: ")
+        assert "\nerror: " in capsys.readouterr().err
     assert files_of(one.export) == before
 
 

@@ -337,7 +337,7 @@ def test_a_missing_bundle_or_picture_exits_with_2(
     ):
         assert main(["predict", *arguments]) == 2
         error = capsys.readouterr().err
-        assert error.startswith("error: ") and said in error
+        assert error.splitlines()[-1].startswith("error: ") and said in error
     with pytest.raises(UnusableBundle):
         MemeClassifier.from_bundle(tmp_path, CPU)
 
