@@ -21,6 +21,11 @@ def classifier() -> FakeClassifier:
     return FakeClassifier()
 
 
+@pytest.fixture(autouse=True)
+def any_bundle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "find_bundle", lambda bundle, artifacts: bundle)
+
+
 @pytest.fixture
 def judged(monkeypatch: pytest.MonkeyPatch, classifier: FakeClassifier) -> list[bytes]:
     """Makes the command use the fake, and OCR return "sneer"; returns the pictures that were classified."""
