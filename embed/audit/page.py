@@ -31,7 +31,7 @@ _TEMPLATES = FileSystemLoader(Path(__file__).parent / "templates")
 def write_page(path: Path, name: str, root: Path, heading: list[str], findings: list[Finding]) -> None:
     """Write the page to `path`. Raises OSError.
 
-    name: of the data set; heading: "name value" lines; root: folder or URL of the pictures.
+    name: of the data set; heading: lines of a name in 12 columns and a value; root: folder or URL of the pictures.
     """
     environment = Environment(
         loader=_TEMPLATES, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True

@@ -197,6 +197,13 @@ def test_the_page_shows_pictures_and_obeys_no_name(tmp_path: Path, audit: Audit)
     assert sizes == {(240, 160)}
 
 
+def test_the_page_names_its_facts_as_the_screen_does(tmp_path: Path, audit: Audit) -> None:
+    save(scene(3), tmp_path / "data" / "a.png")
+    table(tmp_path / "data", ["a.png,,1,train,"])
+    page = Path(audit()["page"]).read_text("utf-8")
+    assert "<dt>no text</dt><dd>1 row; add OCR=on" in page and "<dt>train</dt>" in page
+
+
 def test_a_terminal_is_not_sent_what_it_would_obey(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table(tmp_path / "data", ['"\x1b]0;owned\x07\n.png",hi,1,train,', f"{'x' * 900}.png,ho,1,train,"])
     main([str(tmp_path / "data"), "--artifacts", str(tmp_path / "artifacts")])
