@@ -18,6 +18,11 @@ RECORDER = '#!/bin/sh\nprintf "%s\\0" "$@" > "$RECORD"\n'
 pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="no make: apt-get install make")
 
 
+def outside_make() -> dict[str, str]:
+    """The environment without what `make test` itself leaves in it: a make inside another one says where it works."""
+    return {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
+
+
 class Make:
     """Runs make in the project's folder with a virtual environment that only records what is run."""
 
@@ -34,8 +39,7 @@ class Make:
 
     def __call__(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
         self.record.unlink(missing_ok=True)
-        usual = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
-        variables = {**usual, "RECORD": str(self.record), "HOME": str(self.home), **environment}
+        variables = {**outside_make(), "RECORD": str(self.record), "HOME": str(self.home), **environment}
         command = ["make", f"VENV={self.venv}", *words]
         return subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
 
@@ -176,7 +180,8 @@ def test_every_variable_is_explained_somewhere() -> None:
 def printed(expression: str) -> list[str]:
     """The words that an expression of the Makefile expands to."""
     printing = ["--eval", f"print: ; @echo {expression}", "print"]
-    return subprocess.run(["make", *printing], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    done = subprocess.run(["make", *printing], cwd=ROOT, env=outside_make(), capture_output=True, text=True, check=True)
+    return done.stdout.split()
 
 
 def test_help_lists_the_targets(make: Make) -> None:
