@@ -495,6 +495,33 @@ def test_a_remembered_spec_counts_while_nothing_has_changed(tmp_path: Path) -> N
         assert recall_spec(memory, EncoderRequest("m", str(weights), FP32)) is None
 
 
+def test_a_changed_tokenizer_outdates_the_spec_of_a_folder(tmp_path: Path) -> None:
+    memory, wanted = tmp_path / "encoders.json", EncoderRequest(f"local-dir:{tmp_path / 'm'}", "", FP32)
+    (tmp_path / "m").mkdir()
+    for name in ("w.safetensors", "open_clip_config.json", "tokenizer.json"):
+        (tmp_path / "m" / name).write_text("one")
+    remember_spec(memory, wanted, {"a": 1}, tmp_path / "m" / "w.safetensors")
+    assert recall_spec(memory, wanted) == {"a": 1}
+    (tmp_path / "m" / "tokenizer.json").write_text("another")
+    assert recall_spec(memory, wanted) is None
+    remember_spec(memory, wanted, {"a": 1}, tmp_path / "m" / "w.safetensors")
+    (tmp_path / "m" / "special_tokens_map.json").write_text("added")
+    assert recall_spec(memory, wanted) is None
+
+
+def test_a_file_called_like_a_tag_is_not_taken_for_it(
+    tmp_path: Path, offline: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("laion400m_e31", "mine"):
+        (tmp_path / name).write_bytes(b"w")
+    with pytest.raises(EncoderUnavailable, match="could not be fetched"):
+        find_weights("ViT-B-32", "laion400m_e31")
+    with pytest.raises(EncoderUnavailable, match=r"the file of this name is \./mine"):
+        find_weights("ViT-B-32", "mine")
+    assert find_weights("ViT-B-32", "./mine")[1] == Path("mine")
+
+
 def test_a_published_tag_comes_from_the_files_already_fetched(
     tmp_path: Path, offline: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
