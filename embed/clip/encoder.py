@@ -104,7 +104,7 @@ def load_encoder(
     limit_threads()
     # TF32, torch's default for convolutions on a GPU, changes vectors by 1e-3; the spec says float32
     torch.backends.cudnn.allow_tf32 = False
-    precision = choose_precision(options.precision, device)
+    precision = choose_precision(options.precision, device, options.prefer)
     config, weights = find_weights(model, pretrained)
     tokenizer = load_tokenizer(model, options.long_text)
     clip, transform = load_clip(model, pretrained, device, precision, config, weights)

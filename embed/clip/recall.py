@@ -40,9 +40,8 @@ def remember_spec(memory: Path, wanted: EncoderRequest, spec: dict[str, Any], we
 def _request(wanted: EncoderRequest) -> str:
     whole = wanted.absolute()
     delta = [str(whole.delta)] if whole.delta else []
-    return json.dumps(
-        [whole.model, whole.pretrained, asdict(whole.options), library_versions(), *delta], sort_keys=True
-    )
+    options = {name: value for name, value in asdict(whole.options).items() if name != "prefer"}
+    return json.dumps([whole.model, whole.pretrained, options, library_versions(), *delta], sort_keys=True)
 
 
 def _read(memory: Path) -> dict[str, Any]:
