@@ -16,12 +16,10 @@ def choose_device(wanted: str = "auto") -> torch.device:
     return torch.device("cuda" if wanted != "cpu" and available else "cpu")
 
 
-def choose_precision(wanted: str, device: torch.device, prefer: str = "") -> str:
-    """One of `embed.clip.options.PRECISIONS`; auto becomes `prefer` or bf16 if native, else fp16 on a GPU and fp32 on a CPU."""
+def choose_precision(wanted: str, device: torch.device) -> str:
+    """One of `embed.clip.options.PRECISIONS`; auto becomes bf16 if native, else fp16 on a GPU and fp32 on a CPU."""
     if wanted != "auto":
         return wanted
-    if prefer and has_products(prefer, device):
-        return prefer
     fallback = "fp16" if device.type == "cuda" else "fp32"
     return "bf16" if has_products("bf16", device) else fallback
 

@@ -25,7 +25,7 @@ class EncoderOptions:
     (pooled columns, then projected ones); precision: "auto", "fp32", "bf16" or "fp16", of the weights, and of matrix
     products if the hardware has instructions for it; long_text: "truncate", or "chunk" for the mean of pieces that fit;
     picture: "seen", as a person sees it (`embed.pictures.appearance`), or "stored", as the file's pixels are; prefer: the
-    precision that "auto" means where the hardware has instructions for it, "" for the hardware's fastest.
+    precision to be used for "auto" if the model runs in it, "" for the hardware's fastest.
     """
 
     features: str = FEATURES[0]

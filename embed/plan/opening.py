@@ -47,11 +47,7 @@ def report_change(settings: EmbedSettings, earlier: DatasetIndex | None, store: 
         return ""
     missing = sum(map(len, wanted.missing(store).values()))
     total = sum(map(len, wanted.items.values()))
-    said = f"{settings.index} was made with another encoder ({fields}): {missing} of {total} vectors have to be made"
-    before, now = precision_of(earlier.spec), precision_of(store.spec)
-    if settings.options.prefer and before != now:
-        said += f"; PRECISION=auto means {now} here, PRECISION={before} keeps to the index, in float32 products"
-    return said
+    return f"{settings.index} was made with another encoder ({fields}): {missing} of {total} vectors have to be made"
 
 
 def report_damage(store: VectorStore, say: Callable[[str], None]) -> None:

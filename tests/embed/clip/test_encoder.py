@@ -340,6 +340,13 @@ def test_coca_has_no_halves_where_float32_would_stand_in_for_them_either(monkeyp
         load_encoder(DEMO, "", CPU, EncoderOptions(precision="bf16"))
 
 
+def test_auto_takes_the_preferred_precision_or_falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_encoder(DEMO, "", CPU, EncoderOptions(prefer="bf16")).spec["dtype"] == "bfloat16"
+    assert load_encoder(DEMO, "", CPU, EncoderOptions(prefer="fp32")).spec["dtype"] == "float32"
+    monkeypatch.setattr("embed.clip.encoder.CoCa", open_clip.model.CLIP)
+    assert load_encoder(DEMO, "", CPU, EncoderOptions(prefer="bf16")).spec["dtype"] == "float32"
+
+
 @pytest.mark.parametrize(("capability", "precision"), [((7, 5), "fp16"), ((8, 0), "bf16"), ((9, 0), "bf16")])
 def test_a_gpu_gets_the_halves_it_is_built_for(
     monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], precision: str
