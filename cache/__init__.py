@@ -11,6 +11,7 @@ from cache.exports import on_first_use
 
 if TYPE_CHECKING:
     from cache.bundles import NoBundle, find_bundle
+    from cache.columns import KeyColumn, NumberColumn, TextColumn
     from cache.demo import (
         DEMO_DATA,
         NOTICE,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     )
     from cache.index.parts import PARTS, PartRecord, part_of, read_parts, write_parts
     from cache.layout import FEATURES, LONG_TEXTS, DatasetRequest, Layout, absolute_if_file, data_name, names_a_file
+    from cache.store.key_table import KeyTable
     from cache.store.keys import content_key, file_digest, text_key
     from cache.store.segments import KINDS, DamagedSegment, Segment
     from cache.store.spec import SpecMismatch, differences, require_same_spec, spec_id
@@ -51,13 +53,17 @@ __all__ = [
     "DamagedSegment",
     "DatasetIndex",
     "DatasetRequest",
+    "KeyColumn",
+    "KeyTable",
     "Layout",
     "MissingVectors",
     "NoBundle",
+    "NumberColumn",
     "Parser",
     "PartRecord",
     "Segment",
     "SpecMismatch",
+    "TextColumn",
     "UnusableIndex",
     "VectorStore",
     "absolute_if_file",
@@ -102,6 +108,7 @@ __all__ = [
 
 _OFFERS = {
     "cache.bundles": "NoBundle find_bundle",
+    "cache.columns": "KeyColumn NumberColumn TextColumn",
     "cache.demo": "DEMO_DATA NOTICE chosen_model content_of demo_notice is_demo_encoder path_notice required_model",
     "cache.edge": "Parser announce exit_codes printable run_as_command stop_quietly",
     "cache.errors": "raised_here refuse",
@@ -109,6 +116,7 @@ _OFFERS = {
     "cache.index.dataset_index": "SPLITS DatasetIndex UnusableIndex find_index group_name read_index write_index",
     "cache.index.parts": "PARTS PartRecord part_of read_parts write_parts",
     "cache.layout": "FEATURES LONG_TEXTS DatasetRequest Layout absolute_if_file data_name names_a_file",
+    "cache.store.key_table": "KeyTable",
     "cache.store.keys": "content_key file_digest text_key",
     "cache.store.segments": "KINDS DamagedSegment Segment",
     "cache.store.spec": "SpecMismatch differences require_same_spec spec_id",

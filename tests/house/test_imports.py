@@ -22,7 +22,7 @@ MAY_IMPORT = {
 WITHIN = {
     room: tuple(order.split())
     for room, order in {
-        "cache": "errors exports edge cores files hdf5 layout bundles store demo index contents exchange verify stats",
+        "cache": "errors exports edge cores files columns hdf5 layout bundles store demo index contents exchange verify stats",
         "embed": "base pictures data clip ocr engines plan audit published job",
         "head": "request data model candidates search judge fitting pipeline bundle nested tuning command",
         "api": "settings schema metrics memory model commands http transport server",
