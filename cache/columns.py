@@ -30,6 +30,9 @@ class Column(Sequence[T]):
     def _values(self, start: int, stop: int) -> list[T]:
         raise NotImplementedError
 
+    def _slice(self, rows: range) -> Self:
+        return self.take(np.arange(rows.start, rows.stop, rows.step))
+
     @overload
     def __getitem__(self, at: int) -> T: ...
     @overload
@@ -37,7 +40,7 @@ class Column(Sequence[T]):
     def __getitem__(self, at: int | slice) -> T | Self:
         rows = range(len(self))[at]  # raises IndexError
         if isinstance(rows, range):
-            return self.take(np.arange(rows.start, rows.stop, rows.step))
+            return self._slice(rows)
         return self._values(rows, rows + 1)[0]
 
     def __iter__(self) -> Iterator[T]:
@@ -127,6 +130,9 @@ class KeyColumn(Column[str]):
     def take(self, rows: np.ndarray) -> "KeyColumn":
         """The column of these rows, (M,) integers or (N,) bool. Raises IndexError."""
         return KeyColumn(self.raw[rows])
+
+    def _slice(self, rows: range) -> "KeyColumn":
+        return KeyColumn(self.raw[rows.start : rows.stop]) if rows.step == 1 else super()._slice(rows)
 
     def _values(self, start: int, stop: int) -> list[str]:
         digits = self.raw[start:stop].tobytes().hex()

@@ -1,17 +1,39 @@
-"""Build HDF5 files in memory, with an optional SHA-256 in the user block.
+"""Read HDF5 files, and build them in memory, with an optional SHA-256 in the user block.
 
 The HDF5 library aborts the process on a full disk and may do so on damaged bytes. So it never writes to disk here, and
-checksums are verified before it opens a file. Other HDF5 tools ignore the user block.
+checksums are verified before it opens a file. Other HDF5 tools ignore the user block. Files are opened by Python: HDF5's own
+file locking fails on file systems without locks, and its errors hide those of the system.
 """
 
 import hashlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import h5py
 import numpy as np
 
+from cache.files import naming
+
 _BLOCK = 512  # the smallest user block
+
+
+class Unreadable(ValueError):
+    """Bytes that HDF5 cannot read, or without what was asked for."""
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[h5py.File]:
+    """A file, to be read in the block. Raises Unreadable, and OSError where the system refuses to open or read it."""
+    with naming(path), path.open("rb") as raw:
+        try:
+            with h5py.File(raw, "r") as file:
+                yield file
+        except (OSError, KeyError) as error:
+            if isinstance(error, OSError) and error.errno is not None:  # the system's; HDF5's own have no number
+                raise
+            raise Unreadable(f"{path}: HDF5 cannot read it ({error})") from error
 
 
 def hdf5_bytes(fill: Callable[[h5py.File], None], checksum: bool = False) -> bytes:
