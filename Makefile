@@ -17,7 +17,7 @@ set = $(if $(filter $(1),$(given)),$($(1)))
 # What is not set is left to the programs; `.venv/bin/python -m embed --help` has their defaults.
 arguments = $(foreach name,$(filter $($@.options),$(given)),$(if $($(name))$(filter $(name),$(tables)),$(call option,$(name)))) \
 	$(if $(call set,$($@.argument)),-- "$$$($@.argument)")
-option = $(if $(filter OCR,$(1)),$(if $(filter on,$(OCR)),--ocr),$(flag)="$$$(1)")
+option = $(if $(filter OCR,$(1)),$(if $(filter on,$(OCR)),--ocr,--no-ocr),$(flag)="$$$(1)")
 flag = --$(shell echo $(1) | tr A-Z_ a-z-)
 
 vectors := DATA MODEL PRETRAINED FEATURES LONG_TEXT

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
         write_index,
     )
     from cache.index.parts import PARTS, PartRecord, part_of, read_parts, write_parts
-    from cache.layout import FEATURES, LONG_TEXTS, DatasetRequest, Layout, absolute_if_file, data_name
+    from cache.layout import FEATURES, LONG_TEXTS, DatasetRequest, Layout, absolute_if_file, data_name, names_a_file
     from cache.store.key_table import KeyTable
     from cache.store.keys import content_key, file_digest, text_key
     from cache.store.segments import KINDS, DamagedSegment, Segment
@@ -84,6 +84,7 @@ __all__ = [
     "group_name",
     "is_demo_encoder",
     "limit_threads",
+    "names_a_file",
     "naming",
     "on_first_use",
     "part_of",
@@ -114,7 +115,7 @@ _OFFERS = {
     "cache.files": "file_stamp folder_replaced naming write_bytes_atomically write_text_atomically",
     "cache.index.dataset_index": "SPLITS DatasetIndex UnusableIndex find_index group_name read_index write_index",
     "cache.index.parts": "PARTS PartRecord part_of read_parts write_parts",
-    "cache.layout": "FEATURES LONG_TEXTS DatasetRequest Layout absolute_if_file data_name",
+    "cache.layout": "FEATURES LONG_TEXTS DatasetRequest Layout absolute_if_file data_name names_a_file",
     "cache.store.key_table": "KeyTable",
     "cache.store.keys": "content_key file_digest text_key",
     "cache.store.segments": "KINDS DamagedSegment Segment",

@@ -17,7 +17,8 @@ from cache import DatasetIndex, Layout, read_index
 from embed.clip.delta import DELTA, write_delta
 from embed.clip.options import EncoderOptions
 from embed.data.choices import CHOICES
-from embed.job import EmbedSettings, embed_dataset
+from embed.job import embed_dataset
+from embed.plan.settings import EmbedSettings
 from finetune.start import Start, UnusableStart, encoder_of
 from head.bundle.evaluation import FINETUNED, FROZEN
 from head.bundle.format import point_latest, save_bundle

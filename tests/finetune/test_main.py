@@ -18,8 +18,9 @@ from cache import read_index
 from embed.clip.delta import DELTA
 from embed.clip.options import EncoderOptions
 from embed.data.dataset import read_dataset
-from embed.job import EmbedSettings, embed_dataset
+from embed.job import embed_dataset
 from embed.pictures import hashing
+from embed.plan.settings import EmbedSettings
 from finetune import start as starting
 from finetune import train as training
 from finetune.__main__ import main

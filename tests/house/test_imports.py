@@ -23,7 +23,7 @@ WITHIN = {
     room: tuple(order.split())
     for room, order in {
         "cache": "errors exports edge cores files columns hdf5 layout bundles store demo index contents exchange verify stats",
-        "embed": "base pictures data clip ocr engines audit published job",
+        "embed": "base pictures data clip ocr engines plan audit published job",
         "head": "request data model candidates search judge fitting pipeline bundle nested tuning command",
         "api": "settings schema metrics memory model commands http transport server",
     }.items()

@@ -31,7 +31,8 @@ from embed.clip.encoder import load_encoder
 from embed.clip.options import EncoderOptions
 from embed.clip.weights import EncoderUnavailable
 from embed.data.dataset import read_dataset
-from embed.job import EmbedSettings, embed_dataset
+from embed.job import embed_dataset
+from embed.plan.settings import EmbedSettings
 from head.bundle.format import LABELS, UnusableBundle
 from head.data.features import fingerprint, load_tuning
 from head.judge.calibration import Calibration

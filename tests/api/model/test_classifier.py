@@ -41,7 +41,8 @@ from embed.clip.encoder import load_encoder
 from embed.clip.options import EncoderOptions, older_spec
 from embed.clip.weights import EncoderUnavailable
 from embed.data.dataset import Meme, read_dataset
-from embed.job import EmbedSettings, embed_dataset
+from embed.job import embed_dataset
+from embed.plan.settings import EmbedSettings
 from head.bundle.format import Bundle, UnusableBundle, load_bundle, save_bundle
 from head.candidates.data import CandidateData
 from head.candidates.table import CANDIDATES, TRAINED

@@ -340,6 +340,13 @@ def test_coca_has_no_halves_where_float32_would_stand_in_for_them_either(monkeyp
         load_encoder(DEMO, "", CPU, EncoderOptions(precision="bf16"))
 
 
+def test_auto_takes_the_preferred_precision_or_falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_encoder(DEMO, "", CPU, EncoderOptions(prefer="bf16")).spec["dtype"] == "bfloat16"
+    assert load_encoder(DEMO, "", CPU, EncoderOptions(prefer="fp32")).spec["dtype"] == "float32"
+    monkeypatch.setattr("embed.clip.encoder.CoCa", open_clip.model.CLIP)
+    assert load_encoder(DEMO, "", CPU, EncoderOptions(prefer="bf16")).spec["dtype"] == "float32"
+
+
 @pytest.mark.parametrize(("capability", "precision"), [((7, 5), "fp16"), ((8, 0), "bf16"), ((9, 0), "bf16")])
 def test_a_gpu_gets_the_halves_it_is_built_for(
     monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], precision: str
@@ -493,6 +500,33 @@ def test_a_remembered_spec_counts_while_nothing_has_changed(tmp_path: Path) -> N
     for damage in (b"{half", b"[]", b"\xff", json.dumps({key: {}}).encode(), json.dumps({key: 5}).encode()):
         memory.write_bytes(damage)
         assert recall_spec(memory, EncoderRequest("m", str(weights), FP32)) is None
+
+
+def test_a_changed_tokenizer_outdates_the_spec_of_a_folder(tmp_path: Path) -> None:
+    memory, wanted = tmp_path / "encoders.json", EncoderRequest(f"local-dir:{tmp_path / 'm'}", "", FP32)
+    (tmp_path / "m").mkdir()
+    for name in ("w.safetensors", "open_clip_config.json", "tokenizer.json"):
+        (tmp_path / "m" / name).write_text("one")
+    remember_spec(memory, wanted, {"a": 1}, tmp_path / "m" / "w.safetensors")
+    assert recall_spec(memory, wanted) == {"a": 1}
+    (tmp_path / "m" / "tokenizer.json").write_text("another")
+    assert recall_spec(memory, wanted) is None
+    remember_spec(memory, wanted, {"a": 1}, tmp_path / "m" / "w.safetensors")
+    (tmp_path / "m" / "special_tokens_map.json").write_text("added")
+    assert recall_spec(memory, wanted) is None
+
+
+def test_a_file_called_like_a_tag_is_not_taken_for_it(
+    tmp_path: Path, offline: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("laion400m_e31", "mine"):
+        (tmp_path / name).write_bytes(b"w")
+    with pytest.raises(EncoderUnavailable, match="could not be fetched"):
+        find_weights("ViT-B-32", "laion400m_e31")
+    with pytest.raises(EncoderUnavailable, match=r"the file of this name is \./mine"):
+        find_weights("ViT-B-32", "mine")
+    assert find_weights("ViT-B-32", "./mine")[1] == Path("mine")
 
 
 def test_a_published_tag_comes_from_the_files_already_fetched(
