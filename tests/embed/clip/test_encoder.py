@@ -1,6 +1,5 @@
-"""Loading and encoding with the demo encoder, and with full-size models of random weights."""
+"""Loading and encoding with the demo encoder, and with a published model of random weights."""
 
-import gc
 import hashlib
 import io
 import json
@@ -188,9 +187,18 @@ def test_the_spec_names_what_could_change_a_vector(demo: ClipEncoder) -> None:
     assert {"open_clip", "model_config", "decoder", "feature"} <= demo.spec.keys()
 
 
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RN50 with fewer and smaller layers, under its published name."""
+    for name in ("RN50", "RN50-quickgelu"):
+        config = open_clip.get_model_config(name)
+        config["vision_cfg"] |= {"layers": [1, 1, 1, 1], "width": 16}
+        config["text_cfg"] |= {"width": 64, "heads": 2, "layers": 2}
+        monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, name, config | {"embed_dim": 64})
+
+
 def saved_model(name: str, save: Callable[[dict[str, torch.Tensor]], None]) -> list[torch.Tensor]:
     """Save a stock model's random weights; its vectors of a picture and of a text."""
-    gc.collect()  # the models of earlier tests
     clip = open_clip.create_model(name, load_weights=False).eval()
     save(clip.state_dict())
     preprocess = open_clip.image_transform(224, is_train=False)
@@ -206,7 +214,8 @@ def check_both_sides(encoder: ClipEncoder, expected: list[torch.Tensor]) -> None
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-def test_a_checkpoint_file_of_a_full_size_model(tmp_path: Path, suffix: str) -> None:
+@pytest.mark.usefixtures("narrow")
+def test_a_checkpoint_file_of_a_published_model(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"weights{suffix}"
     expected = saved_model("RN50", lambda state: (torch.save if suffix == ".pt" else save_file)(state, path))
     encoder = load_encoder("RN50", str(path), CPU, FP32)
@@ -434,6 +443,7 @@ def test_what_cannot_be_had_is_said_with_what_to_type(
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 half a zip"])
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.usefixtures("narrow")
 def test_a_file_that_is_no_checkpoint(tmp_path: Path, content: bytes, suffix: str) -> None:
     path = tmp_path / f"weights{suffix}"
     path.write_bytes(content)
@@ -441,6 +451,7 @@ def test_a_file_that_is_no_checkpoint(tmp_path: Path, content: bytes, suffix: st
         load_encoder("RN50", str(path), CPU, FP32)
 
 
+@pytest.mark.usefixtures("narrow")
 def test_a_program_is_not_loaded_as_weights(tmp_path: Path) -> None:
     """OpenAI publishes its models so; torch's message would advise to run it."""
     path = tmp_path / "weights.pt"
@@ -530,7 +541,7 @@ def test_a_file_called_like_a_tag_is_not_taken_for_it(
 
 
 def test_a_published_tag_comes_from_the_files_already_fetched(
-    tmp_path: Path, offline: None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, offline: None, narrow: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As after one download of `RN50 openai`; the weights are random, the lookup is real."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
