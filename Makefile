@@ -33,7 +33,7 @@ build_args = $(foreach name,$(filter PYTHON_IMAGE TORCH_INDEX_URL,$(given)),--bu
 .DEFAULT_GOAL := help
 .PHONY: help help-dev install demo data audit embed tune tune-nested finetune report compare export serve image push up down engine named \
 	bundled image-check test tree test-ray lint bench-embed bench-crash bench-plan bench-memory bench-tune bench-heads bench-large bench-halves \
-	bench-finetune bench-serve bench-load bench-ocr
+	bench-finetune bench-serve bench-load bench-ocr bench-near
 
 # The targets under the headings that begin with $(1): two hashes and @ for users, with @@ for developers.
 define targets
@@ -175,6 +175,9 @@ bench-plan: install ## how long a run takes that finds 100,000 memes cached
 
 bench-memory: install ## peak memory for 1,000 and for 10,000 memes
 	$(PY) -m bench.memory
+
+bench-near: install ## time and memory of finding the near-copies among 1,000,000 hashes; faiss beside it on fewer
+	$(PY) -m bench.near
 
 bench-tune: install ## trials a second, and what they are worth: a plain PyTorch loop, scikit-learn's perceptron, ours
 	$(PY) -m bench.tune
