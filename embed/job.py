@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from cache import DatasetIndex, DatasetRequest, Layout, UnusableIndex, VectorStore, read_index, text_key, write_index
 from embed.base.errors import DatasetError
 from embed.clip.options import EncoderOptions, EncoderRequest
@@ -33,7 +35,7 @@ from embed.pictures.hash_log import HashLog
 from embed.pictures.hashing import Hashed, hash_pictures
 
 if TYPE_CHECKING:
-    from embed.engines.fill import Filled  # imports torch
+    from embed.engines.writing import Filled  # imports torch
 
 
 class EngineUnavailable(ValueError):
@@ -191,7 +193,7 @@ def _embed_dataset(
         _report_damage(store, say)
         adopt_vectors(store, wanted.missing(store), root, say)
         work, transient_failures = _fill(store, engine, root, wanted)
-    reasons = _reasons(memes, hashed, store.failures("image") | transient_failures)
+    reasons = _reasons(memes, hashed, store.failures("image") | transient_failures, store.failures("text"))
     skipped = [(meme.id, meme.where, reason) for meme, reason in zip(memes, reasons, strict=True) if reason]
     if len(skipped) == len(memes):
         raise NothingReadable(_none_usable(settings.data, skipped))
@@ -329,13 +331,16 @@ def _embed(store: VectorStore, kind: str, todo: dict[str, str], engine: Engine, 
     return engine.fill(store, kind, todo, root), time.monotonic() - started
 
 
-def _reasons(memes: Sequence[Meme], hashed: Hashed, failures: dict[str, str]) -> list[str]:
+def _reasons(
+    memes: Sequence[Meme], hashed: Hashed, failures: dict[str, str], text_failures: dict[str, str]
+) -> list[str]:
     """Why each meme has no vectors, "" if it has."""
 
     def reason(meme: Meme) -> str:
         if meme.problem or meme.image in hashed.problems:
             return meme.problem or hashed.problems[meme.image]
-        return failures.get(hashed.keys[meme.image], "")
+        text_failure = text_failures and text_failures.get(text_key(meme.text))
+        return failures.get(hashed.keys[meme.image], "") or (f"its text: {text_failure}" if text_failure else "")
 
     return [reason(meme) for meme in memes]
 
@@ -352,7 +357,10 @@ def _index(
     settings: EmbedSettings, memes: Sequence[Meme], store: VectorStore, hashed: Hashed, skipped: list[str]
 ) -> DatasetIndex:
     text_keys = [text_key(meme.text) for meme in memes]
-    tokens = store.token_counts(text_keys)
+    failed = store.failures("text")
+    embedded = np.array([key not in failed for key in text_keys])
+    tokens = np.zeros(len(memes), np.int32)
+    tokens[embedded] = store.token_counts([key for key in text_keys if key not in failed])
     tokenizer = store.spec["tokenizer"]
     cut = (tokens > tokenizer["context_length"]) & (settings.options.long_text == "truncate")
     return DatasetIndex(
