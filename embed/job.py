@@ -35,7 +35,7 @@ from embed.plan.settings import EmbedSettings
 from embed.plan.wanted import Wanted
 
 if TYPE_CHECKING:
-    from embed.engines.fill import Filled  # imports torch
+    from embed.engines.writing import Filled  # imports torch
 
 
 class EngineUnavailable(ValueError):
@@ -137,7 +137,7 @@ class _Run:
             memes, reading = fill_texts(root, memes, hashed.keys, readings, settings.retry_failed)
         memes = _split_as(splits, memes, settings.data)
         store, work, transient_failures = self._fill(root, Wanted.of(memes, hashed, settings.retry_failed))
-        reasons = rows.reasons(memes, hashed, store.failures("image") | transient_failures)
+        reasons = rows.reasons(memes, hashed, store.failures("image") | transient_failures, store.failures("text"))
         skipped = [(meme.id, meme.where, reason) for meme, reason in zip(memes, reasons, strict=True) if reason]
         if len(skipped) == len(memes):
             raise NothingReadable(_none_usable(settings.data, skipped))

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 
+import numpy as np
+
 from cache import DatasetIndex, VectorStore, text_key
 from embed.clip.prompts import PROMPTS
 from embed.data.dataset import Meme
@@ -10,13 +12,16 @@ from embed.pictures.hashing import Hashed
 from embed.plan.settings import EmbedSettings
 
 
-def reasons(memes: Sequence[Meme], hashed: Hashed, failures: dict[str, str]) -> list[str]:
-    """Why each meme has no vectors, "" if it has; failures: {key: reason} of pictures."""
+def reasons(
+    memes: Sequence[Meme], hashed: Hashed, failures: dict[str, str], text_failures: dict[str, str]
+) -> list[str]:
+    """Why each meme has no vectors, "" if it has; failures, text_failures: {key: reason} of pictures and of texts."""
 
     def reason(meme: Meme) -> str:
         if meme.problem or meme.image in hashed.problems:
             return meme.problem or hashed.problems[meme.image]
-        return failures.get(hashed.keys[meme.image], "")
+        text_failure = text_failures and text_failures.get(text_key(meme.text))
+        return failures.get(hashed.keys[meme.image], "") or (f"its text: {text_failure}" if text_failure else "")
 
     return [reason(meme) for meme in memes]
 
@@ -35,7 +40,10 @@ def index_of(
 ) -> DatasetIndex:
     """The index, without parts."""
     text_keys = [text_key(meme.text) for meme in memes]
-    tokens = store.token_counts(text_keys)
+    failed = store.failures("text")
+    embedded = np.array([key not in failed for key in text_keys])
+    tokens = np.zeros(len(memes), np.int32)
+    tokens[embedded] = store.token_counts([key for key in text_keys if key not in failed])
     tokenizer = store.spec["tokenizer"]
     cut = (tokens > tokenizer["context_length"]) & (source["long_text"] == "truncate")
     return DatasetIndex(

@@ -9,8 +9,10 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -23,7 +25,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
-from cache import differences
+import embed.clip.encoder
+from cache import SpecMismatch, differences
+from embed.base.memory import TooLittleMemory
 from embed.clip.encoder import ClipEncoder, load_encoder
 from embed.clip.hardware import choose_device, choose_precision, has_products
 from embed.clip.options import EncoderOptions, EncoderRequest, older_spec
@@ -162,8 +166,13 @@ def test_a_picture_that_cannot_be_resized_is_unreadable(demo: ClipEncoder) -> No
     def fail(picture: Image.Image) -> Image.Image:
         raise ZeroDivisionError
 
+    def lack(picture: Image.Image) -> Image.Image:
+        raise MemoryError
+
     with pytest.raises(UnreadableImage, match="mode RGB that cannot be resized"):
         replace(demo, resize=fail).pixels(PICTURE)
+    with pytest.raises(MemoryError):
+        replace(demo, resize=lack).pixels(PICTURE)
 
 
 @pytest.mark.parametrize("text", ["", "short", "a long one " * 60, "🤷 Привет 你好"])
@@ -339,6 +348,53 @@ def test_a_model_that_does_not_run_in_halves(monkeypatch: pytest.MonkeyPatch, of
     assert load_encoder(DEMO, "", CPU, EncoderOptions()).spec["dtype"] == "float32"
     with pytest.raises(EncoderUnavailable, match="cannot run .* in bf16; use --precision fp32"):
         load_encoder(DEMO, "", CPU, EncoderOptions(precision="bf16"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+        MemoryError(),
+    ],
+)
+@pytest.mark.parametrize("lacking", ["image_tower", "open_clip.create_model_and_transforms"])
+def test_too_little_memory_is_neither_a_bad_checkpoint_nor_a_precision_that_cannot_be_run(
+    monkeypatch: pytest.MonkeyPatch, offline: None, error: Exception, lacking: str
+) -> None:
+    class Lacking(torch.nn.Module):
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            raise error
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    loads: list[str] = []
+    load = embed.clip.encoder.load_clip
+    monkeypatch.setattr("embed.clip.encoder.load_clip", lambda *given: loads.append(given[3]) or load(*given))
+    monkeypatch.setattr("embed.clip.encoder.choose_precision", lambda *_: "bf16")
+    monkeypatch.setattr(f"embed.clip.encoder.{lacking}", fail if "open_clip" in lacking else lambda *_: Lacking())
+    with pytest.raises(TooLittleMemory, match="does not fit into this machine's memory"):
+        load_encoder(DEMO, "", CPU, EncoderOptions())
+    assert loads == ["bf16"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "field"),
+    [
+        (lambda spec: spec["decoder"].update(version="1.0"), "decoder.version: expected '1.0'"),
+        (lambda spec: spec["tokenizer"].update(ftfy="1.0"), "tokenizer.ftfy: expected '1.0'"),
+        (lambda spec: spec["tokenizer"].update(vocabulary_sha256="0"), "tokenizer.vocabulary_sha256: expected '0'"),
+        (lambda spec: spec.update(open_clip="1.0"), "open_clip: expected '1.0'"),
+    ],
+)
+def test_who_prepares_otherwise_is_refused_with_the_field(
+    demo: ClipEncoder, changed: Callable[[dict[str, Any]], None], field: str
+) -> None:
+    spec = deepcopy(demo.spec)
+    changed(spec)
+    with pytest.raises(SpecMismatch, match=f"preprocessing on .*{field}"):
+        load_preprocessor(DEMO, spec)
 
 
 def test_coca_has_no_halves_where_float32_would_stand_in_for_them_either(monkeypatch: pytest.MonkeyPatch) -> None:
