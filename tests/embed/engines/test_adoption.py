@@ -14,7 +14,8 @@ from cache import Segment, VectorStore, read_index
 from cache.contents import rebuild_command
 from embed.clip.options import EncoderOptions, older_spec
 from embed.engines.adoption import adopt_vectors
-from embed.job import EmbedSettings, Summary, embed_dataset
+from embed.job import Summary, embed_dataset
+from embed.plan.settings import EmbedSettings
 
 
 def turned() -> bytes:
