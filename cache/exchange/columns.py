@@ -3,12 +3,13 @@
 Rows are counted from 0, as in numpy and pandas.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cache.exchange.vectors import VectorColumn
 from cache.index.dataset_index import SPLITS, group_name
 from cache.index.parts import PARTS
 
@@ -34,17 +35,30 @@ def same_lengths(path: Path, columns: dict[str, Sequence[Any]]) -> None:
         raise UnusableTable(f"{path}: column {next(iter(lengths))}: no rows")
 
 
-def vectors(path: Path, column: str, values: np.ndarray) -> np.ndarray:
-    """(N, D) numbers as (N, D) float32. Raises UnusableTable for other shapes and dtypes, NaN and infinity."""
-    if values.ndim != 2 or not values.shape[1] or values.dtype.kind not in "fiu":
-        got = f"got {values.dtype} of shape {values.shape}"
-        raise UnusableTable(f"{path}: column {column}: expected numbers of shape (rows, dimensions), {got}")
-    with np.errstate(over="ignore"):  # an overflow becomes infinite and is rejected below
-        narrow = np.ascontiguousarray(values, np.float32)
-    bad = np.flatnonzero(~np.isfinite(narrow).all(axis=1))
-    if len(bad):
-        raise cell_error(path, column, int(bad[0]), "NaN, infinite, or too large for float32")
-    return narrow
+def vectors(
+    path: Path, column: str, shape: tuple[int, ...], dtype: np.dtype, pieces: Callable[[], Iterator[np.ndarray]]
+) -> VectorColumn:
+    """(N, D) numbers, which `pieces` reads, as a column of float32. Raises UnusableTable for other shapes and dtypes, and while
+    it is read for NaN and infinity."""
+    if len(shape) != 2 or not shape[1] or dtype.kind not in "fiu":
+        raise UnusableTable(
+            f"{path}: column {column}: expected numbers of shape (rows, dimensions), got {dtype} of shape {shape}"
+        )
+
+    def checked() -> Iterator[np.ndarray]:
+        start = 0
+        for piece in pieces():
+            with np.errstate(over="ignore"):  # an overflow becomes infinite and is rejected below
+                narrow = np.ascontiguousarray(piece, np.float32)
+            finite = np.isfinite(narrow).all(axis=1)
+            if not finite.all():
+                raise cell_error(
+                    path, column, start + int(np.argmin(finite)), "NaN, infinite, or too large for float32"
+                )
+            yield narrow
+            start += len(piece)
+
+    return VectorColumn((shape[0], shape[1]), checked)
 
 
 def ids(path: Path, column: str, values: Sequence[Any]) -> list[str]:

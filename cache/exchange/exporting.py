@@ -8,7 +8,11 @@ Rows that the embedding job skipped have no vectors and are left out; unlabelled
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from cache.columns import KeyColumn
 from cache.exchange.formats import Prompt, Provenance, Rows, require_suffix, write_rows
+from cache.exchange.vectors import VectorColumn, piece_rows
 from cache.index.dataset_index import DatasetIndex, read_index
 from cache.store.keys import text_key
 from cache.store.vector_store import VectorStore
@@ -17,26 +21,34 @@ from cache.store.vector_store import VectorStore
 def export_index(index_file: Path, vectors: Path, out: Path) -> int:
     """Write `out` atomically; return its number of rows.
 
-    Raises UnusableIndex, UnusableTable, MissingVectors, DamagedSegment, OSError; ValueError if no row has vectors.
+    Raises UnusableIndex, UnusableTable, MissingVectors, OSError; ValueError if no row has vectors.
     """
     require_suffix(out)
     index = read_index(index_file)
-    rows = [row for row, reason in enumerate(index.skipped) if not reason]
-    if not rows:
+    rows = np.array([not reason for reason in index.skipped])
+    if not rows.any():
         raise ValueError(f"{index_file}: none of its {len(index)} rows has vectors")
 
-    def kept(column: str) -> list[Any]:
-        values = getattr(index, column)
-        return [values[row] for row in rows]
+    def kept(column: str) -> Any:
+        return getattr(index, column).take(rows)
 
     store = VectorStore(vectors, index.spec)
     columns = {name: kept(name) for name in ("image_keys", "text_keys", "text_tokens", "text_cut")}
-    image, text = (store.read(kind, columns[f"{kind}_keys"]) for kind in ("image", "text"))
+    image, text = (_column(store, kind, columns[f"{kind}_keys"]) for kind in ("image", "text"))
     provenance = Provenance(**columns, spec=index.spec, source=index.source, prompts=_prompts(index, store))
     write_rows(
         out, Rows(kept("ids"), image, text, kept("labels"), kept("splits"), kept("groups"), provenance, kept("parts"))
     )
-    return len(rows)
+    return int(rows.sum())
+
+
+def _column(store: VectorStore, kind: str, keys: KeyColumn) -> VectorColumn:
+    """The vectors of keys. Raises MissingVectors."""
+    store.require(kind, keys)
+    step = piece_rows(len(keys))
+    starts = range(0, len(keys), step)
+    width = store.read(kind, keys[:1]).shape[1]
+    return VectorColumn((len(keys), width), lambda: (store.read(kind, keys[start : start + step]) for start in starts))
 
 
 def _prompts(index: DatasetIndex, store: VectorStore) -> list[Prompt]:

@@ -4,14 +4,11 @@
     group, part                                                       optional columns
     image_key, text_key, text_tokens, text_cut; spec, source, prompts also in files that `export` wrote
 
-Nothing is unpickled.
+Nothing is unpickled. Vectors are written and read in pieces.
 """
 
 import hashlib
-import io
 import json
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,10 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from cache.columns import KeyColumn
 from cache.exchange import columns
 from cache.exchange.columns import UnusableTable
-from cache.exchange.parquet import parquet_bytes, read_parquet
-from cache.files import write_bytes_atomically
+from cache.exchange.npz import read_npz, write_npz
+from cache.exchange.parquet import read_parquet, write_parquet
+from cache.exchange.vectors import VectorColumn
 from cache.store.spec import Spec
 
 SUFFIXES = (".npz", ".parquet")
@@ -30,8 +29,6 @@ _VECTORS = ("image", "text")
 _REQUIRED = ("ids", *_VECTORS, "label", "split")
 _OPTIONAL = ("group", "part")
 _EXPORTED = ("image_key", "text_key", "text_tokens", "text_cut")
-# Exceptions of numpy and zipfile for damaged bytes.
-_DAMAGE = (ValueError, KeyError, EOFError, OSError, NotImplementedError, MemoryError, zipfile.BadZipFile, zlib.error)
 _TEXTS = ("spec", "source", "prompts", "content_sha256")
 
 
@@ -60,14 +57,14 @@ class Provenance:
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Memes with vectors. ids, splits: N texts; image (N, Di), text (N, Dt) float32; labels: N of 1 | 0 | -1.
+    """Memes with vectors. ids, splits: N texts; image (N, Di), text (N, Dt); labels: N of 1 | 0 | -1.
 
     provenance: None for another program's vectors; groups: N texts, "" where unknown; parts: as in the index, () if unknown.
     """
 
     ids: Sequence[str]
-    image: np.ndarray
-    text: np.ndarray
+    image: VectorColumn
+    text: VectorColumn
     labels: Sequence[int]
     splits: Sequence[str]
     groups: Sequence[str]
@@ -87,18 +84,18 @@ def write_rows(path: Path, rows: Rows) -> None:
     provenance = rows.provenance
     assert provenance is not None  # only `export` writes, and its rows come from the cache
     held = {
-        "ids": list(rows.ids),
+        "ids": rows.ids,
         "image": rows.image,
         "text": rows.text,
         "label": np.asarray(rows.labels, np.int8),
-        "split": list(rows.splits),
-        "image_key": list(provenance.image_keys),
-        "text_key": list(provenance.text_keys),
+        "split": rows.splits,
+        "image_key": provenance.image_keys,
+        "text_key": provenance.text_keys,
         "text_tokens": np.asarray(provenance.text_tokens, np.int32),
         "text_cut": np.asarray(provenance.text_cut, np.int8),
     }
     if any(rows.groups):
-        held["group"] = list(rows.groups)
+        held["group"] = rows.groups
     if any(part >= 0 for part in rows.parts):
         held["part"] = np.asarray(rows.parts, np.int8)
     texts = {
@@ -108,11 +105,15 @@ def write_rows(path: Path, rows: Rows) -> None:
     }
     if provenance.prompts:
         texts["prompts"] = json.dumps([asdict(prompt) for prompt in provenance.prompts])
-    write_bytes_atomically(path, parquet_bytes(held, texts) if path.suffix == ".parquet" else _npz(held | texts))
+    if path.suffix == ".parquet":
+        write_parquet(path, held, texts)
+    else:
+        write_npz(path, held | texts)
 
 
 def read_rows(path: Path) -> Rows:
-    """Read and check a file. Raises UnusableTable, naming file, column and row, and OSError."""
+    """Read and check a file; vectors made elsewhere are checked while they are read. Raises UnusableTable, naming file, column
+    and row, and OSError."""
     require_suffix(path)
     names = ("id", *_REQUIRED, *_OPTIONAL, *_EXPORTED)
     held, texts = read_parquet(path, names, _VECTORS) if path.suffix == ".parquet" else _read_npz(path, names)
@@ -124,8 +125,8 @@ def read_rows(path: Path) -> Rows:
     columns.same_lengths(path, {name: held[name] for name in (*_REQUIRED, *_OPTIONAL) if name in held})
     rows = Rows(
         columns.ids(path, "ids", held["ids"]),
-        columns.vectors(path, "image", held["image"]),
-        columns.vectors(path, "text", held["text"]),
+        held["image"],
+        held["text"],
         columns.labels(path, "label", held["label"]),
         columns.splits(path, "split", held["split"]),
         columns.groups(held.get("group", [""] * len(held["ids"]))),
@@ -142,7 +143,7 @@ def _provenance(path: Path, held: dict[str, Any], texts: dict[str, str]) -> Prov
         return None
     try:
         columns.same_lengths(path, {name: held[name] for name in ("ids", *_EXPORTED)})
-        image_keys, text_keys = ([str(key) for key in held[name]] for name in _EXPORTED[:2])
+        image_keys, text_keys = (KeyColumn.of(map(str, held[name])) for name in _EXPORTED[:2])
         tokens, cut = ([int(value) for value in held[name]] for name in _EXPORTED[2:])
         prompts = [Prompt(**prompt) for prompt in json.loads(texts.get("prompts", "[]"))]
         spec, source = json.loads(texts["spec"]), json.loads(texts["source"])
@@ -166,28 +167,16 @@ def _digest(rows: Rows, provenance: Provenance) -> str:
     digest = hashlib.sha256(json.dumps([*names, *counts, *prompts], sort_keys=True).encode())
     for side in (rows.image, rows.text):
         digest.update(f"{side.shape}".encode())
-        digest.update(np.ascontiguousarray(side).data)
+        for piece in side.pieces():
+            digest.update(np.ascontiguousarray(piece).data)
     return digest.hexdigest()
 
 
-def _npz(arrays: dict[str, Any]) -> bytes:
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **{name: np.asarray(values) for name, values in arrays.items()})
-    return buffer.getvalue()
-
-
 def _read_npz(path: Path, names: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, str]]:
-    """The columns among `names` that exist, as lists, vectors as arrays; and the JSON texts."""
-    with path.open("rb") as file:
-        try:
-            if not zipfile.is_zipfile(file):
-                raise ValueError("not a zip archive")
-            with np.load(file, allow_pickle=False) as held:
-                arrays = {name: np.asarray(held[name]) for name in held.files if name in (*names, *_TEXTS)}
-        except _DAMAGE as error:
-            raise UnusableTable(f"{path}: not a readable .npz of plain arrays ({error})") from error
+    """The columns among `names` that exist, as lists, vectors as columns; and the JSON texts."""
+    arrays = read_npz(path, (*names, *_TEXTS), _VECTORS)
     texts = {name: str(arrays.pop(name)) for name in _TEXTS if name in arrays}
     for name, array in arrays.items():
-        if not array.ndim:
+        if name not in _VECTORS and not array.ndim:
             raise UnusableTable(f"{path}: column {name}: expected one value per row, got a single one")
     return {name: array if name in _VECTORS else array.tolist() for name, array in arrays.items()}, texts

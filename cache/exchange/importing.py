@@ -12,12 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
+from cache.columns import KeyColumn
 from cache.contents import IMPORTED
 from cache.exchange.formats import Provenance, Rows, read_rows
+from cache.exchange.vectors import VectorColumn
 from cache.index.dataset_index import DatasetIndex, UnusableIndex, read_index, write_index
 from cache.index.parts import part_of
 from cache.layout import Layout
 from cache.store.compaction import MOST_ROWS
+from cache.store.key_table import KeyTable
 from cache.store.keys import content_key, file_digest, text_key
 from cache.store.segments import Segment
 from cache.store.vector_store import VectorStore
@@ -61,10 +64,15 @@ def _external_provenance(file: Path, rows: Rows) -> Provenance:
         "text_dim": rows.text.shape[1],
     }
     none = [0] * len(rows.ids)
-    image_keys, text_keys = ([content_key(row.tobytes()) for row in side] for side in (rows.image, rows.text))
+    image_keys, text_keys = map(_keys, (rows.image, rows.text))
     return Provenance(
         image_keys, text_keys, none, none, spec, {"data": str(file.resolve()), "model": IMPORTED, "pretrained": ""}
     )
+
+
+def _keys(column: VectorColumn) -> KeyColumn:
+    """The hash of each vector's bytes. Raises UnusableTable."""
+    return KeyColumn.of(content_key(row.tobytes()) for piece in column.pieces() for row in piece)
 
 
 def _index(rows: Rows, provenance: Provenance) -> DatasetIndex:
@@ -112,17 +120,21 @@ def _require_free(path: Path, index: DatasetIndex) -> None:
 def _add_prompts(store: VectorStore, provenance: Provenance) -> None:
     keys = [text_key(prompt.text) for prompt in provenance.prompts]
     vectors = np.array([prompt.vector for prompt in provenance.prompts], np.float32)
-    _add(store, "text", keys, vectors, [prompt.tokens for prompt in provenance.prompts])
+    column = VectorColumn((len(keys), 0), lambda: iter([vectors]))
+    _add(store, "text", keys, column, [prompt.tokens for prompt in provenance.prompts])
 
 
-def _add(store: VectorStore, kind: str, keys: Sequence[str], vectors: np.ndarray, tokens: Sequence[int]) -> None:
+def _add(store: VectorStore, kind: str, keys: Sequence[str], vectors: VectorColumn, tokens: Sequence[int]) -> None:
     """Add the rows whose keys are not in the store, each key once."""
-    first: dict[str, int] = {}
-    for row, key in enumerate(keys):
-        first.setdefault(key, row)
-    known = store.known(kind)
-    rows = [row for key, row in first.items() if key not in known]
-    for start in range(0, len(rows), MOST_ROWS):
-        part = rows[start : start + MOST_ROWS]
-        counts = np.array([tokens[row] for row in part], np.int32)
-        store.add(kind, Segment([keys[row] for row in part], vectors[part], counts))
+    if not len(keys):
+        return
+    column, counts = KeyColumn.of(keys), np.asarray(tokens, np.int32)
+    first = len(keys) - 1 - KeyTable(KeyColumn(column.raw[::-1])).rows
+    wanted = np.zeros(len(keys), bool)
+    wanted[first] = ~store.has(kind, column.take(first))
+    start = 0
+    for piece in vectors.pieces():
+        rows = start + np.flatnonzero(wanted[start : start + len(piece)])
+        for part in np.split(rows, range(MOST_ROWS, len(rows), MOST_ROWS)) if len(rows) else ():
+            store.add(kind, Segment(column.take(part), piece[part - start], counts[part]))
+        start += len(piece)

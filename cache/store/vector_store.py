@@ -115,6 +115,10 @@ class VectorStore:
         """(N,) int32: tokens of each text before truncation. Raises MissingVectors."""
         return self._rows["text"].tokens(self._find("text", keys))
 
+    def require(self, kind: str, keys: Sequence[str]) -> None:
+        """Raise MissingVectors unless all of `keys` have a vector."""
+        self._find(kind, keys)
+
     def read(self, kind: str, keys: Sequence[str]) -> np.ndarray:
         """(N, D) float32 vectors in the order of `keys`, repeats allowed, in one pass over each segment that has some.
 

@@ -1,6 +1,8 @@
 """Vectors as one file: out and back bit for bit, in from elsewhere, and a sentence for each way to be wrong."""
 
 import json
+import tracemalloc
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from cache import (
     text_key,
     write_index,
 )
+from cache.exchange import vectors
 from cache.exchange.columns import UnusableTable
 from cache.exchange.exporting import export_index
 from cache.exchange.importing import NameTaken, import_rows
@@ -382,3 +385,64 @@ def test_importing_again_mends_a_damaged_store(tmp_path: Path) -> None:
     notes: list[str] = []
     import_rows(file, "a", tmp_path, notes.append)
     assert "4 damaged segments" in notes[0] and not verify(tmp_path).findings
+
+
+@FORMATS
+def test_no_column_is_ever_in_memory_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
+    """Out and in at 1.3 columns of vectors at most; pyarrow's memory is its own."""
+    monkeypatch.setattr(vectors, "_LEAST_ROWS", 64)
+    count, wide = 1500, 2048
+    keys = [content_key(b"%d" % row) for row in range(count)]
+    store = VectorStore(tmp_path / "vectors", SPEC)
+    order = np.random.default_rng(0).permutation(count)  # the vectors of each piece lie in all segments
+    for rows in np.array_split(order, 10):
+        part, filled = [keys[row] for row in rows], np.ones((len(rows), wide), np.float32) * rows[:, None]
+        for kind in ("image", "text"):
+            store.add(kind, Segment(part, filled, np.zeros(len(rows), np.int32)))
+    names, zeros = [f"m{row}" for row in range(count)], [0] * count
+    columns = {name: [""] * count for name in ("images", "texts", "skipped", "image_stamps")}
+    index = DatasetIndex(
+        ids=names, splits=["train"] * count, labels=zeros, image_keys=keys, text_keys=keys, text_tokens=zeros,
+        text_cut=zeros, spec=SPEC, source=SOURCE, **columns,
+    )  # fmt: skip
+    write_index(tmp_path / "index.h5", index)
+    out = tmp_path / f"memes{suffix}"
+    exported = most_memory(lambda: export_index(tmp_path / "index.h5", tmp_path / "vectors", out))
+    imported = most_memory(lambda: import_rows(out, "back", tmp_path / "there", quiet))
+    column = count * wide * 4
+    assert max(exported, imported) <= 1.3 * column
+    there = VectorStore(tmp_path / "there" / "vectors", SPEC)
+    assert (there.read("text", keys) == np.arange(count, dtype=np.float32)[:, None]).all()
+
+
+def most_memory(work: Callable[[], Any]) -> int:
+    """Bytes that Python, numpy and pyarrow hold at once during `work`, at most."""
+    tracemalloc.start()
+    pool = pa.default_memory_pool()
+    before = pool.bytes_allocated()
+    work()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak + pool.max_memory() - before
+
+
+@pytest.mark.parametrize("options", [{}, {"compressed": True}, {"order": "F"}, {"dtype": ">f4"}], ids=str)
+def test_arrays_of_numpy_in_other_layouts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict) -> None:
+    monkeypatch.setattr(vectors, "_LEAST_ROWS", 2)
+    columns = table()
+    image = np.asarray(columns["image"], options.get("dtype", "<f4"), order=options.get("order", "C"))
+    save = np.savez_compressed if "compressed" in options else np.savez
+    save(tmp_path / "v.npz", **columns | {"image": image})
+    index = read_index(import_rows(tmp_path / "v.npz", "a", tmp_path, quiet))
+    read = VectorStore(tmp_path / "vectors", index.spec).read("image", index.image_keys)
+    assert read.tobytes() == columns["image"].astype(np.float32).tobytes()
+
+
+def test_damage_in_the_middle_of_a_column_is_said_before_anything_is_written(tmp_path: Path) -> None:
+    path = write(tmp_path / "v.npz", table())
+    data = path.read_bytes()
+    at = data.index(np.ascontiguousarray(table()["text"]).tobytes()) + 9
+    path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+    with pytest.raises(UnusableTable, match=r"v.npz: not a readable .*CRC"):
+        import_rows(path, "a", tmp_path / "there", quiet)
+    assert not (tmp_path / "there").exists()
