@@ -1,12 +1,28 @@
 """The vector store: reads return what was added, a kill or damage costs one segment and is reported."""
 
+import gc
+import io
 import json
+import tracemalloc
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
-from cache import MissingVectors, Segment, SpecMismatch, VectorStore, content_key, differences, spec_id, text_key
+from cache import (
+    KeyColumn,
+    MissingVectors,
+    Segment,
+    SpecMismatch,
+    VectorStore,
+    content_key,
+    differences,
+    spec_id,
+    text_key,
+)
+from cache.store import vector_store
+from cache.store.segments import write_segment
 
 SPEC = {"model": "m", "preprocess": {"size": 224}}
 
@@ -163,3 +179,73 @@ def test_a_folder_made_under_another_spec_is_refused(store: VectorStore, tmp_pat
 def test_spec_differences_name_nested_fields() -> None:
     assert differences(SPEC, {"model": "m", "preprocess": {"size": 336}}) == ["preprocess.size: expected 224, got 336"]
     assert spec_id({"a": 1, "b": 2}) == spec_id({"b": 2, "a": 1})
+
+
+def test_a_store_of_earlier_versions_is_read_unchanged(tmp_path: Path) -> None:
+    """Segments and manifest as they were written before 2026-12, down to the datasets' names and types."""
+    folder, vectors = tmp_path / spec_id(SPEC), np.arange(6, dtype=np.float32).reshape(2, 3) / 7
+    digests = [bytes.fromhex(text_key(name)) for name in ("a", "b")]
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        for name, rows in {
+            "keys": np.frombuffer(b"".join(digests), np.uint8).reshape(2, 32),
+            "vectors": vectors,
+            "tokens": np.array([5, 90], np.int32),
+            "failed_keys": np.frombuffer(bytes.fromhex(text_key("f")), np.uint8).reshape(1, 32),
+            "failed_reasons": np.array([b"cut off"], "S200"),
+        }.items():
+            file.create_dataset(name, data=rows, chunks=rows.shape, maxshape=(None,) * rows.ndim, fletcher32=True)
+    digest = content_key(buffer.getvalue())
+    folder.mkdir()
+    (folder / f"text-{digest[:20]}.h5").write_bytes(buffer.getvalue())
+    line = {"segment": f"text-{digest[:20]}.h5", "kind": "text", "rows": 2, "sha256": digest}
+    (folder / "manifest.jsonl").write_text(json.dumps(line) + "\n")
+    (folder / "spec.json").write_text(json.dumps(SPEC))
+    keys = [text_key("b"), text_key("a")]
+    for _ in range(2):  # the second time from what is remembered
+        store = VectorStore(tmp_path, SPEC)
+        assert store.read("text", keys).tobytes() == vectors[::-1].tobytes()
+        assert store.token_counts(keys).tolist() == [90, 5] and store.failures("text") == {text_key("f"): "cut off"}
+        with store.locked(lambda: None):
+            pass
+    rows = Segment([text_key("a"), text_key("b")], vectors, np.array([5, 90], np.int32), {text_key("f"): "cut off"})
+    assert write_segment(tmp_path, "text", rows)[1] == digest  # and written as before, bit for bit
+
+
+def test_keys_are_answered_in_arrays(store: VectorStore) -> None:
+    failed = text_key("f")
+    store.add("text", segment("eeeee", failures={failed: "cut off", text_key("a"): "not any more"}))
+    keys = KeyColumn.of([text_key("dddd"), failed, text_key("never"), "", text_key("a")])
+    assert store.has("text", keys).tolist() == [True, False, False, False, True]
+    assert store.failed("text", keys).tolist() == [False, True, False, False, False]
+    assert list(store.keys("text")) == sorted(map(text_key, ("a", "bb", "ccc", "dddd", "eeeee")))
+    assert store.read("text", keys[4:])[:, 0].tolist() == [1] and not store.has("image", keys).any()
+
+
+def test_each_segment_is_read_once_and_only_where_it_is_needed(
+    store: VectorStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.add("text", segment("eeeee", "ffffff"))
+    read, real = [], vector_store.read_vectors
+    monkeypatch.setattr(vector_store, "read_vectors", lambda *place: read.append(place) or real(*place))
+    keys = [text_key(name) for name in ("ffffff", "ccc", "bb", "ffffff", "ccc")]
+    assert store.read("text", keys)[:, 0].tolist() == [6, 3, 2, 6, 3]
+    first, _, last = store.held("text")
+    assert read == [(first, 1, 3), (last, 1, 2)]
+
+
+def test_a_store_holds_a_key_in_under_50_bytes(tmp_path: Path) -> None:
+    count, store = 4000, VectorStore(tmp_path, SPEC)
+    for start in range(0, count, 100):
+        keys = [content_key(b"%d" % row) for row in range(start, start + 100)]
+        store.add("text", Segment(keys, np.ones((100, 1), np.float32), np.zeros(100, np.int32)))
+    with store.locked(lambda: None):
+        pass
+    VectorStore(tmp_path, SPEC).has("text", keys)  # what is imported and cached once
+    tracemalloc.start()
+    opened = VectorStore(tmp_path, SPEC)
+    assert opened.has("text", keys).all()
+    gc.collect()
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert held < 50 * count + 2500 * 40  # and some for each segment
