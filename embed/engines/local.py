@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from cache import VectorStore
 from embed.base.threads import run_ahead
 from embed.clip.options import EncoderRequest
+from embed.pictures.hashing import read_ahead
 
 if TYPE_CHECKING:
     from embed.clip.encoder import ClipEncoder
@@ -60,8 +61,9 @@ class LocalEngine:
 
         encoder = self._encoder()
         encode = encoder.image_features if kind == "image" else encoder.text_features
-        prepare = preparer(kind, encoder, root)
-        return fill(store, kind, todo, prepare, encode, encoder.device, encoder.batch_size(kind))
+        with read_ahead(root, todo.values() if kind == "image" else ()) as ahead:
+            prepare = preparer(kind, encoder, ahead)
+            return fill(store, kind, todo, prepare, encode, encoder.device, encoder.batch_size(kind))
 
     def close(self) -> None:
         """Nothing to release."""

@@ -20,6 +20,7 @@ from embed.clip.options import EncoderRequest
 from embed.clip.preprocessor import Preprocessor, load_preprocessor
 from embed.engines.fill import Batch, encode_what_fits
 from embed.engines.prepare import Prepared, preparer
+from embed.pictures.hashing import read_ahead
 
 Items = list[tuple[str, str]]
 """(key, image path under the root or text) of each item."""
@@ -57,7 +58,8 @@ def _inputs(model: str, spec: str) -> Preprocessor:
 
 def _prepare(inputs: Preprocessor, root: Path, kind: str, items: Items) -> PreparedBatch:
     started = time.monotonic()
-    made = [preparer(kind, inputs, root)(key, item) for key, item in items]
+    with read_ahead(root, [item for _, item in items] if kind == "image" else ()) as ahead:
+        made = [preparer(kind, inputs, ahead)(key, item) for key, item in items]
     # Ray passes arrays through shared memory; tensors would be copied
     arrays = [item.tensor.numpy() for item in made if item.tensor is not None]
     return PreparedBatch([replace(item, tensor=None) for item in made], arrays, time.monotonic() - started)

@@ -6,11 +6,11 @@ A file with the same size and times as in an earlier run, or behind a URL with t
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
 from tqdm import tqdm
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 MAX_FILE_BYTES = 100_000_000
 # Files per task of a thread: a single file is less work than the hand-over.
 _FILES_AT_ONCE = 64
-# Object stores are latency-bound: concurrent requests per worker thread.
-_REQUESTS_AT_ONCE = 8
 # Pictures, spread over the data set, that are requested first from an object store: if it is down or denies access,
 # each request takes the seconds of several attempts.
 _FIRST_REQUESTS = 8
@@ -38,6 +36,10 @@ class Known(NamedTuple):
     image: str
     stamp: str
     key: str
+
+
+class Listed(Known):
+    """A picture with the stamp of a listing of now; its key, if it has one, holds."""
 
 
 class Outcome(NamedTuple):
@@ -90,20 +92,33 @@ def hash_pictures(
     hashed = Hashed()
     # no bar if it takes less than a second
     with tqdm(total=len(names), desc="hashing", unit=" files", delay=1) as bar:
-        for parts in _rounds(root, asked):
-            for part, results in zip(parts, spread(partial(_hash_part, root), parts), strict=True):
+        for parts, now in _rounds(root, asked):
+            for part, results in zip(parts, spread(partial(_hash_part, root), now), strict=True):
                 _take(hashed, part, results, note)
                 bar.update(len(part))
             _check_reached(root, hashed)
     return hashed
 
 
-def _rounds(root: Path, asked: Part) -> list[list[Part]]:
-    """The parts in one round, or for an object store in two: first a few pictures spread over the data set."""
+def _rounds(root: Path, asked: Part) -> Iterator[tuple[list[Part], list[Part]]]:
+    """The parts in one round, or for an object store in two: first a few pictures spread over the data set.
+
+    Each as it was in an earlier run, and with the stamps of now as far as they are listed.
+    """
     if isinstance(root, Path):
-        return [_parts(asked)]
+        yield _parts(asked), _parts(asked)
+        return
+    listing = cast("RemotePath", root).listing(known.image for known in asked)
     step = max(1, len(asked) // _FIRST_REQUESTS)
-    return [_parts(asked[::step]), _parts([item for place, item in enumerate(asked) if place % step])]
+    for part in (asked[::step], [item for place, item in enumerate(asked) if place % step]):
+        stamps = listing.stamps(known.image for known in part)
+        yield _parts(part), _parts([_as_listed(known, stamps.get(known.image)) for known in part])
+
+
+def _as_listed(known: Known, stamp: str | None) -> Known:
+    if stamp is None:
+        return known
+    return Listed(known.image, stamp, known.key if stamp and stamp == known.stamp else "")
 
 
 def _parts(asked: Part) -> list[Part]:
@@ -137,14 +152,24 @@ def _check_reached(root: Path, hashed: Hashed) -> None:
 def read_picture(path: "Path | RemotePath") -> bytes:
     """A picture file's bytes. Raises UnusableFile if it is absent, unreadable or larger than MAX_FILE_BYTES."""
     with _unusable_file(path):
-        if isinstance(path, Path):
-            _check_size(path.stat().st_size)
-        with path.open("rb") as file:
-            # an object store reports the size in its first response
-            _check_size(getattr(file, "size", None) or 0)
-            data = _read_at_most(file, MAX_FILE_BYTES + 1)
+        data = _read_file(path) if isinstance(path, Path) else path.read(MAX_FILE_BYTES + 1)
     _check_size(len(data))
     return data
+
+
+def read_ahead(root: Path, images: Iterable[str]) -> AbstractContextManager[Path]:
+    """The root for `read_picture` of these pictures, about in this order; an object store is asked for several at once."""
+    if isinstance(root, Path):
+        return nullcontext(root)
+    from embed.pictures import remote
+
+    return cast(AbstractContextManager[Path], remote.read_ahead(root, images, MAX_FILE_BYTES + 1))
+
+
+def _read_file(path: Path) -> bytes:
+    _check_size(path.stat().st_size)
+    with path.open("rb") as file:
+        return _read_at_most(file, MAX_FILE_BYTES + 1)
 
 
 def _check_size(size: int) -> None:
@@ -153,7 +178,7 @@ def _check_size(size: int) -> None:
 
 
 def _read_at_most(file: IO[bytes], limit: int) -> bytes:
-    """The first `limit` bytes: a file may grow, and a server's response may never end."""
+    """The first `limit` bytes: a file may grow."""
     blocks = []
     while limit and (block := file.read(min(limit, _BLOCK))):
         blocks.append(block)
@@ -186,28 +211,39 @@ def _why(path: "Path | RemotePath", error: Any) -> str:
 
 def _hash_part(root: Path, part: Part) -> list[Outcome]:
     if isinstance(root, Path):
-        return [_outcome(root / known.image, known) for known in part]
-    with ThreadPoolExecutor(_REQUESTS_AT_ONCE) as pool:
-        return list(pool.map(lambda known: _outcome(root / known.image, known), part))
+        return [_outcome(root / known.image, known, _of_file) for known in part]
+    from embed.pictures.fetching import REQUESTS_AT_ONCE
+
+    with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
+        return list(pool.map(lambda known: _outcome(root / known.image, known, _of_store), part))
 
 
-def _outcome(path: "Path | RemotePath", known: Known) -> Outcome:
+def _outcome(path: "Path | RemotePath", known: Known, work: Callable[[Any, Known], tuple[str, str]]) -> Outcome:
     try:
-        # taken before the file is read: a change in between gives another stamp in the next run
         with _unusable_file(path):
-            stamp = _stamp(path)
-        if stamp and stamp == known.stamp:
-            return Outcome(stamp, known.key, "")
-        return Outcome(stamp, content_key(read_picture(path)), "")
+            return Outcome(*work(path, known), "")
     except UnusableFile as error:
         return Outcome("", "", str(error))
 
 
-def _stamp(path: "Path | RemotePath") -> str:
-    """The stamp in the format of an index, "" without one."""
-    if isinstance(path, Path):
-        # size and times only, as in existing indexes
-        return " ".join(map(str, (file_stamp(path) or [])[:3]))
-    from embed.pictures.remote import stamp
+def _of_file(path: Path, known: Known) -> tuple[str, str]:
+    """The file's stamp, "" without one, and its key."""
+    # taken before the file is read: a change in between gives another stamp in the next run
+    stamp = _stamp(path)
+    return stamp, known.key if stamp and stamp == known.stamp else content_key(read_picture(path))
 
-    return stamp(path)
+
+def _stamp(path: Path) -> str:
+    # size and times only, as in existing indexes
+    return " ".join(map(str, (file_stamp(path) or [])[:3]))
+
+
+def _of_store(path: "RemotePath", known: Known) -> tuple[str, str]:
+    """The stamp and the key, in a request, or none if the listing says that the picture is unchanged."""
+    asks = not isinstance(known, Listed) and (known.key or not path.says_stamp)
+    stamp = path.stamp() if asks else known.stamp
+    if known.key and stamp and stamp == known.stamp:
+        return stamp, known.key
+    data, said = path.read_with_stamp(MAX_FILE_BYTES + 1)
+    _check_size(len(data))
+    return stamp or said, content_key(data)
