@@ -15,7 +15,7 @@ from embed.pictures.hashing import read_ahead
 
 if TYPE_CHECKING:
     from embed.clip.encoder import ClipEncoder
-    from embed.engines.fill import Filled
+    from embed.engines.writing import Filled
 
 ENGINES = ("local", "ray")
 Item = TypeVar("Item")
@@ -34,7 +34,7 @@ class Engine(Protocol):
         """The feature spec of its encoders, and their weights file. Raises EncoderUnavailable."""
 
     def fill(self, store: VectorStore, kind: str, todo: dict[str, str], root: Path) -> "Filled":
-        """Embed {key: image under `root`, or text} into `store`. Raises EncoderUnavailable, TooLittleMemory, OSError."""
+        """Embed {key: image under `root`, or text} into `store`. Raises as `embed.engines.fill.fill`."""
 
     def close(self) -> None:
         """Release resources; also called after an error or Ctrl-C."""
@@ -56,14 +56,13 @@ class LocalEngine:
         return encoder.spec, encoder.weights
 
     def fill(self, store: VectorStore, kind: str, todo: dict[str, str], root: Path) -> "Filled":
-        from embed.engines.fill import fill  # imports torch, as below
+        from embed.engines.batches import Encoding  # imports torch, as below
+        from embed.engines.fill import fill
         from embed.engines.prepare import preparer
 
         encoder = self._encoder()
-        encode = encoder.image_features if kind == "image" else encoder.text_features
         with read_ahead(root, todo.values() if kind == "image" else ()) as ahead:
-            prepare = preparer(kind, encoder, ahead)
-            return fill(store, kind, todo, prepare, encode, encoder.device, encoder.batch_size(kind))
+            return fill(store, kind, todo, preparer(kind, encoder, ahead), Encoding.of(encoder, kind))
 
     def close(self) -> None:
         """Nothing to release."""
