@@ -151,6 +151,27 @@ class KeyColumn(Column[str]):
             raw += bytes.fromhex("".join(key or _NO_KEY for key in block))
         return cls(np.frombuffer(raw, np.uint8))
 
+    @classmethod
+    def of_digits(cls, texts: TextColumn) -> "KeyColumn":
+        """The column of keys that are held as texts. Raises ValueError for what is no key."""
+        lengths = np.diff(texts.ends.astype(np.int64), prepend=0)
+        if not np.isin(lengths, (0, 2 * _DIGEST)).all():
+            raise ValueError(f"expected keys of {2 * _DIGEST} hex digits")
+        raw = bytearray()
+        for start in range(0, len(texts.utf8), 2 * _DIGEST * _BLOCK):
+            raw += bytes.fromhex(texts.utf8[start : start + 2 * _DIGEST * _BLOCK].tobytes().decode("ascii"))
+        held = np.zeros((len(texts), _DIGEST), np.uint8)
+        held[lengths > 0] = np.frombuffer(raw, np.uint8).reshape(-1, _DIGEST)
+        return cls(held)
+
+    def digits(self) -> TextColumn:
+        """The keys as texts."""
+        present, utf8 = self.present, bytearray()
+        for start in range(0, len(self), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            utf8 += self.raw[block][present[block]].tobytes().hex().encode()
+        return TextColumn(np.frombuffer(utf8, np.uint8), np.cumsum(present * (2 * _DIGEST)))
+
     @property
     def present(self) -> np.ndarray:
         """(N,) bool: whether there is a key."""

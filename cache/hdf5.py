@@ -14,7 +14,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from cache.files import naming
+from cache.files import naming, written_atomically
 
 _BLOCK = 512  # the smallest user block
 
@@ -36,12 +36,23 @@ def opened(path: Path) -> Iterator[h5py.File]:
             raise Unreadable(f"{path}: HDF5 cannot read it ({error})") from error
 
 
-def hdf5_bytes(fill: Callable[[h5py.File], None], checksum: bool = False) -> bytes:
-    """The bytes of the file that `fill` writes, deterministic; checksum: with its SHA-256 in the user block."""
+def hdf5_bytes(fill: Callable[[h5py.File], None]) -> bytes:
+    """The bytes of the file that `fill` writes, deterministic."""
+    return _buffer(fill, 0).getvalue()
+
+
+def write_checked(path: Path, fill: Callable[[h5py.File], None]) -> None:
+    """Write the file atomically, with its SHA-256 in the user block; it is in memory once. Raises OSError."""
+    with _buffer(fill, _BLOCK).getbuffer() as data, written_atomically(path) as file:
+        file.write(_block(data[_BLOCK:]))
+        file.write(data[_BLOCK:])
+
+
+def _buffer(fill: Callable[[h5py.File], None], userblock: int) -> io.BytesIO:
     buffer = io.BytesIO()
-    with h5py.File(buffer, "w", userblock_size=_BLOCK if checksum else 0) as file:
+    with h5py.File(buffer, "w", userblock_size=userblock) as file:
         fill(file)
-    return _block(buffer.getvalue()[_BLOCK:]) + buffer.getvalue()[_BLOCK:] if checksum else buffer.getvalue()
+    return buffer
 
 
 def checksum_matches(data: bytes) -> bool:
@@ -49,8 +60,19 @@ def checksum_matches(data: bytes) -> bool:
     return data[:_BLOCK] == _block(memoryview(data)[_BLOCK:])
 
 
+def file_checksum_matches(path: Path, but: bytes) -> bool:
+    """`checksum_matches` for a file, which is read in pieces; also True for one that begins with `but`. Raises OSError."""
+    with naming(path), path.open("rb") as file:
+        block = file.read(_BLOCK)
+        return block.startswith(but) or block == _stated(hashlib.file_digest(file, "sha256").hexdigest())
+
+
 def _block(data: bytes | memoryview) -> bytes:
-    return f"sha256 {hashlib.sha256(data).hexdigest()}\n".encode().ljust(_BLOCK, b"\0")
+    return _stated(hashlib.sha256(data).hexdigest())
+
+
+def _stated(digest: str) -> bytes:
+    return f"sha256 {digest}\n".encode().ljust(_BLOCK, b"\0")
 
 
 def write_dataset(file: h5py.File, name: str, rows: np.ndarray, chunk_rows: int) -> None:

@@ -1,4 +1,4 @@
-"""What the segments of a store hold, remembered in one file, so that opening it reads and hashes only what has changed.
+"""Remember what the segments of a store hold, so that opening it reads and hashes only changed ones.
 
     headers.npz   of each segment: name, stamp, SHA-256, keys, token counts, failures
 

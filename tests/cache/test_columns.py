@@ -60,6 +60,16 @@ def test_numbers_are_pythons_own_and_numpy_takes_the_column() -> None:
     ]
 
 
+@pytest.mark.usefixtures("blocks")
+def test_keys_are_held_as_texts_too() -> None:
+    for keys in (KEYS, [], ["", ""]):
+        texts = KeyColumn.of(keys).digits()
+        assert texts == keys and KeyColumn.of_digits(texts) == keys
+    for wrong in (["ab"], ["x" * 64], ["0" * 32, "0" * 32]):
+        with pytest.raises(ValueError, match="hex"):
+            KeyColumn.of_digits(TextColumn.of(wrong))
+
+
 def test_no_key_is_a_row_of_zeros() -> None:
     column = KeyColumn.of(KEYS)
     assert column.raw.shape == (5, 32) and column.present.tolist() == [True, False, True, True, False]
