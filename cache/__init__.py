@@ -11,7 +11,7 @@ from cache.exports import on_first_use
 
 if TYPE_CHECKING:
     from cache.bundles import CONFIG, LATEST, NoBundle, bundle_names, find_bundle, followed, version_folders
-    from cache.columns import KeyColumn, NumberColumn, TextColumn
+    from cache.columns import KeyColumn, NumberColumn, TextBuilder, TextColumn
     from cache.demo import (
         DEMO_DATA,
         NOTICE,
@@ -66,6 +66,7 @@ __all__ = [
     "PartRecord",
     "Segment",
     "SpecMismatch",
+    "TextBuilder",
     "TextColumn",
     "UnusableIndex",
     "VectorStore",
@@ -115,7 +116,7 @@ __all__ = [
 
 _OFFERS = {
     "cache.bundles": "CONFIG LATEST NoBundle bundle_names find_bundle followed version_folders",
-    "cache.columns": "KeyColumn NumberColumn TextColumn",
+    "cache.columns": "KeyColumn NumberColumn TextBuilder TextColumn",
     "cache.demo": "DEMO_DATA NOTICE chosen_model content_of demo_notice is_demo_encoder path_notice required_model",
     "cache.edge": "Parser announce exit_codes printable run_as_command stop_quietly",
     "cache.errors": "raised_here refuse",
