@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from bench.machine import say
-from embed.job import EmbedSettings, embed_dataset
+from embed.job import embed_dataset
+from embed.plan.settings import EmbedSettings
 from tests.fakes import FakeEncoder
 
 _WIDTH = 512

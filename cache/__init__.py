@@ -10,7 +10,8 @@ from cache.cores import cores, limit_threads  # now: later the name would be tha
 from cache.exports import on_first_use
 
 if TYPE_CHECKING:
-    from cache.bundles import NoBundle, find_bundle
+    from cache.bundles import CONFIG, LATEST, NoBundle, bundle_names, find_bundle, followed, version_folders
+    from cache.columns import KeyColumn, NumberColumn, TextColumn
     from cache.demo import (
         DEMO_DATA,
         NOTICE,
@@ -34,16 +35,19 @@ if TYPE_CHECKING:
         write_index,
     )
     from cache.index.parts import PARTS, PartRecord, part_of, read_parts, write_parts
-    from cache.layout import FEATURES, LONG_TEXTS, DatasetRequest, Layout, absolute_if_file, data_name
+    from cache.layout import FEATURES, LONG_TEXTS, DatasetRequest, Layout, absolute_if_file, data_name, names_a_file
+    from cache.store.key_table import KeyTable
     from cache.store.keys import content_key, file_digest, text_key
     from cache.store.segments import KINDS, DamagedSegment, Segment
     from cache.store.spec import SpecMismatch, differences, require_same_spec, spec_id
     from cache.store.vector_store import MissingVectors, VectorStore
 
 __all__ = [
+    "CONFIG",
     "DEMO_DATA",
     "FEATURES",
     "KINDS",
+    "LATEST",
     "LONG_TEXTS",
     "NOTICE",
     "PARTS",
@@ -51,17 +55,22 @@ __all__ = [
     "DamagedSegment",
     "DatasetIndex",
     "DatasetRequest",
+    "KeyColumn",
+    "KeyTable",
     "Layout",
     "MissingVectors",
     "NoBundle",
+    "NumberColumn",
     "Parser",
     "PartRecord",
     "Segment",
     "SpecMismatch",
+    "TextColumn",
     "UnusableIndex",
     "VectorStore",
     "absolute_if_file",
     "announce",
+    "bundle_names",
     "chosen_model",
     "content_key",
     "content_of",
@@ -75,9 +84,11 @@ __all__ = [
     "find_bundle",
     "find_index",
     "folder_replaced",
+    "followed",
     "group_name",
     "is_demo_encoder",
     "limit_threads",
+    "names_a_file",
     "naming",
     "on_first_use",
     "part_of",
@@ -93,6 +104,7 @@ __all__ = [
     "spec_id",
     "stop_quietly",
     "text_key",
+    "version_folders",
     "write_bytes_atomically",
     "write_index",
     "write_parts",
@@ -100,14 +112,16 @@ __all__ = [
 ]
 
 _OFFERS = {
-    "cache.bundles": "NoBundle find_bundle",
+    "cache.bundles": "CONFIG LATEST NoBundle bundle_names find_bundle followed version_folders",
+    "cache.columns": "KeyColumn NumberColumn TextColumn",
     "cache.demo": "DEMO_DATA NOTICE chosen_model content_of demo_notice is_demo_encoder path_notice required_model",
     "cache.edge": "Parser announce exit_codes printable run_as_command stop_quietly",
     "cache.errors": "raised_here refuse",
     "cache.files": "file_stamp folder_replaced naming write_bytes_atomically write_text_atomically",
     "cache.index.dataset_index": "SPLITS DatasetIndex UnusableIndex find_index group_name read_index write_index",
     "cache.index.parts": "PARTS PartRecord part_of read_parts write_parts",
-    "cache.layout": "FEATURES LONG_TEXTS DatasetRequest Layout absolute_if_file data_name",
+    "cache.layout": "FEATURES LONG_TEXTS DatasetRequest Layout absolute_if_file data_name names_a_file",
+    "cache.store.key_table": "KeyTable",
     "cache.store.keys": "content_key file_digest text_key",
     "cache.store.segments": "KINDS DamagedSegment Segment",
     "cache.store.spec": "SpecMismatch differences require_same_spec spec_id",

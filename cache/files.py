@@ -2,42 +2,49 @@
 
 import errno
 import os
+import re
 import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
-# A full disk, a quota or a limit that is reached, a broken disk: errors of write() that name no file.
-_OF_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+# A full disk, a quota or a limit that is reached, a broken disk, a server that forgot the file: errors of read() and write(),
+# which name no file.
+_OF_OPEN_FILES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE, errno.ETIMEDOUT)
 
 
-def write_bytes_atomically(path: Path, data: bytes) -> None:
-    """Write a temporary file beside `path`, fsync it and rename it to `path`; missing parent folders are created.
+@contextmanager
+def written_atomically(path: Path) -> Iterator[BinaryIO]:
+    """Yield a temporary file beside `path`; when the block succeeds, it is fsynced and renamed to `path`; missing parent
+    folders are created.
 
-    The temporary name starts with a dot and ends in `.tmp`; a leftover after a kill is harmless.
+    The temporary name starts with a dot and ends in `.tmp`; a leftover after a kill is harmless, see `remove_leftovers`.
     Raises OSError, which names `path`, when the disk is full or the folder cannot be written.
     """
     with naming(path):
-        _write_atomically(path, data)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                # mkstemp makes files readable by their owner alone
+                os.fchmod(handle, 0o666 & ~_umask())
+                yield file
+                file.flush()
+                os.fsync(handle)
+            Path(name).rename(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        sync(path.parent)
 
 
-def _write_atomically(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        # mkstemp makes files readable by their owner alone
-        temporary.chmod(0o666 & ~_umask())
-        temporary.write_bytes(data)
-        sync(temporary)
-        temporary.rename(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync(path.parent)
+def write_bytes_atomically(path: Path, data: bytes) -> None:
+    """`written_atomically` for bytes. Raises OSError."""
+    with written_atomically(path) as file:
+        file.write(data)
 
 
 def write_text_atomically(path: Path, text: str) -> None:
@@ -66,13 +73,25 @@ def folder_replaced(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Name `path` in an OSError of write(), which says only "No space left on device"."""
+    """Name `path` in an OSError of read() or write(), which says only "No space left on device"."""
     try:
         yield
     except OSError as error:
-        if error.errno not in _OF_WRITE or error.filename is not None:
+        if error.errno not in _OF_OPEN_FILES or error.filename is not None:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def remove_leftovers(folder: Path, names: str) -> None:
+    """Remove the temporary files that killed processes left of files whose names match the pattern `names`.
+
+    Call it where no other process writes such a file, e.g. under a lock. Raises OSError.
+    """
+    leftover = re.compile(rf"\.(?:{names})\.[a-z0-9_]{{8}}\.tmp")  # as mkstemp names them
+    with os.scandir(folder) as entries:
+        found = [entry.path for entry in entries if leftover.fullmatch(entry.name)]
+    for path in found:
+        Path(path).unlink(missing_ok=True)
 
 
 def file_stamp(path: Path) -> list[int] | None:

@@ -1,25 +1,58 @@
-"""Build HDF5 files in memory, with an optional SHA-256 in the user block.
+"""Read HDF5 files, and build them in memory, with an optional SHA-256 in the user block.
 
 The HDF5 library aborts the process on a full disk and may do so on damaged bytes. So it never writes to disk here, and
-checksums are verified before it opens a file. Other HDF5 tools ignore the user block.
+checksums are verified before it opens a file. Other HDF5 tools ignore the user block. Files are opened by Python: HDF5's own
+file locking fails on file systems without locks, and its errors hide those of the system.
 """
 
 import hashlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import h5py
 import numpy as np
 
+from cache.files import naming, written_atomically
+
 _BLOCK = 512  # the smallest user block
 
 
-def hdf5_bytes(fill: Callable[[h5py.File], None], checksum: bool = False) -> bytes:
-    """The bytes of the file that `fill` writes, deterministic; checksum: with its SHA-256 in the user block."""
+class Unreadable(ValueError):
+    """Bytes that HDF5 cannot read, or without what was asked for."""
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[h5py.File]:
+    """A file, to be read in the block. Raises Unreadable, and OSError where the system refuses to open or read it."""
+    with naming(path), path.open("rb") as raw:
+        try:
+            with h5py.File(raw, "r") as file:
+                yield file
+        except (OSError, KeyError) as error:
+            if isinstance(error, OSError) and error.errno is not None:  # the system's; HDF5's own have no number
+                raise
+            raise Unreadable(f"{path}: HDF5 cannot read it ({error})") from error
+
+
+def hdf5_bytes(fill: Callable[[h5py.File], None]) -> bytes:
+    """The bytes of the file that `fill` writes, deterministic."""
+    return _buffer(fill, 0).getvalue()
+
+
+def write_checked(path: Path, fill: Callable[[h5py.File], None]) -> None:
+    """Write the file atomically, with its SHA-256 in the user block; it is in memory once. Raises OSError."""
+    with _buffer(fill, _BLOCK).getbuffer() as data, written_atomically(path) as file:
+        file.write(_block(data[_BLOCK:]))
+        file.write(data[_BLOCK:])
+
+
+def _buffer(fill: Callable[[h5py.File], None], userblock: int) -> io.BytesIO:
     buffer = io.BytesIO()
-    with h5py.File(buffer, "w", userblock_size=_BLOCK if checksum else 0) as file:
+    with h5py.File(buffer, "w", userblock_size=userblock) as file:
         fill(file)
-    return _block(buffer.getvalue()[_BLOCK:]) + buffer.getvalue()[_BLOCK:] if checksum else buffer.getvalue()
+    return buffer
 
 
 def checksum_matches(data: bytes) -> bool:
@@ -27,8 +60,19 @@ def checksum_matches(data: bytes) -> bool:
     return data[:_BLOCK] == _block(memoryview(data)[_BLOCK:])
 
 
+def file_checksum_matches(path: Path, but: bytes) -> bool:
+    """`checksum_matches` for a file, which is read in pieces; also True for one that begins with `but`. Raises OSError."""
+    with naming(path), path.open("rb") as file:
+        block = file.read(_BLOCK)
+        return block.startswith(but) or block == _stated(hashlib.file_digest(file, "sha256").hexdigest())
+
+
 def _block(data: bytes | memoryview) -> bytes:
-    return f"sha256 {hashlib.sha256(data).hexdigest()}\n".encode().ljust(_BLOCK, b"\0")
+    return _stated(hashlib.sha256(data).hexdigest())
+
+
+def _stated(digest: str) -> bytes:
+    return f"sha256 {digest}\n".encode().ljust(_BLOCK, b"\0")
 
 
 def write_dataset(file: h5py.File, name: str, rows: np.ndarray, chunk_rows: int) -> None:

@@ -8,13 +8,14 @@
     ocr/                     OCR models that the user adds, see `embed.ocr.recognisers`
     audit/*.html             pages of `python -m embed audit`
     studies.sqlite3          the tuning studies
-    bundles/<name>/          model bundles; `latest` is a link
+    bundles/<name>/<version>/    model bundles, see `cache.bundles`
     nested/, finetune/, exports/, test-readings/    output of these commands
 
 It computes paths and touches no file.
 """
 
 import hashlib
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +25,11 @@ FEATURES = ("projected", "pooled", "both")
 LONG_TEXTS = ("truncate", "chunk")
 # The end of an index's name, after the model's.
 _VARIANT = re.compile(rf"-[0-9a-f]{{6}}((?:-(?:{'|'.join((*FEATURES[1:], *LONG_TEXTS[1:]))}))*)$")
-# Characters of an audit page's name: file systems limit names to 255 bytes.
-_LONGEST_NAME = 90
+# File systems limit names to 255 bytes; temporary files and those beside an index add up to 27. What is cut off is the
+# beginning of a name: its end has the hashes and the variant.
+_LONGEST_INDEX = 228
+_LONGEST_HALF = 100
+_LONGEST_PAGE = 90
 
 
 @dataclass(frozen=True)
@@ -90,15 +94,20 @@ class Layout:
         encoder = f"{request.model}|{absolute_if_file(request.pretrained)}"
         variants = [request.features, request.long_text] + ["finetuned"] * request.finetuned
         variant = "".join(f"-{word}" for word in variants if word not in (FEATURES[0], LONG_TEXTS[0]))
-        return self.named_index(f"{data_name(request.data)}--{_slug(request.model)}-{_short_hash(encoder)}{variant}")
+        data, model = data_name(request.data), f"{_slug(request.model)}-{_short_hash(encoder)}{variant}"
+        if len(f"{data}--{model}") > _LONGEST_INDEX:
+            data, model = data[-_LONGEST_HALF:], model[-_LONGEST_HALF:]
+        return self.named_index(f"{data}--{model}")
 
     def indexes(self, request: DatasetRequest) -> list[Path]:
         """The existing indexes of a data set under any model; only those of a variant that is not the default, if one is
         requested. Those of fine-tuned encoders are left out, since these have seen the labels."""
         wanted = {request.features, request.long_text} - {FEATURES[0], LONG_TEXTS[0]}
+        data = data_name(request.data)
         return [
             path
-            for path in sorted(self.datasets.glob(f"{data_name(request.data)}--*.h5"))
+            for name in sorted({data, data[-_LONGEST_HALF:]})
+            for path in sorted(self.datasets.glob(f"{name}--*.h5"))
             if (named := _VARIANT.search(path.stem)) and wanted <= set(named[1].split("-"))
         ]
 
@@ -115,8 +124,8 @@ class Layout:
         return self.artifacts / "splits" / f"{data_name(data)}.h5"
 
     def audit_page(self, data: str) -> Path:
-        """The audit's page; a name too long for the file system is cut at its beginning."""
-        return self.artifacts / "audit" / f"{data_name(data)[-_LONGEST_NAME:]}.html"
+        """The audit's page."""
+        return self.artifacts / "audit" / f"{data_name(data)[-_LONGEST_PAGE:]}.html"
 
     @property
     def bundles(self) -> Path:
@@ -124,7 +133,7 @@ class Layout:
         return self.artifacts / "bundles"
 
     def bundle(self, name: str) -> Path:
-        """The folder of a model bundle."""
+        """The folder of the versions of a model bundle."""
         return self.bundles / name
 
     def nested(self, name: str) -> Path:
@@ -135,9 +144,9 @@ class Layout:
         """The folder of a fine-tuning in progress, from a bundle of this name."""
         return self.artifacts / "finetune" / bundle
 
-    def export(self, name: str) -> Path:
-        """The default folder for exporting a bundle."""
-        return self.artifacts / "exports" / name
+    def export(self, name: str, version: str) -> Path:
+        """The default folder for exporting a version of a bundle."""
+        return self.artifacts / "exports" / name / version
 
     def test_readings(self, data: str) -> Path:
         """The log of evaluations on a data set's test memes."""
@@ -147,12 +156,17 @@ class Layout:
 def data_name(data: str) -> str:
     """A data folder's name and a hash of its full path, for use in a file name."""
     path = Path(data).resolve()
-    return f"{_slug(path.name)}-{_short_hash(str(path))}"
+    return f"{_slug(path.name)}-{_short_hash(str(path))}"[-_LONGEST_INDEX:]
 
 
 def absolute_if_file(pretrained: str) -> str:
     """The absolute path of a checkpoint file, independent of the working directory; a tag or "" is unchanged."""
-    return str(Path(pretrained).resolve()) if pretrained and Path(pretrained).is_file() else pretrained
+    return str(Path(pretrained).resolve()) if names_a_file(pretrained) else pretrained
+
+
+def names_a_file(pretrained: str) -> bool:
+    """Whether it is a checkpoint file; a word without suffix and folder is a tag, whatever lies in the working directory."""
+    return bool(os.path.dirname(pretrained) or os.path.splitext(pretrained)[1]) and os.path.isfile(pretrained)
 
 
 def _slug(name: str) -> str:

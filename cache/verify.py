@@ -2,7 +2,8 @@
 
     python -m cache verify
 
-It is read-only. Each finding names the command that repairs the damage.
+It changes nothing, but has the next opening of a damaged store hash every segment. Each finding names the command that repairs
+the damage.
 """
 
 from collections.abc import Callable
@@ -13,19 +14,20 @@ from tqdm import tqdm
 
 from cache.contents import UnusableStore, index_files, rebuild_command, store_folders, stored_spec
 from cache.index.dataset_index import DatasetIndex, UnusableIndex, read_index
+from cache.store import headers
 from cache.store.keys import text_key
 from cache.store.manifest import (
-    check_segment,
     manifest_entry,
     manifest_path,
     read_manifest,
     segment_files,
     segment_kind,
 )
-from cache.store.segments import KINDS, DamagedSegment, read_header
+from cache.store.segments import KINDS, DamagedSegment, check_segment, read_header
 from cache.store.spec import spec_id
 
 _ANY_EMBED = "`make embed` with the DATA, MODEL and PRETRAINED that filled this store rebuilds it"
+_UNREAD = "not damage: let it be read, and verify again"
 _COMPACT = "no row is lost; `python -m cache compact` rewrites the manifest"
 
 
@@ -95,9 +97,13 @@ def _check_store(
         verified.segments += 1
         try:
             digest, size = check_segment(path), path.stat().st_size
-            found = read_header(path)[0]
+            found = read_header(path).keys
         except DamagedSegment as error:
+            headers.forget(folder)
             verified.findings.append(Finding(str(error), remedy))
+            continue
+        except OSError as error:
+            verified.findings.append(Finding(f"{path}: cannot be read ({error.strerror})", _UNREAD))
             continue
         keys[segment_kind(name)].update(found)
         verified.bytes += size

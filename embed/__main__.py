@@ -8,6 +8,7 @@ Messages and progress go to stderr, the summary to stdout. Exit 0: done; 2: bad 
 130: interrupted, finished work is kept.
 """
 
+import argparse
 import json
 import sys
 from collections import Counter
@@ -36,8 +37,9 @@ from embed.clip.options import DEVICES, PRECISIONS, EncoderOptions
 from embed.data.choices import add_choices
 from embed.data.tables import check_exists
 from embed.engines.local import ENGINES
-from embed.job import EmbedSettings, Summary, embed_dataset
+from embed.job import Summary, embed_dataset
 from embed.ocr.readings import Reading
+from embed.plan.settings import EmbedSettings
 from embed.published.command import main as data
 
 # Skipped memes listed on the screen: with the wrong picture folder there are thousands.
@@ -90,7 +92,11 @@ def _parser() -> Parser:
     parser.add_argument(
         "--rehash", action="store_true", help="read all pictures, also those with unchanged size and times"
     )
-    parser.add_argument("--ocr", action="store_true", help="fill empty texts by OCR with RapidOCR; slow, done once")
+    parser.add_argument(
+        "--ocr",
+        action=argparse.BooleanOptionalAction,
+        help="fill empty texts by OCR with RapidOCR; slow, done once (default: keep what an earlier run read)",
+    )
     parser.add_argument(
         "--ocr-lang", default="", help="what --ocr reads: a language of its wheel's model or an added one"
     )
@@ -162,6 +168,7 @@ def _notice(settings: EmbedSettings, summary: Summary) -> str:
 def _ocr_counts(reading: Reading) -> str:
     rate = f" in {reading.seconds:.1f} s" if reading.read else ""
     failed = f", {reading.failed} unreadable" if reading.failed else ""
+    failed += f", {reading.unread} not read: OCR=on reads them" if reading.unread else ""
     pictures = f"{reading.pictures} pictures: {reading.known} read before, {reading.read} now{rate}{failed}"
     return f"{reading.filled} of {reading.empty} empty texts ({pictures}) by {reading.engine}"
 

@@ -23,7 +23,8 @@ from embed.clip.options import EncoderOptions, EncoderRequest
 from embed.engines import ray_engine
 from embed.engines.ray_engine import ClusterUnavailable
 from embed.engines.ray_workers import Encoder, Facts
-from embed.job import EmbedSettings, Summary, embed_dataset
+from embed.job import Summary, embed_dataset
+from embed.plan.settings import EmbedSettings
 
 DEMO = "demo/memes"
 ENCODER = "local-dir:demo/encoder"

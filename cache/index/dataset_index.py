@@ -4,7 +4,6 @@ It holds no vectors, and the store holds no labels, so a picture in two data set
 Labels are 1 (offensive), 0 (not offensive) and -1 (unlabelled).
 """
 
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -14,9 +13,9 @@ from typing import Any
 import h5py
 import numpy as np
 
+from cache.columns import Column, KeyColumn, NumberColumn, TextColumn
 from cache.demo import model_advice
-from cache.files import write_bytes_atomically
-from cache.hdf5 import checksum_matches, hdf5_bytes, write_dataset
+from cache.hdf5 import Unreadable, file_checksum_matches, opened, write_checked, write_dataset
 from cache.layout import FEATURES, LONG_TEXTS, DatasetRequest, Layout
 from cache.store.spec import Spec
 
@@ -28,9 +27,6 @@ _NO_PARTS = -2
 _USUAL = (FEATURES[0], LONG_TEXTS[0])
 _HDF5 = b"\x89HDF"
 _CHUNK_BYTES = 1 << 20  # datasets are always read whole, so few and large chunks
-# Texts are stored as UTF-8 bytes and end offsets: HDF5's variable-length strings have no checksum and no NUL.
-# Surrogates represent file-name bytes that are not UTF-8.
-_ENCODING = ("utf-8", "surrogatepass")
 
 
 class UnusableIndex(ValueError):
@@ -39,7 +35,7 @@ class UnusableIndex(ValueError):
 
 @dataclass(frozen=True)
 class DatasetIndex:
-    """One row per meme of the data set, embedded or not; all sequences have N entries.
+    """One row per meme of the data set, embedded or not; all sequences have N entries, and become columns (`cache.columns`).
 
     ids, splits ("train" | "validation" | "test"), images (path inside the data folder), texts: str;
     image_keys, text_keys: hex digests, "" where there is none; labels: 1 | 0 | -1;
@@ -54,7 +50,7 @@ class DatasetIndex:
     prompts: {"offensive" | "non-offensive": texts} for zero-shot classification, whose vectors are in the store under
     their `text_key`; {} for imported vectors without prompts.
 
-    Raises ValueError where the columns differ in length.
+    Raises ValueError where the columns differ in length, and for what is no key.
     """
 
     ids: Sequence[str]
@@ -77,8 +73,10 @@ class DatasetIndex:
 
     def __post_init__(self) -> None:
         for name, usual in (("groups", ""), ("parts", _NO_PARTS), ("agreements", 1.0)):
-            if not getattr(self, name):
+            if not len(getattr(self, name)):
                 object.__setattr__(self, name, [usual] * len(self.ids))
+        for name in _COLUMNS:
+            object.__setattr__(self, name, _column(name, getattr(self, name)))
         lengths = {name: len(getattr(self, name)) for name in _COLUMNS}
         if len(set(lengths.values())) != 1:
             raise ValueError(f"all columns of an index must have one length, got {lengths}")
@@ -89,7 +87,7 @@ class DatasetIndex:
     @property
     def has_parts(self) -> bool:
         """Whether the index has parts; older ones do not."""
-        return _NO_PARTS not in self.parts
+        return not (np.asarray(self.parts) == _NO_PARTS).any()
 
     @property
     def hints(self) -> dict[str, tuple[str, str]]:
@@ -106,7 +104,8 @@ _NUMBERS = {
     "text_cut": np.int8,
     "parts": np.int8,
     "agreements": np.float32,
-}  # the other columns hold text
+}
+_KEYS = ("image_keys", "text_keys")  # the other columns hold text
 _LATER = ("parts", "agreements")  # absent in older files
 
 
@@ -163,28 +162,30 @@ def _variables(index: DatasetIndex) -> str:
 
 def write_index(path: Path, index: DatasetIndex) -> None:
     """Write the index atomically, replacing that of an earlier run. Raises OSError."""
-    write_bytes_atomically(path, hdf5_bytes(lambda file: _fill(file, index), checksum=True))
+    write_checked(path, lambda file: _fill(file, index))
 
 
 def read_index(path: Path) -> DatasetIndex:
     """Read an index. Raises UnusableIndex, naming the file and the command that writes it."""
     try:
-        data = path.read_bytes()
-        # Format 1 had no checksum: it is reported as an old format below, not as damaged.
-        if not data.startswith(_HDF5) and not checksum_matches(data):
+        if not file_checksum_matches(path, but=_HDF5):  # format 1 had no checksum: it is reported as an old one below
             raise UnusableIndex(f"{path}: damaged, or not a dataset index; run `make embed` again")
-        with h5py.File(io.BytesIO(data), "r") as file:
+        with opened(path) as file:
             if file.attrs["format"] != FORMAT:
                 raise UnusableIndex(f"{path}: format {file.attrs['format']}, expected {FORMAT}; run `make embed` again")
             held: dict[str, Any] = {name: json.loads(file.attrs[name]) for name in _DESCRIPTIONS}
-            for name in _COLUMNS:
-                if name in file or name not in _LATER:
-                    held[name] = _numbers(file, name) if name in _NUMBERS else _texts(file, name)
+            held |= {name: _get(file, name) for name in _COLUMNS if name in file or name not in _LATER}
             return DatasetIndex(**held)
     except UnusableIndex:
         raise
-    except (OSError, KeyError, ValueError) as error:
+    except (FileNotFoundError, Unreadable, ValueError) as error:
         raise UnusableIndex(f"{path}: not a dataset index ({error}); run `make embed` again") from error
+
+
+def _column(name: str, values: Sequence[Any]) -> Column[Any]:
+    if name in _NUMBERS:
+        return values if isinstance(values, NumberColumn) else NumberColumn(np.asarray(values, _NUMBERS[name]))
+    return KeyColumn.of(values) if name in _KEYS else TextColumn.of(values)
 
 
 def _fill(file: h5py.File, index: DatasetIndex) -> None:
@@ -196,19 +197,17 @@ def _fill(file: h5py.File, index: DatasetIndex) -> None:
         if name in _NUMBERS:
             write_dataset(file, name, np.asarray(values, _NUMBERS[name]), _CHUNK_BYTES)
         else:
-            _put_texts(file, name, values)
+            _put_texts(file, name, values.digits() if name in _KEYS else values)
 
 
-def _numbers(file: h5py.File, name: str) -> list[Any]:
-    return file[name][:].tolist()
+def _get(file: h5py.File, name: str) -> Column[Any]:
+    if name in _NUMBERS:
+        return NumberColumn(file[name][:])
+    # HDF5's variable-length strings have no checksum and no NUL
+    texts = TextColumn(file[f"{name}/utf8"][:], file[f"{name}/ends"][:])
+    return KeyColumn.of_digits(texts) if name in _KEYS else texts
 
 
-def _put_texts(file: h5py.File, name: str, values: Sequence[str]) -> None:
-    encoded = [value.encode(*_ENCODING) for value in values]
-    write_dataset(file, f"{name}/utf8", np.frombuffer(b"".join(encoded), np.uint8), _CHUNK_BYTES)
-    write_dataset(file, f"{name}/ends", np.cumsum([len(value) for value in encoded], dtype=np.int64), _CHUNK_BYTES // 8)
-
-
-def _texts(file: h5py.File, name: str) -> list[str]:
-    joined, ends = file[f"{name}/utf8"][:].tobytes(), file[f"{name}/ends"][:].tolist()
-    return [joined[start:end].decode(*_ENCODING) for start, end in zip([0, *ends], ends)]
+def _put_texts(file: h5py.File, name: str, texts: TextColumn) -> None:
+    write_dataset(file, f"{name}/utf8", texts.utf8, _CHUNK_BYTES)
+    write_dataset(file, f"{name}/ends", texts.ends.astype(np.int64), _CHUNK_BYTES // 8)

@@ -11,8 +11,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from cache.files import write_bytes_atomically
-from cache.hdf5 import checksum_matches, hdf5_bytes, write_dataset
+from cache.hdf5 import checksum_matches, write_checked, write_dataset
 
 # MultiOFF's own validation and test splits are a fifth of the memes each.
 PARTS = 5
@@ -61,5 +60,4 @@ def write_parts(path: Path, record: PartRecord) -> None:
         write_dataset(file, "part", np.array([record.parts[key] for key in keys], np.int8), _CHUNK)
         write_dataset(file, "hash", np.array([record.hashes[key] for key in keys], np.uint64).reshape(-1, 4), _CHUNK)
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes_atomically(path, hdf5_bytes(fill, checksum=True))
+    write_checked(path, fill)

@@ -6,11 +6,12 @@ Vectors, token counts and failures are unchanged, bit for bit. Of a key in sever
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from cache.columns import KeyColumn
 from cache.store.manifest import Entry, manifest_entry
 from cache.store.segments import KINDS, Segment, read_header, read_vectors, write_segment
 from cache.store.vector_store import VectorStore
@@ -29,14 +30,17 @@ class CompactionResult:
 
 @dataclass(frozen=True)
 class _LiveRows:
-    """Rows and failures of a segment that no later one supersedes; stored: number in the file, superseded included."""
+    """Rows and failures of a segment that no later one supersedes.
+
+    rows: (L,) places of the L keys in the file; tokens: (L,); stored: number in the file, superseded included.
+    """
 
     path: Path
-    keys: list[str]
-    rows: list[int]
+    keys: KeyColumn
+    rows: np.ndarray
     tokens: np.ndarray
-    failures: dict[str, str] = field(default_factory=dict)
-    stored: int = 0
+    failures: dict[str, str]
+    stored: int
 
     def __len__(self) -> int:
         return len(self.keys) + len(self.failures)
@@ -71,11 +75,11 @@ def _plan(store: VectorStore, kind: str) -> tuple[list[_LiveRows], list[list[_Li
 
 def _live_rows(store: VectorStore, kind: str) -> Iterator[_LiveRows]:
     failing = store.failures(kind)
-    for path, held in store.held(kind).items():
-        keys, tokens, failures = read_header(path)
-        rows = list(held.values())
-        still = {key: failing[key] for key in failures if key in failing}
-        yield _LiveRows(path, list(held), rows, tokens[rows], still, len(keys) + len(failures))
+    for path, rows in store.held(kind).items():
+        header = read_header(path)
+        still = {key: failing[key] for key in header.failed if key in failing}
+        stored = len(header.keys) + len(header.failed)
+        yield _LiveRows(path, header.keys.take(rows), rows, header.tokens[rows], still, stored)
 
 
 def _groups(parts: list[_LiveRows]) -> Iterator[list[_LiveRows]]:
@@ -92,7 +96,7 @@ def _groups(parts: list[_LiveRows]) -> Iterator[list[_LiveRows]]:
 
 def _merge(folder: Path, kind: str, group: list[_LiveRows]) -> Entry:
     """Write one segment of all live rows of `group`; return its manifest entry."""
-    keys = [key for part in group for key in part.keys]
+    keys = KeyColumn(np.concatenate([part.keys.raw for part in group]))
     segment = Segment(
         keys,
         _vectors(group),
@@ -108,7 +112,7 @@ def _vectors(group: list[_LiveRows]) -> np.ndarray:
     merged = np.empty((0, 0), np.float32)
     filled = 0
     for part in group:
-        if not part.keys:
+        if not len(part.keys):
             continue
         vectors = read_vectors(part.path)
         if not merged.size:

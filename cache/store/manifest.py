@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from cache.files import naming, sync, write_text_atomically
-from cache.store.keys import file_digest
-from cache.store.segments import KINDS, DamagedSegment
+from cache.store.segments import KINDS
 
 Entry = dict[str, Any]
 # Files with other names are neither read nor removed, whatever the manifest says.
-_SEGMENT_NAME = re.compile(rf"({'|'.join(KINDS)})-([0-9a-f]{{20}})\.h5")
+SEGMENT_NAMES = rf"({'|'.join(KINDS)})-([0-9a-f]{{20}})\.h5"
+_SEGMENT_NAME = re.compile(SEGMENT_NAMES)
 
 
 def manifest_path(folder: Path) -> Path:
@@ -72,21 +72,13 @@ def append_entry(folder: Path, entry: Entry) -> None:
 
 
 def segment_files(folder: Path) -> list[Path]:
-    """The files with segment names, sorted, whether in the manifest or not."""
-    return sorted(p for p in folder.glob("*.h5") if _SEGMENT_NAME.fullmatch(p.name) and p.is_file())
-
-
-def check_segment(path: Path) -> str:
-    """A segment's SHA-256, after checking it against the file name. Raises DamagedSegment."""
-    if not path.is_file():
-        raise DamagedSegment(f"{path}: missing")
+    """The files with segment names, sorted, whether in the manifest or not. Raises OSError, but not for a missing folder."""
     try:
-        digest = file_digest(path)
-    except OSError as error:
-        raise DamagedSegment(f"{path}: cannot be read ({error.strerror})") from error
-    if digest[:20] != path.stem.split("-")[1]:
-        raise DamagedSegment(f"{path}: its bytes have changed since it was written")
-    return digest
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries if _SEGMENT_NAME.fullmatch(entry.name) and entry.is_file()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [folder / name for name in sorted(names)]
 
 
 def _lines(path: Path) -> list[str]:

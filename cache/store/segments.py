@@ -1,9 +1,11 @@
 """Segments: immutable HDF5 files of keys, vectors and failures, named by their SHA-256.
 
 A segment is written to a temporary name, fsynced and renamed, so a kill loses only the one being written. Appending to
-one HDF5 file did not survive `kill -9`. Every dataset has fletcher32 checksums.
+one HDF5 file did not survive `kill -9`. Every dataset has fletcher32 checksums. Damage is a missing file or a hash that
+differs from the name; a file that cannot be read now is an OSError.
 """
 
+import errno
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,9 +14,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from cache.files import write_bytes_atomically
-from cache.hdf5 import hdf5_bytes, write_dataset
-from cache.store.keys import content_key
+from cache.columns import KeyColumn
+from cache.files import naming, write_bytes_atomically
+from cache.hdf5 import Unreadable, hdf5_bytes, opened, write_dataset
+from cache.store.keys import content_key, file_digest
 
 KINDS = ("image", "text")
 # Segments are read whole: chunks of 512 full-width rows measured within 40 % of a contiguous read.
@@ -23,14 +26,14 @@ _REASON_BYTES = 200
 
 
 class DamagedSegment(ValueError):
-    """A segment is missing, unreadable or fails its checksum."""
+    """A segment is missing, or its bytes are not those that were written."""
 
 
 @dataclass(frozen=True)
 class Segment:
     """Rows of one kind.
 
-    keys: N hex digests; vectors: (N, D) float32; tokens: (N,) int32 token counts before truncation, zeros for images;
+    keys: N of 64 hex digits; vectors: (N, D) float32; tokens: (N,) int32 token counts before truncation, zeros for images;
     failures: {key: why it could not be embedded}. Raises ValueError for other shapes, NaN and infinity.
     """
 
@@ -50,6 +53,29 @@ class Segment:
             raise ValueError("a segment must not hold NaN or infinite numbers: the encoder is broken")
 
 
+@dataclass(frozen=True)
+class Header:
+    """A segment without its vectors. keys: N; tokens: (N,) int32; failed: F keys; reasons: (F,) bytes of UTF-8."""
+
+    keys: KeyColumn
+    tokens: np.ndarray
+    failed: KeyColumn
+    reasons: np.ndarray
+
+    @classmethod
+    def of(cls, segment: Segment) -> "Header":
+        """The header that `segment` has once it is written."""
+        reasons = _reasons([reason.encode("utf-8")[:_REASON_BYTES] for reason in segment.failures.values()])
+        tokens = np.asarray(segment.tokens, np.int32)
+        return cls(KeyColumn.of(segment.keys), tokens, KeyColumn.of(segment.failures), reasons)
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """{key: why it could not be embedded}."""
+        reasons = (reason.decode("utf-8", "ignore") for reason in self.reasons.tolist())
+        return dict(zip(self.failed, reasons, strict=True))
+
+
 def write_segment(folder: Path, kind: str, segment: Segment) -> tuple[Path, str]:
     """Write `segment` under `folder`; return its path and its SHA-256. Raises OSError, e.g. when the disk is full."""
     data = hdf5_bytes(lambda file: _fill(file, segment))
@@ -59,47 +85,57 @@ def write_segment(folder: Path, kind: str, segment: Segment) -> tuple[Path, str]
     return path, digest
 
 
-def read_header(path: Path) -> tuple[list[str], np.ndarray, dict[str, str]]:
-    """A segment's keys, (N,) token counts and failures, without its vectors. Raises DamagedSegment."""
-    with _opened(path) as file:
-        reasons = [reason.decode("utf-8", "ignore") for reason in file["failed_reasons"][:]]
-        return _hex(file["keys"][:]), file["tokens"][:], dict(zip(_hex(file["failed_keys"][:]), reasons))
+def check_segment(path: Path) -> str:
+    """A segment's SHA-256, after checking it against the file name. Raises DamagedSegment, and OSError, naming the file, where
+    it cannot be read."""
+    try:
+        with naming(path):
+            digest = file_digest(path)
+    except FileNotFoundError as error:
+        raise DamagedSegment(f"{path}: missing") from error
+    if digest[:20] != path.stem.split("-")[1]:
+        raise DamagedSegment(f"{path}: its bytes have changed since it was written")
+    return digest
 
 
-def read_vectors(path: Path) -> np.ndarray:
-    """A segment's (N, D) float32 vectors. Raises DamagedSegment."""
+def read_header(path: Path) -> Header:
+    """A segment without its vectors. Raises as `check_segment`."""
     with _opened(path) as file:
-        return file["vectors"][:]
+        failed = KeyColumn(file["failed_keys"][:])
+        reasons = _reasons(file["failed_reasons"][:].tolist())
+        return Header(KeyColumn(file["keys"][:]), file["tokens"][:], failed, reasons)
+
+
+def read_vectors(path: Path, first: int = 0, stop: int | None = None) -> np.ndarray:
+    """A segment's (N, D) float32 vectors, of rows `first` to before `stop`. Raises as `check_segment`."""
+    with _opened(path) as file:
+        return file["vectors"][first:stop]
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[h5py.File]:
     try:
-        with h5py.File(path, "r") as file:
+        with opened(path) as file:
             yield file
-    except (OSError, KeyError) as error:
-        raise DamagedSegment(f"{path}: not a readable segment ({error})") from error
+    except FileNotFoundError as error:
+        raise DamagedSegment(f"{path}: missing") from error
+    except Unreadable as error:
+        check_segment(path)
+        raise OSError(errno.EIO, f"its bytes are as they were written, but {error}", str(path)) from error
+
+
+def _reasons(reasons: list[bytes]) -> np.ndarray:
+    return np.array(reasons, f"S{_REASON_BYTES}")
 
 
 def _fill(file: h5py.File, segment: Segment) -> None:
-    reasons = np.array([r.encode("utf-8")[:_REASON_BYTES] for r in segment.failures.values()], f"S{_REASON_BYTES}")
-    columns = {
-        "keys": _raw(segment.keys),
+    header = Header.of(segment)
+    columns: dict[str, np.ndarray] = {
+        "keys": header.keys.raw,
         "vectors": np.asarray(segment.vectors, np.float32),
-        "tokens": np.asarray(segment.tokens, np.int32),
-        "failed_keys": _raw(list(segment.failures)),
-        "failed_reasons": reasons,
+        "tokens": header.tokens,
+        "failed_keys": header.failed.raw,
+        "failed_reasons": header.reasons,
     }
     for name, rows in columns.items():
         write_dataset(file, name, rows, _CHUNK_ROWS)
-
-
-def _raw(keys: Sequence[str]) -> np.ndarray:
-    """Hex digests -> (N, 32) uint8."""
-    return np.frombuffer(bytes.fromhex("".join(keys)), np.uint8).reshape(-1, 32)
-
-
-def _hex(raw: np.ndarray) -> list[str]:
-    """(N, 32) uint8 -> hex digests."""
-    digits = raw.tobytes().hex()
-    return [digits[start : start + 64] for start in range(0, len(digits), 64)]

@@ -4,32 +4,50 @@ Files:
     <root>/<spec id>/spec.json             the spec, as canonical JSON
     <root>/<spec id>/manifest.jsonl        one line per segment: name, kind, rows, SHA-256
     <root>/<spec id>/{image,text}-<hash>.h5   immutable segments
+    <root>/<spec id>/headers.npz           what the segments hold, see `cache.store.headers`; may be removed
     <root>/<spec id>/.lock                 empty; locked by the writer
+    <root>/<spec id>/*.h5.damaged          damaged segments that were moved aside; nothing reads them
 """
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from itertools import repeat
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 
-from cache.files import file_stamp, sync, write_text_atomically
+from cache.columns import KeyColumn
+from cache.files import file_stamp, remove_leftovers, sync, write_text_atomically
+from cache.store import headers
+from cache.store.headers import KnownSegment
+from cache.store.key_table import KeyTable
 from cache.store.lock import locked_folder
 from cache.store.manifest import (
+    SEGMENT_NAMES,
     Entry,
     append_entry,
-    check_segment,
     manifest_entry,
     manifest_path,
     read_manifest,
     segment_files,
-    segment_kind,
     write_manifest,
 )
-from cache.store.segments import KINDS, DamagedSegment, Segment, read_header, read_vectors, write_segment
+from cache.store.rows import KindRows
+from cache.store.segments import (
+    KINDS,
+    DamagedSegment,
+    Header,
+    Segment,
+    check_segment,
+    read_header,
+    read_vectors,
+    write_segment,
+)
 from cache.store.spec import Spec, canonical_json, require_same_spec, spec_id
+
+# What is written under the lock only, apart from the headers, whose writers do not mind.
+_WRITTEN = rf"{SEGMENT_NAMES}|manifest\.jsonl|{headers.FILE}"
+_NO_STAMP = [0, 0, 0, 0]  # of a file that came or went just now: it is hashed again
 
 
 class MissingVectors(ValueError):
@@ -37,10 +55,11 @@ class MissingVectors(ValueError):
 
 
 class VectorStore:
-    """Vectors made under one spec. Opening it checks every segment's SHA-256 and reads no vector.
+    """Vectors made under one spec. Opening it checks the SHA-256 of every segment that has changed, and reads no vector.
 
     damaged: names of segments that are missing or fail their SHA-256. Their rows count as absent, so that the embedding
-    job recomputes them; `forget_damaged` clears the list.
+    job recomputes them; `forget_damaged` clears the list. A segment that cannot be read is an OSError, and nothing is changed.
+    Keys are given as a `KeyColumn` or as any sequence of hex digits.
     """
 
     damaged: list[str]
@@ -64,34 +83,48 @@ class VectorStore:
         Raises as `cache.store.lock.locked_folder`, OSError e.g. without write permission.
         """
         with locked_folder(self.folder, waiting):
+            remove_leftovers(self.folder, _WRITTEN)
             if self._look() != self._seen:
                 self._reread()
-            yield
+            try:
+                yield
+            finally:
+                self._remember()
 
     def known(self, kind: str) -> set[str]:
         """The keys of `kind` that have a vector."""
-        return set(self._rows[kind])
+        return set(self.keys(kind))
+
+    def keys(self, kind: str) -> KeyColumn:
+        """The keys of `kind` that have a vector, sorted."""
+        return self._rows[kind].keys
+
+    def has(self, kind: str, keys: Sequence[str]) -> np.ndarray:
+        """(N,) bool: whether each key has a vector."""
+        return self._rows[kind].find(KeyColumn.of(keys)) >= 0
+
+    def failed(self, kind: str, keys: Sequence[str]) -> np.ndarray:
+        """(N,) bool: whether each key is among the `failures`."""
+        return KeyTable(KeyColumn.of(self.failures(kind))).find(KeyColumn.of(keys)) >= 0
 
     def failures(self, kind: str) -> dict[str, str]:
         """{key: reason} of items that could not be embedded, without those embedded later."""
-        return {key: reason for key, reason in self._failures[kind].items() if key not in self._rows[kind]}
+        return self._rows[kind].failures()
 
     def token_counts(self, keys: Sequence[str]) -> np.ndarray:
         """(N,) int32: tokens of each text before truncation. Raises MissingVectors."""
-        self._places("text", keys)
-        return np.array([self._tokens[key] for key in keys], np.int32)
+        return self._rows["text"].tokens(self._find("text", keys))
 
     def read(self, kind: str, keys: Sequence[str]) -> np.ndarray:
-        """(N, D) float32 vectors in the order of `keys`, repeats allowed. Raises MissingVectors, DamagedSegment.
+        """(N, D) float32 vectors in the order of `keys`, repeats allowed, in one pass over each segment that has some.
 
-        If another process has merged segments meanwhile, the store is read again.
+        If another process has merged segments meanwhile, or one proves damaged, the store is read again. Raises
+        MissingVectors, also for rows of a damaged segment, and OSError.
         """
         try:
             return self._gather(kind, keys)
-        except DamagedSegment:
-            if all(path.is_file() for path in self._segments):
-                raise
-        self._reread()
+        except DamagedSegment:  # with the stamp of an intact one, or merged meanwhile
+            self._reread(believing=self._look() != self._seen)
         return self._gather(kind, keys)
 
     def add(self, kind: str, segment: Segment) -> None:
@@ -106,21 +139,23 @@ class VectorStore:
         path, digest = write_segment(self.folder, kind, segment)
         entry = manifest_entry(path, len(segment.keys), digest)
         append_entry(self.folder, entry)
-        self._take(path, entry, segment.keys, segment.tokens, segment.failures)
+        self._take(KnownSegment(path, file_stamp(path) or _NO_STAMP, digest, Header.of(segment)), entry)
+        self._seen |= {changed: file_stamp(changed) for changed in (path, manifest_path(self.folder))}
 
     def forget_damaged(self) -> None:
-        """Remove the files and manifest lines of damaged segments; call after reporting them. Raises OSError."""
+        """Rename damaged segments to `<name>.damaged` and remove their manifest lines; call under `locked`, and report them.
+
+        Raises OSError.
+        """
         for name in self.damaged:
-            (self.folder / name).unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                (self.folder / name).rename(self.folder / f"{name}.damaged")
         write_manifest(self.folder, (e for e in read_manifest(self.folder)[0] if e["segment"] not in self.damaged))
         self.damaged = []
 
-    def held(self, kind: str) -> dict[Path, dict[str, int]]:
-        """{segment path: {key: row}} of the intact segments, in their order: the rows that `read` takes from each."""
-        found: dict[Path, dict[str, int]] = {path: {} for path in self._segments if segment_kind(path.name) == kind}
-        for key, (number, row) in sorted(self._rows[kind].items(), key=lambda item: item[1]):
-            found[self._segments[number]][key] = row
-        return found
+    def held(self, kind: str) -> dict[Path, np.ndarray]:
+        """{segment path: (L,) the rows that `read` takes from it, ascending} of the intact segments, in their order."""
+        return self._rows[kind].held()
 
     def replace(self, old: Sequence[Path], new: Sequence[Entry]) -> None:
         """Replace the segments `old` by `new`, already written, in the manifest, then delete the files of `old`.
@@ -149,66 +184,76 @@ class VectorStore:
             write_text_atomically(path, canonical_json(self.spec))
             return self.spec
 
-    def _reread(self) -> None:
+    def _reread(self, believing: bool = True) -> None:
         for _ in range(2):
             self._seen = self._look()
-            self._scan()
+            self._scan(headers.remembered(self.folder) if believing else {})
             # another process may merge segments during the scan; the second scan finds the merged ones
             if not self.damaged or self._look() == self._seen:
                 return
 
-    def _look(self) -> list[tuple[str, list[int] | None]]:
-        """Names and stamps of the segments and the manifest, to detect changes."""
-        return [(path.name, file_stamp(path)) for path in (*segment_files(self.folder), manifest_path(self.folder))]
+    def _look(self) -> dict[Path, list[int] | None]:
+        """Stamps of the segments and the manifest, to detect changes."""
+        return {path: file_stamp(path) for path in (*segment_files(self.folder), manifest_path(self.folder))}
 
-    def _scan(self) -> None:
+    def _scan(self, known: dict[str, KnownSegment]) -> None:
         self.damaged = []
-        self._rows: dict[str, dict[str, tuple[int, int]]] = {kind: {} for kind in KINDS}  # key -> segment, row
-        self._failures: dict[str, dict[str, str]] = {kind: {} for kind in KINDS}
-        self._tokens: dict[str, int] = {}
-        self._segments: list[Path] = []
+        self._rows = {kind: KindRows() for kind in KINDS}
         self._entries: dict[str, Entry] = {}
+        self._remembered = {name: segment.stamp for name, segment in known.items()}
         promised = dict.fromkeys(entry["segment"] for entry in read_manifest(self.folder)[0])
         # A kill leaves complete segments that are not listed yet, or not any more: first, so that listed ones win.
-        unlisted = [path.name for path in segment_files(self.folder) if path.name not in promised]
+        unlisted = [path.name for path in self._seen if path.suffix == ".h5" and path.name not in promised]
         for name in [*unlisted, *promised]:
-            path = self.folder / name
+            segment, stamp = known.get(name), self._seen.get(self.folder / name)
             try:
-                digest = check_segment(path)
-                keys, tokens, failures = read_header(path)
-                self._take(path, manifest_entry(path, len(keys), digest), keys, tokens, failures)
+                if segment is None or segment.stamp != stamp:
+                    segment = _hashed(self.folder / name, stamp)
             except DamagedSegment:
                 self.damaged.append(name)
+            else:
+                self._take(segment, manifest_entry(segment.path, len(segment.header.keys), segment.digest))
+        self._remember()
 
-    def _take(
-        self, path: Path, entry: Entry, keys: Sequence[str], tokens: np.ndarray, failures: dict[str, str]
-    ) -> None:
-        kind, number = entry["kind"], len(self._segments)
-        self._segments.append(path)
-        self._entries[path.name] = entry
-        self._rows[kind].update(zip(keys, zip(repeat(number), range(len(keys)))))
-        if kind == "text":
-            self._tokens.update(zip(keys, tokens.tolist()))
-        self._failures[kind].update(failures)
+    def _take(self, segment: KnownSegment, entry: Entry) -> None:
+        self._rows[entry["kind"]].add(segment)
+        self._entries[entry["segment"]] = entry
+
+    def _remember(self) -> None:
+        """Note what the segments hold, if that is not noted already."""
+        segments = [segment for rows in self._rows.values() for segment in rows.segments]
+        stamps = {segment.path.name: segment.stamp for segment in segments}
+        if segments and stamps != self._remembered:
+            headers.remember(self.folder, segments)
+            self._remembered = stamps
 
     def _gather(self, kind: str, keys: Sequence[str]) -> np.ndarray:
-        places = np.array(self._places(kind, keys), np.int64).reshape(-1, 2)  # (N, 2): segment, row
+        rows = self._find(kind, keys)
+        order = np.argsort(rows, kind="stable")
         vectors = np.empty((0, 0), np.float32)
-        for number in np.unique(places[:, 0]):
-            rows = read_vectors(self._segments[number])
+        for path, places, wanted in self._rows[kind].by_segment(rows[order]):
+            first = int(wanted[0])
+            found = read_vectors(path, first, int(wanted[-1]) + 1)
             if not vectors.size:
-                vectors = np.empty((len(places), rows.shape[1]), np.float32)
-            wanted = places[:, 0] == number
-            vectors[wanted] = rows[places[wanted, 1]]
+                vectors = np.empty((len(rows), found.shape[1]), np.float32)
+            vectors[order[places]] = found[wanted - first]
         return vectors
 
-    def _places(self, kind: str, keys: Sequence[str]) -> list[tuple[int, int]]:
-        rows = self._rows[kind]
-        missing = [key for key in keys if key not in rows]
-        if missing:
+    def _find(self, kind: str, keys: Sequence[str]) -> np.ndarray:
+        """(N,) int64: the rows of keys. Raises MissingVectors."""
+        column = KeyColumn.of(keys)
+        rows = self._rows[kind].find(column)
+        missing = np.flatnonzero(rows < 0)
+        if len(missing):
             hint = f" ({len(self.damaged)} segments are damaged: {', '.join(self.damaged)})" if self.damaged else ""
             raise MissingVectors(
-                f"{self.folder}: {len(missing)} of {len(keys)} {kind} vectors are not there, "
-                f"first {missing[0]}{hint}; run the embedding job again, it computes the missing ones"
+                f"{self.folder}: {len(missing)} of {len(rows)} {kind} vectors are not there, "
+                f"first {column[int(missing[0])]}{hint}; run the embedding job again, it computes the missing ones"
             )
-        return [rows[key] for key in keys]
+        return rows
+
+
+def _hashed(path: Path, stamp: list[int] | None) -> KnownSegment:
+    """An intact segment that is read. stamp: from before it was hashed. Raises DamagedSegment, OSError."""
+    digest = check_segment(path)
+    return KnownSegment(path, stamp or _NO_STAMP, digest, read_header(path))

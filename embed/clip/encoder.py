@@ -125,7 +125,7 @@ def _load_encoder(
     limit_threads()
     # TF32, torch's default for convolutions on a GPU, changes vectors by 1e-3; the spec says float32
     torch.backends.cudnn.allow_tf32 = False
-    precision = choose_precision(options.precision, device)
+    precision = choose_precision(options.prefer or options.precision, device)
     config, weights = find_weights(model, pretrained)
     tokenizer = load_tokenizer(model, options.long_text)
     clip, transform = load_clip(model, pretrained, device, precision, config, weights)
@@ -151,7 +151,7 @@ def _load_encoder(
         if options.precision != "auto":
             raise EncoderUnavailable(f"open_clip cannot run {model} in {precision}; use --precision fp32")
         del clip, image, text  # or two models would be in memory
-        return _load_encoder(model, pretrained, device, replace(options, precision="fp32"), delta)
+        return _load_encoder(model, pretrained, device, replace(options, precision="fp32", prefer=""), delta)
     spec = {
         **_spec(model, config, weights),
         **preprocessing_fields(tokenizer, options.picture),

@@ -24,19 +24,21 @@ class EncoderOptions:
     features: "projected" (joint space), "pooled" (before the projection, as the best published heads use) or "both"
     (pooled columns, then projected ones); precision: "auto", "fp32", "bf16" or "fp16", of the weights, and of matrix
     products if the hardware has instructions for it; long_text: "truncate", or "chunk" for the mean of pieces that fit;
-    picture: "seen", as a person sees it (`embed.pictures.appearance`), or "stored", as the file's pixels are.
+    picture: "seen", as a person sees it (`embed.pictures.appearance`), or "stored", as the file's pixels are; prefer: the
+    precision to be used for "auto" if the model runs in it, "" for the hardware's fastest.
     """
 
     features: str = FEATURES[0]
     precision: str = PRECISIONS[0]
     long_text: str = LONG_TEXTS[0]
     picture: str = PICTURES[0]
+    prefer: str = ""
 
     @classmethod
     def of_spec(cls, spec: dict[str, Any]) -> "EncoderOptions":
         """The options recorded in a feature spec, for a server to compute the same vectors."""
         cut = spec["tokenizer"]["truncation"] != "mean of pieces"
-        return cls(spec["feature"], _PRECISION_OF[spec["dtype"]], "truncate" if cut else "chunk", _picture(spec))
+        return cls(spec["feature"], precision_of(spec), "truncate" if cut else "chunk", _picture(spec))
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,11 @@ class EncoderRequest:
 
     def __str__(self) -> str:
         return f"{self.model} {self.pretrained}".rstrip() + (f" with {self.delta}" if self.delta else "")
+
+
+def precision_of(spec: dict[str, Any]) -> str:
+    """The precision of a spec, one of PRECISIONS; "" for that of imported vectors."""
+    return _PRECISION_OF.get(spec.get("dtype", ""), "")
 
 
 def _picture(spec: dict[str, Any]) -> str:

@@ -30,7 +30,8 @@ def remember_spec(memory: Path, wanted: EncoderRequest, spec: dict[str, Any], we
         return
     files = [weights, *filter(None, [wanted.delta])]
     if wanted.model.startswith(LOCAL_DIR):
-        files.append(Path(wanted.model.removeprefix(LOCAL_DIR)) / "open_clip_config.json")
+        folder = Path(wanted.model.removeprefix(LOCAL_DIR))
+        files += [folder, *filter(Path.is_file, folder.iterdir())]  # config, tokenizer; the folder: what is added
     noted = {"spec": spec, "files": {str(path.resolve()): file_stamp(path) for path in files}}
     text = json.dumps(_read(memory) | {_request(wanted): noted}, indent=1, sort_keys=True)
     write_text_atomically(memory, text)
@@ -39,9 +40,8 @@ def remember_spec(memory: Path, wanted: EncoderRequest, spec: dict[str, Any], we
 def _request(wanted: EncoderRequest) -> str:
     whole = wanted.absolute()
     delta = [str(whole.delta)] if whole.delta else []
-    return json.dumps(
-        [whole.model, whole.pretrained, asdict(whole.options), library_versions(), *delta], sort_keys=True
-    )
+    options = {name: value for name, value in asdict(whole.options).items() if name != "prefer"}
+    return json.dumps([whole.model, whole.pretrained, options, library_versions(), *delta], sort_keys=True)
 
 
 def _read(memory: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from huggingface_hub import get_session
 from open_clip.factory import HF_HUB_PREFIX, _find_checkpoint_in_dir
 from open_clip.pretrained import download_pretrained_from_hf
 
+from cache import names_a_file
 from embed.base.errors import first_line
 from embed.clip.options import LOCAL_DIR
 
@@ -35,13 +37,14 @@ def find_weights(model: str, pretrained: str) -> tuple[dict[str, Any], Path]:
     config = find_config(model)
     if model.startswith(HF_HUB_PREFIX):
         return config, Path(_fetched(model, lambda: download_pretrained_from_hf(model.removeprefix(HF_HUB_PREFIX))))
-    if Path(pretrained).is_file():
+    if names_a_file(pretrained):
         return config, Path(pretrained)
     tag = open_clip.get_pretrained_cfg(model, pretrained)
     if not tag:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
+        there = f"; the file of this name is ./{pretrained}" if os.path.isfile(pretrained) else ""
         raise EncoderUnavailable(
-            f"PRETRAINED={pretrained!r} is neither a file nor weights published for {model} (those are: {tags})"
+            f"PRETRAINED={pretrained!r} is neither a file nor weights published for {model} (those are: {tags}){there}"
         )
     # open_clip 3.3 only warns if the tag needs QuickGELU and the config has none; the vectors would be wrong
     config["quick_gelu"] = bool(tag.get("quick_gelu", config.get("quick_gelu", False)))

@@ -49,7 +49,7 @@ def stem_of(table: Path) -> str:
 
 def check_exists(data: Path) -> None:
     """Raise DatasetError for a missing folder or table."""
-    if not data.exists():
+    if not os.path.exists(data):  # False also for a name that is too long
         remote = "; a table is read from this machine, its pictures from IMAGES=<URL>" if ":/" in str(data) else ""
         raise DatasetError(f"{data}: no such folder; DATA=<folder> takes a folder of pictures and tables{remote}")
 

@@ -30,8 +30,8 @@ class Reading:
     """Counts of an OCR run.
 
     engine: see `embed.ocr.reader.engine_name`; empty, filled: memes without a text, and those that got one; pictures:
-    distinct pictures of the empty ones, of which known were read by an earlier run, read by this one, and failed could
-    not be read; seconds: of OCR.
+    distinct pictures of the empty ones, of which known were read by an earlier run, read by this one, failed could
+    not be read, and unread are new to a run that reads none; seconds: of OCR.
     """
 
     engine: str
@@ -42,6 +42,7 @@ class Reading:
     read: int
     failed: int
     seconds: float
+    unread: int = 0
 
 
 def fill_texts(
@@ -50,14 +51,15 @@ def fill_texts(
     """The memes with empty texts filled by OCR, and counts.
 
     keys: {image: content key} of the readable pictures under `root`; results: earlier ones, and where new ones go;
-    retry_failed: retry pictures that could not be read. Their texts stay empty. Raises OcrUnavailable, and OSError when
-    the disk is full.
+    retry_failed: retry pictures that could not be read. Their texts stay empty, and those of new pictures where
+    `results` only keeps earlier ones. Raises OcrUnavailable, and OSError when the disk is full.
     """
     empty = [meme for meme in memes if not meme.text and not meme.problem and meme.image in keys]
     pictures = {keys[meme.image]: root / meme.image for meme in empty}
-    todo = {key: path for key, path in pictures.items() if key not in results.texts}
-    if retry_failed:
-        todo |= {key: path for key, path in pictures.items() if key in results.problems}
+    new = {key: path for key, path in pictures.items() if key not in results.texts}
+    todo = {} if results.recogniser is None else new
+    if retry_failed and results.recogniser is not None:
+        todo = new | {key: path for key, path in pictures.items() if key in results.problems}
     started = time.monotonic()
     if todo:
         _read(todo, results)
@@ -67,16 +69,18 @@ def fill_texts(
         else meme
         for meme in memes
     ]
-    failed = pictures.keys() - (results.texts.keys() - results.problems)
+    unread = new.keys() - todo.keys()
+    failed = pictures.keys() - (results.texts.keys() - results.problems) - unread
     return filled, Reading(
         engine=results.engine,
         empty=len(empty),
         filled=sum(bool(meme.text) for meme in filled) - sum(bool(meme.text) for meme in memes),
         pictures=len(pictures),
-        known=len(pictures.keys() - todo.keys() - failed),
+        known=len(pictures.keys() - todo.keys() - failed - unread),
         read=len(todo.keys() - failed),
         failed=len(failed),
         seconds=time.monotonic() - started,
+        unread=len(unread),
     )
 
 
@@ -104,9 +108,13 @@ def _read(todo: Mapping[str, Path], results: "Readings") -> None:
 class Readings:
     """The results of one engine: {picture key: text, "" also if unreadable}; problems: keys of unreadable pictures."""
 
-    def __init__(self, folder: Path, recogniser: Recogniser | None = None) -> None:
-        """Read the results in `folder`, if there are any. Raises OcrUnavailable, OSError."""
-        self.recogniser, self.engine = recogniser or Recogniser(), engine_name(recogniser)
+    def __init__(self, folder: Path, recogniser: Recogniser | None = None, engine: str = "") -> None:
+        """Read the results in `folder`, if there are any; engine: of another one, by its name, to look up only.
+
+        Raises OcrUnavailable, OSError.
+        """
+        self.recogniser = None if engine else recogniser or Recogniser()
+        self.engine = engine or engine_name(recogniser)
         self._path = folder / (re.sub(r"[^a-z0-9.]+", "-", self.engine.lower()) + ".jsonl")
         self.texts: dict[str, str] = {}
         self.problems: set[str] = set()

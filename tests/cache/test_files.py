@@ -124,7 +124,7 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
     def full(*_: object) -> None:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="file") as caught:
         write_bytes_atomically(tmp_path / "file", b"x")
     assert (caught.value.errno, caught.value.filename) == (code, str(tmp_path / "file"))

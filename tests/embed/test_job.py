@@ -19,13 +19,15 @@ import embed.clip.encoder
 import embed.engines.writing
 import embed.job
 import embed.pictures.hashing
+import embed.plan.wanted
 from cache import VectorStore, read_index, text_key
 from embed.__main__ import main
 from embed.base.text import clean_text
 from embed.clip.options import EncoderOptions
 from embed.clip.prompts import PROMPTS
 from embed.engines.local import LocalEngine
-from embed.job import EmbedSettings, NothingReadable, Summary, embed_dataset
+from embed.job import NothingReadable, Summary, embed_dataset
+from embed.plan.settings import EmbedSettings
 
 N_PROMPTS = sum(map(len, PROMPTS.values()))
 Run = Callable[..., Summary]
@@ -321,7 +323,7 @@ def test_prompts_that_an_older_cache_lacks_are_all_that_is_made(
 ) -> None:
     write_multioff(tmp_path / "data", memes(5))
     with monkeypatch.context() as patch:
-        patch.setattr(embed.job, "PROMPTS", {})
+        patch.setattr(embed.plan.wanted, "PROMPTS", {})
         assert not any(run().work.prompts.values())
     second, third = run(), run()
     assert second.work.embedded == {"image": 0, "text": 0}
@@ -361,7 +363,8 @@ import itertools, sys, time
 from pathlib import Path
 import embed.base.threads, embed.clip.encoder, embed.engines.writing
 from fakes import FakeEncoder
-from embed.job import EmbedSettings, embed_dataset
+from embed.job import embed_dataset
+from embed.plan.settings import EmbedSettings
 embed.base.threads.cores = lambda: 1
 embed.engines.writing._SEGMENT_SECONDS = 0.0
 data, artifacts, weights = map(Path, sys.argv[1:])
@@ -473,3 +476,62 @@ def test_user_errors_are_a_sentence_and_exit_2(tmp_path: Path, capsys: pytest.Ca
     assert main(["--data", str(tmp_path / "nowhere"), "--artifacts", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and "no such folder" in error and "Traceback" not in error
+
+
+def said_of(settings: EmbedSettings) -> str:
+    said: list[str] = []
+    embed_dataset(settings, said.append)
+    return "\n".join(said)
+
+
+def test_a_changed_encoder_is_announced_with_its_cost_before_anything_is_encoded(
+    tmp_path: Path, run: Run, loads: list[FakeEncoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_multioff(tmp_path / "data", memes(20))
+    run()
+    load_with_spec(monkeypatch, open_clip="4.0")
+    write_multioff(data, memes(21))
+    settings = EmbedSettings(str(data), "fake", artifacts=tmp_path / "artifacts")
+    encoded: list[int] = []
+
+    def say(line: str) -> None:
+        if "another encoder" in line:
+            encoded.append(len(loads[-1].encoded))
+            assert f"(open_clip: expected None, got '4.0'): {42 + N_PROMPTS} of {42 + N_PROMPTS} vectors" in line
+
+    embed_dataset(settings, say)
+    assert encoded == [0]
+    embed_dataset(settings, say)
+    assert encoded == [0], "said once"
+
+
+def test_precision_auto_follows_the_index(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = write_multioff(tmp_path / "data", memes(3))
+    settings = EmbedSettings(str(data), "fake", artifacts=tmp_path / "artifacts")
+    load, asked = embed.clip.encoder.load_encoder, list[EncoderOptions]()
+
+    def noted(model: str, pretrained: str, device: torch.device, options: EncoderOptions, *more: object) -> FakeEncoder:
+        asked.append(options)
+        return load(model, pretrained, device, options, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(embed.clip.encoder, "load_encoder", noted)
+    with monkeypatch.context() as patch:
+        load_with_spec(patch, dtype="bfloat16")
+        run()
+    assert asked[-1].prefer == ""
+    write_multioff(data, memes(4))
+    with monkeypatch.context() as patch:
+        load_with_spec(patch, dtype="bfloat16")
+        assert run().work.embedded == {"image": 1, "text": 1} and asked[-1].prefer == "bf16"
+    write_multioff(data, memes(5))
+    # as if the model did not run in bf16 here
+    assert "dtype: expected 'bfloat16', got 'float32'" in said_of(settings)
+    assert run().work.embedded == {"image": 0, "text": 0} and len(asked) == 3
+
+
+def test_an_index_of_other_pictures_is_replaced_with_a_word(tmp_path: Path, run: Run) -> None:
+    data = write_multioff(tmp_path / "data", memes(3))
+    run()
+    settings = EmbedSettings(str(data), "fake", artifacts=tmp_path / "artifacts", images=str(data / "Labelled Images"))
+    assert f"replaced    {settings.index}, made with no IMAGES" in said_of(settings)
+    assert "replaced" not in said_of(settings)

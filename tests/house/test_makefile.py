@@ -143,7 +143,7 @@ def test_what_the_environment_holds_is_ignored(make: Make, target: str, expected
 def test_switches_and_empty_values(make: Make) -> None:
     given = make.arguments("embed", "OCR=on", "PRETRAINED=", "OCR_LANG=latin", "LONG_TEXT=chunk")
     assert sorted(given[1:]) == ["--long-text=chunk", "--ocr", "--ocr-lang=latin"]
-    assert make.arguments("embed", "OCR=off", "IMAGES=") == ["embed", "--images="], "an empty value forgets"
+    assert make.arguments("embed", "OCR=off", "IMAGES=") == ["embed", "--images=", "--no-ocr"], "an empty value forgets"
     assert make.arguments("tune", "TARGET_RECALL=0.9", "TARGET_PRECISION=") == ["head", "tune", "--target-recall=0.9"]
     assert make.arguments("image-check", "TORCH_INDEX_URL=") == ["container", "--torch-index-url="]
 

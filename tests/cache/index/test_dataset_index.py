@@ -1,13 +1,17 @@
 """The dataset index: round trip, replacement, paths, and words for what is not one."""
 
+import errno
+import os
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
 import h5py
 import pytest
 
-from cache import DatasetIndex, DatasetRequest, Layout, UnusableIndex, find_index, read_index, write_index
-from cache.hdf5 import hdf5_bytes
+from cache import DatasetIndex, DatasetRequest, Layout, UnusableIndex, content_key, find_index, read_index, write_index
+from cache.columns import Column
+from cache.hdf5 import write_checked
 from cache.index.dataset_index import group_name
 
 INDEX = DatasetIndex(
@@ -16,7 +20,7 @@ INDEX = DatasetIndex(
     labels=[1, -1],
     images=["img/a.png", "b.png"],
     texts=["snow ☃ 雪 🤷", ""],
-    image_keys=["0" * 64, ""],
+    image_keys=["3" * 64, ""],
     text_keys=["1" * 64, "2" * 64],
     skipped=["", "no such file"],
     text_tokens=[90, 0],
@@ -48,7 +52,7 @@ def test_a_text_may_hold_anything(tmp_path: Path, text: str) -> None:
 
 
 def test_an_index_without_rows_is_one_too(tmp_path: Path) -> None:
-    empty = replace(INDEX, **{name: value[:0] for name, value in vars(INDEX).items() if isinstance(value, list)})
+    empty = replace(INDEX, **{name: value[:0] for name, value in vars(INDEX).items() if isinstance(value, Column)})
     write_index(tmp_path / "index.h5", empty)
     assert read_index(tmp_path / "index.h5") == empty
 
@@ -66,8 +70,7 @@ def test_one_flipped_byte_anywhere_is_said(tmp_path: Path) -> None:
 def test_an_index_of_an_older_format_is_said(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "old.h5", "w") as file:
         file.attrs["format"] = 1
-    sealed = hdf5_bytes(lambda file: file.attrs.update({"format": 2, "spec": "{}", "source": "{}"}), checksum=True)
-    (tmp_path / "newer.h5").write_bytes(sealed)
+    write_checked(tmp_path / "newer.h5", lambda file: file.attrs.update({"format": 2, "spec": "{}", "source": "{}"}))
     for name, number in (("old.h5", 1), ("newer.h5", 2)):
         with pytest.raises(UnusableIndex, match=f"{name}: format {number}, expected 3; run `make embed` again"):
             read_index(tmp_path / name)
@@ -168,3 +171,59 @@ def test_without_a_model_the_only_index_of_the_data_is_taken(tmp_path: Path) -> 
     assert find_index(tmp_path, DatasetRequest("d", "ViT-L-14", "openai")) == second
     with pytest.raises(UnusableIndex, match="PRETRAINED=openai .* without its MODEL"):
         find_index(tmp_path, DatasetRequest("d", "", "openai"))
+
+
+def test_an_index_that_cannot_be_read_now_is_no_damaged_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the next run would write it again, without what only the earlier one knew."""
+    path = tmp_path / "index.h5"
+    write_index(path, INDEX)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(OSError, match="Too many open files.*index.h5"):
+        read_index(path)
+
+
+def test_an_index_is_small_in_memory(tmp_path: Path) -> None:
+    """Under 300 bytes a meme beyond its texts, and not much more while it is read."""
+    count = 2000
+    keys = [content_key(b"%d" % row) for row in range(count)]
+    numbers = [f"img/{row:07}.png" for row in range(count)]
+    stamps = [f"123456 1764460800123456789 1764460800123456789 {row:08}" for row in range(count)]
+    columns = {"ids": numbers, "images": numbers, "image_stamps": stamps, "image_keys": keys, "text_keys": keys}
+    usual = {name: [value[0]] * count for name, value in vars(INDEX).items() if isinstance(value, Column)}
+    write_index(tmp_path / "index.h5", replace(INDEX, **usual | columns))
+    read_index(tmp_path / "index.h5")  # what is imported and cached once
+    tracemalloc.start()
+    index = read_index(tmp_path / "index.h5")
+    held, peak = (size - index.texts.utf8.nbytes for size in tracemalloc.get_traced_memory())
+    tracemalloc.stop()
+    assert len(index) == count and held < 300 * count and peak < 600 * count
+
+
+def test_long_names_are_shortened_and_stay_apart(tmp_path: Path) -> None:
+    long = "x" * 250
+    requests = [
+        DatasetRequest(data, model, features="pooled")
+        for data in (long, "memes", f"a/{long}")
+        for model in ("m" * 300, "n" + "m" * 300)
+    ]
+    paths = [Layout(tmp_path).index(request) for request in requests]
+    assert len(set(paths)) == len(paths)
+    for request, path in zip(requests, paths):
+        write_index(path, INDEX)
+        path.with_name(f"{path.stem}.hashed.jsonl").touch()
+        Layout(tmp_path).choices(request.data).touch()
+        assert path in Layout(tmp_path).indexes(request)
+
+
+def test_a_file_called_like_a_tag_does_not_change_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    requests = [DatasetRequest("d", "ViT-B-32", name) for name in ("openai", "./openai", "openai.pt")]
+    before = [Layout(tmp_path).index(request) for request in requests]
+    for name in ("openai", "openai.pt"):
+        (tmp_path / name).write_bytes(b"w")
+    after = [Layout(tmp_path).index(request) for request in requests]
+    assert after[0] == before[0] and after[1] != before[1] and after[2] != before[2]

@@ -12,6 +12,7 @@ import pytest
 import cache.store.compaction
 import cache.store.vector_store
 from cache import Segment, VectorStore, text_key
+from cache.store import headers
 from cache.store.compaction import compact
 from cache.store.lock import LOCK_FILE
 from cache.verify import verify
@@ -48,7 +49,7 @@ def fill(root: Path) -> VectorStore:
 
 
 def files(store: VectorStore) -> set[str]:
-    return {path.name for path in store.folder.iterdir()} - {LOCK_FILE}
+    return {path.name for path in store.folder.iterdir()} - {LOCK_FILE, headers.FILE}
 
 
 def test_small_segments_become_one_of_each_kind_and_nothing_else_changes(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
-"""Loading and encoding with the demo encoder, and with full-size models of random weights."""
+"""Loading and encoding with the demo encoder, and with a published model of random weights."""
 
-import gc
 import hashlib
 import io
 import json
@@ -197,9 +196,18 @@ def test_the_spec_names_what_could_change_a_vector(demo: ClipEncoder) -> None:
     assert {"open_clip", "model_config", "decoder", "feature"} <= demo.spec.keys()
 
 
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RN50 with fewer and smaller layers, under its published name."""
+    for name in ("RN50", "RN50-quickgelu"):
+        config = open_clip.get_model_config(name)
+        config["vision_cfg"] |= {"layers": [1, 1, 1, 1], "width": 16}
+        config["text_cfg"] |= {"width": 64, "heads": 2, "layers": 2}
+        monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, name, config | {"embed_dim": 64})
+
+
 def saved_model(name: str, save: Callable[[dict[str, torch.Tensor]], None]) -> list[torch.Tensor]:
     """Save a stock model's random weights; its vectors of a picture and of a text."""
-    gc.collect()  # the models of earlier tests
     clip = open_clip.create_model(name, load_weights=False).eval()
     save(clip.state_dict())
     preprocess = open_clip.image_transform(224, is_train=False)
@@ -215,7 +223,8 @@ def check_both_sides(encoder: ClipEncoder, expected: list[torch.Tensor]) -> None
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-def test_a_checkpoint_file_of_a_full_size_model(tmp_path: Path, suffix: str) -> None:
+@pytest.mark.usefixtures("narrow")
+def test_a_checkpoint_file_of_a_published_model(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"weights{suffix}"
     expected = saved_model("RN50", lambda state: (torch.save if suffix == ".pt" else save_file)(state, path))
     encoder = load_encoder("RN50", str(path), CPU, FP32)
@@ -396,6 +405,13 @@ def test_coca_has_no_halves_where_float32_would_stand_in_for_them_either(monkeyp
         load_encoder(DEMO, "", CPU, EncoderOptions(precision="bf16"))
 
 
+def test_auto_takes_the_preferred_precision_or_falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_encoder(DEMO, "", CPU, EncoderOptions(prefer="bf16")).spec["dtype"] == "bfloat16"
+    assert load_encoder(DEMO, "", CPU, EncoderOptions(prefer="fp32")).spec["dtype"] == "float32"
+    monkeypatch.setattr("embed.clip.encoder.CoCa", open_clip.model.CLIP)
+    assert load_encoder(DEMO, "", CPU, EncoderOptions(prefer="bf16")).spec["dtype"] == "float32"
+
+
 @pytest.mark.parametrize(("capability", "precision"), [((7, 5), "fp16"), ((8, 0), "bf16"), ((9, 0), "bf16")])
 def test_a_gpu_gets_the_halves_it_is_built_for(
     monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], precision: str
@@ -483,6 +499,7 @@ def test_what_cannot_be_had_is_said_with_what_to_type(
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 half a zip"])
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.usefixtures("narrow")
 def test_a_file_that_is_no_checkpoint(tmp_path: Path, content: bytes, suffix: str) -> None:
     path = tmp_path / f"weights{suffix}"
     path.write_bytes(content)
@@ -490,6 +507,7 @@ def test_a_file_that_is_no_checkpoint(tmp_path: Path, content: bytes, suffix: st
         load_encoder("RN50", str(path), CPU, FP32)
 
 
+@pytest.mark.usefixtures("narrow")
 def test_a_program_is_not_loaded_as_weights(tmp_path: Path) -> None:
     """OpenAI publishes its models so; torch's message would advise to run it."""
     path = tmp_path / "weights.pt"
@@ -551,8 +569,35 @@ def test_a_remembered_spec_counts_while_nothing_has_changed(tmp_path: Path) -> N
         assert recall_spec(memory, EncoderRequest("m", str(weights), FP32)) is None
 
 
-def test_a_published_tag_comes_from_the_files_already_fetched(
+def test_a_changed_tokenizer_outdates_the_spec_of_a_folder(tmp_path: Path) -> None:
+    memory, wanted = tmp_path / "encoders.json", EncoderRequest(f"local-dir:{tmp_path / 'm'}", "", FP32)
+    (tmp_path / "m").mkdir()
+    for name in ("w.safetensors", "open_clip_config.json", "tokenizer.json"):
+        (tmp_path / "m" / name).write_text("one")
+    remember_spec(memory, wanted, {"a": 1}, tmp_path / "m" / "w.safetensors")
+    assert recall_spec(memory, wanted) == {"a": 1}
+    (tmp_path / "m" / "tokenizer.json").write_text("another")
+    assert recall_spec(memory, wanted) is None
+    remember_spec(memory, wanted, {"a": 1}, tmp_path / "m" / "w.safetensors")
+    (tmp_path / "m" / "special_tokens_map.json").write_text("added")
+    assert recall_spec(memory, wanted) is None
+
+
+def test_a_file_called_like_a_tag_is_not_taken_for_it(
     tmp_path: Path, offline: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("laion400m_e31", "mine"):
+        (tmp_path / name).write_bytes(b"w")
+    with pytest.raises(EncoderUnavailable, match="could not be fetched"):
+        find_weights("ViT-B-32", "laion400m_e31")
+    with pytest.raises(EncoderUnavailable, match=r"the file of this name is \./mine"):
+        find_weights("ViT-B-32", "mine")
+    assert find_weights("ViT-B-32", "./mine")[1] == Path("mine")
+
+
+def test_a_published_tag_comes_from_the_files_already_fetched(
+    tmp_path: Path, offline: None, narrow: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As after one download of `RN50 openai`; the weights are random, the lookup is real."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))

@@ -20,8 +20,8 @@ from embed.data.choices import Choices
 from embed.data.dataset import read_dataset
 from embed.data.labels import UNLABELLED
 from embed.data.understood import Understood
-from embed.job import EmbedSettings
 from embed.pictures.locate import pictures_root
+from embed.plan.settings import EmbedSettings
 
 ROWS = [
     {"image": "a.png", "text": "one", "label": "offensive", "split": "train"},

@@ -13,7 +13,8 @@ from cache import PARTS, Layout, content_key, part_of, read_index, read_parts, w
 from embed.data import parts as module
 from embed.data.dataset import Meme
 from embed.data.parts import assign_parts
-from embed.job import EmbedSettings, embed_dataset
+from embed.job import embed_dataset
+from embed.plan.settings import EmbedSettings
 
 ENCODER = f"local-dir:{Path('demo/encoder').resolve()}"
 

@@ -14,7 +14,8 @@ from cache import Segment, VectorStore, read_index
 from cache.contents import rebuild_command
 from embed.clip.options import EncoderOptions, older_spec
 from embed.engines.adoption import adopt_vectors
-from embed.job import EmbedSettings, Summary, embed_dataset
+from embed.job import Summary, embed_dataset
+from embed.plan.settings import EmbedSettings
 
 
 def turned() -> bytes:
@@ -121,8 +122,8 @@ def test_an_older_bundle_can_go_on_with_its_own_spec(data: Path) -> None:
 def test_a_file_that_is_not_the_hashed_one_is_not_adopted(tmp_path: Path) -> None:
     spec = {"decoder": {"exif_rotation": True}, "picture": {}}
     older, store = VectorStore(tmp_path / "v", older_spec(spec)), VectorStore(tmp_path / "v", spec)
-    older.add("image", Segment(["0" * 64, "1" * 64], np.ones((2, 3), np.float32), np.zeros(2, np.int32)))
+    older.add("image", Segment(["3" * 64, "1" * 64], np.ones((2, 3), np.float32), np.zeros(2, np.int32)))
     (tmp_path / "a.png").write_bytes(picture())
     said: list[str] = []
-    adopt_vectors(store, {"image": {"0" * 64: "a.png", "1" * 64: "gone.png"}, "text": {}}, tmp_path, said.append)
+    adopt_vectors(store, {"image": {"3" * 64: "a.png", "1" * 64: "gone.png"}, "text": {}}, tmp_path, said.append)
     assert not store.known("image") and "another file by now 1, unreadable by now 1" in said[0]

@@ -26,11 +26,12 @@ from bench.ocr import edits, errors
 from cache import content_key, read_index, text_key
 from embed.__main__ import main
 from embed.data.dataset import read_dataset
-from embed.job import EmbedSettings, embed_dataset
+from embed.job import embed_dataset
 from embed.ocr.reader import OcrFailed, OcrUnavailable, TextReader, engine_name
 from embed.ocr.readings import Reading, Readings, fill_texts
 from embed.pictures.decoding import NotAnImage, UnreadableImage
 from embed.pictures.hashing import hash_pictures
+from embed.plan.settings import EmbedSettings
 
 DEMO = Path("demo/memes")
 
@@ -389,6 +390,31 @@ def test_the_texts_that_were_read_are_embedded_and_indexed(tmp_path: Path, comma
     read = (data / "Labelled Images" / "m0.png").read_bytes()
     assert index.texts[0] == f"says {sum(read)}" and index.text_keys[0] == text_key(index.texts[0])
     assert index.image_keys[0] == content_key(read) and index.text_tokens[0] == 4
+
+
+def test_a_run_without_ocr_keeps_what_was_read_and_needs_no_engine(
+    tmp_path: Path, command: list[str], capsys: Any, monkeypatch: pytest.MonkeyPatch, reads: list[bytes]
+) -> None:
+    data = write_multioff(tmp_path / "data", wordless(2))
+    index = EmbedSettings(str(data), "fake", artifacts=tmp_path / "artifacts").index
+    assert main([*command, "--ocr"]) == 0
+    texts, engine = read_index(index).texts, engine_name()
+    assert all(texts) and len(reads) == 2
+
+    def absent(recogniser: Any) -> str:
+        raise OcrUnavailable("not installed")
+
+    monkeypatch.setattr(embed.ocr.readings, "engine_name", absent)
+    write_multioff(data, wordless(3))
+    capsys.readouterr()
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert "2 of 3 empty texts (3 pictures: 2 read before, 0 now, 1 not read: OCR=on reads them)" in printed
+    assert [*read_index(index).texts] == [*texts, ""] and len(reads) == 2
+    assert read_index(index).source["ocr"] == engine
+    assert main([*command, "--no-ocr"]) == 0
+    assert "made with OCR=on" in capsys.readouterr().err
+    assert [*read_index(index).texts] == ["", "", ""] and read_index(index).source["ocr"] == ""
 
 
 def test_the_json_says_what_was_read(tmp_path: Path, command: list[str], capsys: Any) -> None:

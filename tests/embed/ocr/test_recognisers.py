@@ -14,9 +14,9 @@ import embed.ocr.reader
 from cache import Layout, read_index
 from cache.contents import rebuild_command
 from embed.__main__ import main
-from embed.job import EmbedSettings
 from embed.ocr.reader import TextReader, engine_name
 from embed.ocr.recognisers import CARRIED, OcrUnavailable, Recogniser, find_recogniser
+from embed.plan.settings import EmbedSettings
 
 
 def carried_model() -> Path:

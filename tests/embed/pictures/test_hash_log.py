@@ -16,9 +16,10 @@ from machine import until
 import embed.clip.encoder
 import embed.engines.prepare  # takes its own read_picture before a test changes that of hashing
 import embed.pictures.hashing
-from embed.job import EmbedSettings, Summary, embed_dataset
+from embed.job import Summary, embed_dataset
 from embed.pictures.hash_log import HashLog
 from embed.pictures.hashing import Hashed, hash_pictures
+from embed.plan.settings import EmbedSettings
 
 STAMPED = [("a.png", "1 2 3", "k1"), ("b\udc80\n.png", "4 5 6", "k2")]
 READ = {image: (stamp, key) for image, stamp, key in STAMPED}
@@ -108,7 +109,8 @@ from pathlib import Path
 import embed.base.threads
 import embed.pictures.hashing
 import embed.engines.prepare  # takes its own read_picture before a test changes that of hashing
-from embed.job import EmbedSettings, embed_dataset
+from embed.job import embed_dataset
+from embed.plan.settings import EmbedSettings
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job begins with it ignored
 embed.base.threads.cores = lambda: 1
 embed.pictures.hashing._FILES_AT_ONCE = 4

@@ -18,8 +18,9 @@ from PIL import Image
 
 import embed.clip.encoder
 from embed.data.dataset import read_dataset
-from embed.job import EmbedSettings, embed_dataset
+from embed.job import embed_dataset
 from embed.pictures.decoding import UnreadableImage, decode_picture
+from embed.plan.settings import EmbedSettings
 
 ROOT = Path(__file__).parents[3]
 

@@ -19,10 +19,11 @@ import embed.engines.prepare  # takes its own read_picture before a test changes
 import embed.pictures.hashing
 from cache import content_key, read_index
 from embed.__main__ import main
-from embed.job import EmbedSettings, Summary, embed_dataset
+from embed.job import Summary, embed_dataset
 from embed.pictures.hashing import StoreUnreached, UnusableFile, hash_pictures, read_picture
 from embed.pictures.locate import open_pictures, pictures_root
 from embed.pictures.remote import MISSING, UNREACHED, stamp, why
+from embed.plan.settings import EmbedSettings
 from report.pictures import thumbnails
 
 ROOT = "memory://bucket/memes"
