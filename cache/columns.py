@@ -6,7 +6,7 @@ read, so a column is passed on and indexed by arrays (`take`) rather than copied
 
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Any, Self, TypeVar, overload
 
 import numpy as np
@@ -112,6 +112,9 @@ class TextColumn(Column[str]):
         first = int(self.ends[start - 1]) if start else 0
         ends = self.ends[start:stop].tolist()
         joined = self.utf8[first : ends[-1]].tobytes()
+        if joined.isascii():
+            text = joined.decode("ascii")
+            return [text[a - first : b - first] for a, b in zip([first, *ends], ends)]
         return [joined[a - first : b - first].decode(*_ENCODING) for a, b in zip([first, *ends], ends)]
 
 
@@ -123,10 +126,12 @@ class TextBuilder:
 
     def extend(self, texts: Iterable[str]) -> None:
         """Append the texts."""
-        utf8, end = self._utf8, self._ends.append
-        for text in texts:
-            utf8 += text.encode(*_ENCODING)
-            end(len(utf8))
+        rest = iter(texts)
+        while block := list(islice(rest, _BLOCK)):
+            joined = "".join(block)
+            lengths = map(len, block if joined.isascii() else [text.encode(*_ENCODING) for text in block])
+            self._ends.extend(islice(accumulate(lengths, initial=len(self._utf8)), 1, None))
+            self._utf8 += joined.encode(*_ENCODING)
 
     def column(self) -> TextColumn:
         """The column of all texts so far; call once, since it keeps the buffers."""

@@ -6,7 +6,7 @@ folder of the tables, or in IMAGES: another folder or a URL.
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -86,45 +86,42 @@ def _memes(rows: Iterator[Row | RowError], finder: Finder, understood: Understoo
     for row in rows:
         if isinstance(row, RowError):
             yield row
-        else:
-            yield from _read_row(row, finder, understood)
-
-
-def _read_row(row: Row, finder: Finder, understood: Understood) -> Iterator[Meme | RowError]:
-    """The meme of a row, or an error for each of its fields that cannot be used."""
-    where, fields = row
-    readers = (
-        ("name", _name),
-        ("id", lambda fields: as_name(fields.get("id"), "id")),
-        ("text", lambda fields: as_text(fields.get("text"))),
-        ("split", _split),
-        ("label", lambda fields: understood.labels.read(fields.get("label"))),
-    )
-    parts: dict[str, Any] = {}
-    for part, read in readers:
+            continue
         try:
-            parts[part] = read(fields)
-        except ValueError as error:
-            yield RowError(where, str(error))
-    if len(parts) < len(readers):
-        return
-    name, (label, agreement) = parts["name"], parts["label"]
+            yield _read_row(row, finder, understood)
+        except ValueError:
+            yield from _errors(row, understood)
+
+
+def _read_row(row: Row, finder: Finder, understood: Understood) -> Meme:
+    """The meme of a row. Raises ValueError for a field that cannot be used."""
+    where, fields = row
+    name, written_id, text, split, (label, agreement) = (read(fields, understood) for read in _FIELDS)
     image, problem = finder.find(name, fields["folders"])
     # the default id does not depend on how a table spells the folder of its pictures
     default_id = image if name.startswith("/") or "://" in name else name
-    id = hide_secrets(parts["id"]) or default_id
-    understood.take(parts["split"], label, parts["text"], agreement)
-    yield Meme(id, image, parts["text"], label, parts["split"], where, problem, _group(fields), agreement)
+    understood.take(split, label, text, agreement)
+    id = hide_secrets(written_id) or default_id
+    return Meme(id, image, text, label, split, where, problem, _group(fields), agreement)
 
 
-def _name(fields: dict[str, Any]) -> str:
+def _errors(row: Row, understood: Understood) -> Iterator[RowError]:
+    """An error for each field of a row that cannot be used."""
+    for read in _FIELDS:
+        try:
+            read(row[1], understood)
+        except ValueError as error:
+            yield RowError(row[0], str(error))
+
+
+def _name(fields: dict[str, Any], _: Understood) -> str:
     name = hide_secrets(as_name(fields.get("image"), "picture's name") or as_name(fields.get("id"), "id"))
     if not name:
         raise ValueError("no image name; give the picture's file name or delete the row")
     return name
 
 
-def _split(fields: dict[str, Any]) -> str:
+def _split(fields: dict[str, Any], _: Understood) -> str:
     written = fields.get("split")
     split = fields["default_split"] if is_missing(written) else split_in(f"{written}")
     if not split:
@@ -134,6 +131,15 @@ def _split(fields: dict[str, Any]) -> str:
             else f"unknown split {written!r}; write train, validation or test"
         )
     return split
+
+
+_FIELDS: tuple[Callable[[dict[str, Any], Understood], Any], ...] = (
+    _name,
+    lambda fields, _: as_name(fields.get("id"), "id"),
+    lambda fields, _: as_text(fields.get("text")),
+    _split,
+    lambda fields, understood: understood.labels.read(fields.get("label")),  # last, since it counts
+)
 
 
 def _group(fields: dict[str, Any]) -> str:
