@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 import numpy as np
 
-from cache import DatasetIndex, KeyColumn, KeyTable, NumberColumn, TextColumn, VectorStore
+from cache import DatasetIndex, KeyColumn, KeyTable, NumberColumn, TextColumn, VectorStore, text_key
 from embed.clip.prompts import PROMPTS
 from embed.data.memes import Memes
 from embed.pictures.keys import Hashed
@@ -53,7 +53,7 @@ def index_of(
         source=source,
         groups=memes.groups,
         agreements=memes.agreements,
-        prompts={label: list(texts) for label, texts in PROMPTS.items()},
+        prompts=_prompts(store),
     )
 
 
@@ -61,6 +61,15 @@ def same_rows(earlier: DatasetIndex | None, index: DatasetIndex) -> bool:
     """Whether the earlier index has the same memes, splits and labels."""
     names = ("ids", "splits", "labels", "image_keys", "text_keys")
     return earlier is not None and all(getattr(earlier, name) == getattr(index, name) for name in names)
+
+
+def _prompts(store: VectorStore) -> dict[str, list[str]]:
+    """The zero-shot prompts that have a vector; {} where a label has none."""
+    embedded = {
+        label: [text for text, has in zip(texts, store.has("text", [text_key(text) for text in texts])) if has]
+        for label, texts in PROMPTS.items()
+    }
+    return embedded if all(embedded.values()) else {}
 
 
 def source_of(settings: EmbedSettings) -> dict[str, str]:
