@@ -155,6 +155,10 @@ class VectorStore:
         write_manifest(self.folder, (e for e in read_manifest(self.folder)[0] if e["segment"] not in self.damaged))
         self.damaged = []
 
+    def headers(self, kind: str) -> dict[Path, Header]:
+        """{segment path: its header} of the intact segments, in their order."""
+        return {segment.path: segment.header for segment in self._rows[kind].segments}
+
     def held(self, kind: str) -> dict[Path, np.ndarray]:
         """{segment path: (L,) the rows that `read` takes from it, ascending} of the intact segments, in their order."""
         return self._rows[kind].held()
