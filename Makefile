@@ -31,9 +31,9 @@ export IMAGE := meme-classifier:latest
 build_args = $(foreach name,$(filter PYTHON_IMAGE TORCH_INDEX_URL,$(given)),--build-arg $(name)="$$$(name)")
 
 .DEFAULT_GOAL := help
-.PHONY: help help-dev install demo data audit embed tune tune-nested finetune report compare export serve image push up down engine named \
-	bundled image-check test tree test-ray lint bench-embed bench-crash bench-plan bench-memory bench-tune bench-heads bench-large bench-halves \
-	bench-finetune bench-serve bench-load bench-ocr
+.PHONY: help help-dev install demo data audit embed tune tune-nested finetune report compare bundles runs threshold use prune export serve \
+	reload image push up down engine named bundled image-check test tree test-ray lint bench-embed bench-crash bench-plan bench-memory \
+	bench-tune bench-heads bench-large bench-halves bench-finetune bench-serve bench-load bench-ocr bench-near
 
 # The targets under the headings that begin with $(1): two hashes and @ for users, with @@ for developers.
 define targets
@@ -81,7 +81,7 @@ embed: install $(if $(filter ray,$(call set,ENGINE)),$(VENV)/ray-installed) ## e
 	@$(PY) -m embed $(arguments)
 
 ##@ Model
-tune.options := $(vectors) $(search) PROTOCOL SHIP REVIEW
+tune.options := $(vectors) $(search) SEEDS PROTOCOL SHIP REVIEW
 tune: install ## tune fusion heads on DATA's vectors: TRIALS=200 in all, resumable (options: docs/tuning.md)
 	@$(PY) -m head tune $(arguments)
 
@@ -101,14 +101,38 @@ report: install ## evaluate BUNDLE on its test memes, once, and write report.htm
 compare: install ## two bundles side by side: make compare artifacts/bundles/A artifacts/bundles/B
 	@$(PY) -m report compare $(foreach bundle,$(filter-out compare,$(MAKECMDGOALS)),'$(bundle)')
 
+bundles.options := FORMAT
+bundles: install ## all versions of all bundles: date, data, encoder, threshold, figures, which is in use
+	@$(PY) -m head bundles $(arguments)
+
+runs.options := FORMAT
+runs: install ## all trainings as a table (FORMAT=markdown|csv|latex), with mean and deviation over seeds
+	@$(PY) -m head runs $(arguments)
+
+threshold.options := BUNDLE $(aims) CONFIDENCE REVIEW
+threshold: install ## a new version of BUNDLE with another threshold, in seconds: TARGET_RECALL=0.9
+	@$(PY) -m head threshold $(arguments)
+
+use.argument := BUNDLE
+use: install ## put a version into use, also an older one: BUNDLE=<name>/<version>
+	@$(PY) -m head use $(arguments)
+
+prune.options := KEEP
+prune: install ## remove all but the newest KEEP=5 versions of each bundle, never those in use
+	@$(PY) -m head prune $(arguments)
+
 ##@ Serving
 export.options := BUNDLE
 export: install ## write BUNDLE with its encoder to artifacts/exports, to serve it without a network
 	@$(PY) -m api export $(arguments)
 
-serve.options := BUNDLE HOST PORT DEVICE
-serve: install ## serve BUNDLE over HTTP on HOST:PORT (default: the bundle tuned last)
+serve.options := BUNDLE HOST PORT DEVICE PID_FILE
+serve: install ## serve BUNDLE over HTTP on HOST:PORT (default: the version in use)
 	@$(PY) -m api serve $(arguments)
+
+reload.options := PID_FILE
+reload: install ## let the server that was started with PID_FILE take the version that is now in use
+	@$(PY) -m api reload $(arguments)
 
 ##@ Container
 image.options := $(build)
@@ -135,9 +159,10 @@ named:
 	@case "$$IMAGE" in */*) ;; *) echo "error: IMAGE=$$IMAGE names no account; make push IMAGE=user/name:tag" >&2; exit 2;; esac
 
 # prints the full path of BUNDLE, which is a folder or the name of a bundle
-bundle = { cd "$$BUNDLE" || cd "artifacts/bundles/$$BUNDLE"; } 2> /dev/null && test -f config.json && pwd
+bundle = for folder in "$$BUNDLE" "artifacts/bundles/$$BUNDLE/latest" "artifacts/bundles/$$BUNDLE"; do \
+	test -f "$$folder/config.json" && cd -P "$$folder" && pwd && break; done
 bundled:
-	@$(if $(call set,BUNDLE),$(bundle) > /dev/null || { echo "error: $$BUNDLE is no model bundle" >&2; exit 2; },:)
+	@$(if $(call set,BUNDLE),test -n "$$($(bundle))" || { echo "error: $$BUNDLE is no model bundle" >&2; exit 2; },:)
 
 image-check.options := TORCH_INDEX_URL
 image-check: install ## build the images without Docker and test them; needs root, buildah, mmdebstrap
@@ -175,6 +200,9 @@ bench-plan: install ## how long a run takes that finds 100,000 memes cached
 
 bench-memory: install ## peak memory for 1,000 and for 10,000 memes
 	$(PY) -m bench.memory
+
+bench-near: install ## time and memory of finding the near-copies among 1,000,000 hashes; faiss beside it on fewer
+	$(PY) -m bench.near
 
 bench-tune: install ## trials a second, and what they are worth: a plain PyTorch loop, scikit-learn's perceptron, ours
 	$(PY) -m bench.tune

@@ -4,6 +4,7 @@
     python -m api predict IMAGE [--text ...]              the JSON response to one meme, on stdout
     python -m api predict-folder SOURCE [--out FILE.csv]  a CSV row for each meme of a folder or a table
     python -m api export [--out DIR]                      the bundle with its encoder, to serve it without a network
+    python -m api reload --pid-file FILE                  let a running server take the version that is now in use
 
 Exit codes: 0 done or stopped; 2 bad input, with a message on stderr, or no meme could be classified; 130 interrupted.
 """
@@ -38,6 +39,7 @@ _HELP = {
     "ocr": "on or off: read the text off pictures that come without one",
     "ocr_lang": "the language that OCR reads, if not the one of the training memes",
     "keys_file": "file with one API key per line; without it, no key is required",
+    "pid_file": "file to write the process id to, for `reload`",
     "cors_origin": "the one origin whose pages may send requests",
     "log_content": "log texts and hashes of pictures",
     "model": "open_clip model of the encoder, if not the one in the bundle",
@@ -59,6 +61,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = vars(_parser().parse_args(arguments))
     command = options.pop("command")
     given = {name: options.pop(name) for name in ("image", "text", "explain", "source", "out") if name in options}
+    if command == "reload":
+        from api.pid_file import ask_to_reload
+
+        print(ask_to_reload(**options))
+        return 0
     settings = _settings(options)
     say = partial(print, file=sys.stderr)
     # each command is imported here: torch takes seconds, and the arguments are judged before
@@ -67,6 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
 
         serve(settings, say=partial(print, flush=True))
         return 0
+    settings = replace(settings, bundle=find_bundle(settings.bundle, settings.artifacts))
     announce(command, bundle=settings.bundle, memes=given.get("image") or given.get("source"), out=given.get("out"))
     if command == "predict":
         from api.commands.predict import predict
@@ -98,7 +106,8 @@ def _settings(options: dict[str, Any]) -> ServeSettings:
         if options[name] is not None:
             raise
         raise ValueError(f"{_variable(name)}: {reason}") from error
-    return replace(settings, bundle=find_bundle(settings.bundle, settings.artifacts))
+    find_bundle(settings.bundle, settings.artifacts)  # refused before the seconds of imports
+    return settings
 
 
 def _variable(name: str) -> str:
@@ -120,6 +129,8 @@ def _parser() -> Parser:
     exporting.add_argument(
         "--out", type=Path, help="folder to write; default: exports/<the bundle's name> in --artifacts"
     )
+    reloading = commands.add_parser("reload", help="let a running server load the bundle that is now in use")
+    reloading.add_argument("--pid-file", type=Path, required=True, help="as given to `serve`")
     takers = (
         (serving, None),
         (predicting, _PREDICT_FIELDS),

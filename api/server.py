@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from threading import Thread
 from types import FrameType
 
@@ -18,6 +19,7 @@ from api.http.service import Service
 from api.memory import configure_malloc
 from api.metrics import Metrics
 from api.model.loading import load_model, make_reader
+from api.pid_file import pid_file
 from api.schema import MAX_BODY_BYTES
 from api.settings import ServeSettings
 from api.transport.listener import Listener, host_and_port, listen
@@ -44,8 +46,9 @@ def serve(settings: ServeSettings, say: Callable[[str], None]) -> None:
     if reader:
         reader.load()
     model = service.predictor.model
-    say(f"serving {model.name} {model.version} on http://{host_and_port(settings.host, listener.port)}")
-    listener.run()
+    with pid_file(Path(settings.pid_file) if settings.pid_file else None):
+        say(f"serving {model.name} {model.version} on http://{host_and_port(settings.host, listener.port)}")
+        listener.run()
 
 
 def _handle_signals(service: Service, listener: Listener) -> None:

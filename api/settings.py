@@ -17,7 +17,7 @@ class ServeSettings:
     explanations; port 0: any free one; queue: most memes in progress, decoding included; batch: most memes in one call
     of the model; wait_ms: how long a batch that is not full waits for memes that are being decoded; cache: most
     embeddings of pictures, and of texts, that are kept in memory; ocr_lang: of the OCR model, "": as the training memes
-    were read; keys_file, cors_origin: "": none.
+    were read; keys_file, pid_file, cors_origin: "": none.
     """
 
     bundle: Path = Path("artifacts/bundles/latest")
@@ -39,6 +39,7 @@ class ServeSettings:
     ocr: str = "on"
     ocr_lang: str = ""
     keys_file: str = ""
+    pid_file: str = ""
     cors_origin: str = ""
     # Private by default.
     log_content: bool = False

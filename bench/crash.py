@@ -3,20 +3,20 @@
     python -m bench.crash    (`make bench-crash`)
 
 Input: distinct copies of a folder's memes, enough for many segments. A series begins with an empty cache and runs
-`python -m embed` with the demo encoder repeatedly, each run ended by `kill -9` at a random time, until all vectors are
-on disk; then one run completes. After every kill the rows on disk are checked for lost, duplicate and recomputed ones.
+`python -m embed` with the demo encoder repeatedly, each run ended by `kill -9` at a random time, every other one while
+the next segment is being written, until all vectors are on disk; then one run completes. After every kill the rows on disk are checked for lost, duplicate and recomputed ones.
 Progress on stderr, a table and one JSON line on stdout; exit 1 if a check fails.
 """
 
 import argparse
 import math
-import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -36,6 +36,8 @@ _LATEST = 0.95
 # If a run ends before its kill, it is repeated with a kill earlier by this factor, at most so often.
 _EARLIER = 0.9
 _MOST_STARTS = 5
+# A segment is written in some milliseconds.
+_POLL_SECONDS = 0.0005
 
 
 @dataclass(frozen=True)
@@ -86,20 +88,20 @@ def crash(data: Path, work: Path, kills: int, seed: int = 0) -> dict[str, Any]:
     wanted = sum(len(keys) for keys in _wanted(index).values())
     say(f"an undisturbed run: {wanted} vectors in {normal:.1f} s")
     tally, killed = _Tally(), work / "killed"
-    for moment in _moments(kills, normal, seed):
+    for number, moment in enumerate(_moments(kills, normal, seed)):
         for _ in range(_MOST_STARTS):
             if not killed.exists():
                 tally.series += 1
-            before = _read_disk(killed)
-            ended = _start_and_kill(_command(data, killed), moment)
-            after = _read_disk(killed)
+            before, unfinished = _read_disk(killed), _unfinished(killed)
+            ended = _start_and_kill(_command(data, killed), moment, killed if number % 2 else None)
+            after, written = _read_disk(killed), bool(_unfinished(killed) - unfinished)
             tally.record(compare(before, after), killed, index)
             if ended:
                 tally.finished_first += 1
                 moment *= _EARLIER
             else:
                 made = after.rows - before.rows
-                tally.kills.append({"at_s": round(moment, 2), "made": made, "on_disk": after.rows})
+                tally.kills.append({"at_s": round(moment, 2), "made": made, "on_disk": after.rows, "in_write": written})
                 say(f"kill {len(tally.kills)} after {moment:.1f} s: {made} new rows, {after.rows} of {wanted} on disk")
             if ended or after.rows >= wanted:
                 _finish(data, whole, killed, index, tally)
@@ -113,6 +115,7 @@ def crash(data: Path, work: Path, kills: int, seed: int = 0) -> dict[str, Any]:
         "series": tally.series,
         "finished_first": tally.finished_first,
         "kills_with_part_on_disk": sum(0 < kill["on_disk"] < wanted for kill in tally.kills),
+        "kills_while_writing": sum(kill["in_write"] for kill in tally.kills),
         "vectors": wanted,
         "normal_s": round(normal, 2),
         "each": tally.kills,
@@ -129,6 +132,7 @@ def main() -> int:
         figures = crash(Path(work) / "memes", Path(work), args.kills, args.seed)
     print(f"kills that struck a running job     {figures['kills']} in {figures['series']} series")
     print(f"  with part of the rows on disk     {figures['kills_with_part_on_disk']}")
+    print(f"  while a segment was written       {figures['kills_while_writing']}")
     print(f"vectors of a whole run              {figures['vectors']} in {figures['normal_s']} s")
     print(f"checks that failed                  {len(figures['wrong'])}")
     for line in figures["wrong"]:
@@ -151,14 +155,25 @@ def _moments(kills: int, normal: float, seed: int) -> Iterator[float]:
     return (math.sqrt((part + rng.random()) / kills) * _LATEST * normal for part in parts)
 
 
-def _start_and_kill(command: list[str], moment: float) -> bool:
-    """Start the command and kill it after `moment` seconds; whether it had ended before."""
+def _start_and_kill(command: list[str], moment: float, writing: Path | None) -> bool:
+    """Start the command and kill it after `moment` seconds; whether it had ended before.
+
+    writing: kill it only when the next segment is being written to these artifacts.
+    """
+    before = _unfinished(writing) if writing else set()
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         process.wait(moment)
     except subprocess.TimeoutExpired:
-        os.kill(process.pid, signal.SIGKILL)
+        while writing and process.poll() is None and not _unfinished(writing) - before:
+            time.sleep(_POLL_SECONDS)
+        process.kill()
     return process.wait() != -signal.SIGKILL
+
+
+def _unfinished(artifacts: Path) -> set[Path]:
+    """Segments that are being written, or were when a run was killed."""
+    return set(artifacts.glob("vectors/*/.*.h5.*.tmp"))
 
 
 def _read_disk(artifacts: Path) -> Disk:

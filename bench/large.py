@@ -17,6 +17,7 @@ import numpy as np
 
 from bench.machine import ROOT, describe, print_json, python, run, say, verdict
 from bench.planted import planted
+from cache import LATEST
 from head.bundle.format import read_config
 
 _GOAL_S, _GOAL_MB = 3600.0, 16 * 1024.0
@@ -37,7 +38,7 @@ def main() -> int:
         index = work / "datasets" / "large.h5"
         command = python("head", "tune", "--data", index, "--artifacts", work, "--trials", str(args.trials))
         seconds, peak_mb = _tune([str(word) for word in command])
-        figures = read_config(work / "bundles" / "large")["tuning_metrics"]["methods"]
+        figures = read_config(work / "bundles" / LATEST)["tuning_metrics"]["methods"]
     aurocs = {name: round(method["figures"]["auroc"]["point"], 4) for name, method in figures.items()}
     met = {"seconds": seconds < _GOAL_S, "peak_mb": peak_mb < _GOAL_MB}
     print(f"{args.memes:,} memes, {args.trials} trials of 5 folds, start to end")

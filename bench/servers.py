@@ -19,6 +19,7 @@ from pathlib import Path
 from bench.environment import install
 from bench.machine import BENCH_FOLDER, ROOT, CommandFailed, python, run, say
 from bench.weights import MODEL, weights_file
+from cache import LATEST, followed
 
 LITSERVE = "0.2.19"
 # The newest versions that it runs with. LitServe needs python-multipart for forms and does not require it.
@@ -63,7 +64,7 @@ def make_bundle(data: Path, work: Path) -> Path:
     source = ("--data", data, "--model", MODEL, "--pretrained", weights_file(), "--artifacts", work, "--device", "cpu")
     run(python("embed", *source))
     run(python("head", "tune", *source, "--trials", str(_TRIALS)))
-    return next(path for path in (work / "bundles").iterdir() if not path.is_symlink())
+    return followed(work / "bundles" / LATEST)
 
 
 def install_litserve(folder: Path = BENCH_FOLDER / "litserve") -> Path:

@@ -10,7 +10,7 @@ from cache.cores import cores, limit_threads  # now: later the name would be tha
 from cache.exports import on_first_use
 
 if TYPE_CHECKING:
-    from cache.bundles import NoBundle, find_bundle
+    from cache.bundles import CONFIG, LATEST, NoBundle, bundle_names, find_bundle, followed, version_folders
     from cache.columns import KeyColumn, NumberColumn, TextBuilder, TextColumn
     from cache.demo import (
         DEMO_DATA,
@@ -43,9 +43,11 @@ if TYPE_CHECKING:
     from cache.store.vector_store import MissingVectors, VectorStore
 
 __all__ = [
+    "CONFIG",
     "DEMO_DATA",
     "FEATURES",
     "KINDS",
+    "LATEST",
     "LONG_TEXTS",
     "NOTICE",
     "PARTS",
@@ -69,6 +71,7 @@ __all__ = [
     "VectorStore",
     "absolute_if_file",
     "announce",
+    "bundle_names",
     "chosen_model",
     "content_key",
     "content_of",
@@ -82,6 +85,7 @@ __all__ = [
     "find_bundle",
     "find_index",
     "folder_replaced",
+    "followed",
     "group_name",
     "is_demo_encoder",
     "limit_threads",
@@ -101,6 +105,7 @@ __all__ = [
     "spec_id",
     "stop_quietly",
     "text_key",
+    "version_folders",
     "write_bytes_atomically",
     "write_index",
     "write_parts",
@@ -108,7 +113,7 @@ __all__ = [
 ]
 
 _OFFERS = {
-    "cache.bundles": "NoBundle find_bundle",
+    "cache.bundles": "CONFIG LATEST NoBundle bundle_names find_bundle followed version_folders",
     "cache.columns": "KeyColumn NumberColumn TextBuilder TextColumn",
     "cache.demo": "DEMO_DATA NOTICE chosen_model content_of demo_notice is_demo_encoder path_notice required_model",
     "cache.edge": "Parser announce exit_codes printable run_as_command stop_quietly",

@@ -8,7 +8,7 @@
     ocr/                     OCR models that the user adds, see `embed.ocr.recognisers`
     audit/*.html             pages of `python -m embed audit`
     studies.sqlite3          the tuning studies
-    bundles/<name>/          model bundles; `latest` is a link
+    bundles/<name>/<version>/    model bundles, see `cache.bundles`
     nested/, finetune/, exports/, test-readings/    output of these commands
 
 It computes paths and touches no file.
@@ -133,7 +133,7 @@ class Layout:
         return self.artifacts / "bundles"
 
     def bundle(self, name: str) -> Path:
-        """The folder of a model bundle."""
+        """The folder of the versions of a model bundle."""
         return self.bundles / name
 
     def nested(self, name: str) -> Path:
@@ -144,9 +144,9 @@ class Layout:
         """The folder of a fine-tuning in progress, from a bundle of this name."""
         return self.artifacts / "finetune" / bundle
 
-    def export(self, name: str) -> Path:
-        """The default folder for exporting a bundle."""
-        return self.artifacts / "exports" / name
+    def export(self, name: str, version: str) -> Path:
+        """The default folder for exporting a version of a bundle."""
+        return self.artifacts / "exports" / name / version
 
     def test_readings(self, data: str) -> Path:
         """The log of evaluations on a data set's test memes."""

@@ -39,7 +39,7 @@ from embed.plan.settings import EmbedSettings
 from embed.plan.wanted import Items, Wanted, text_keys
 
 if TYPE_CHECKING:
-    from embed.engines.fill import Filled  # imports torch
+    from embed.engines.writing import Filled  # imports torch
 
 
 class EngineUnavailable(ValueError):
@@ -191,7 +191,7 @@ class _Run:
         if "validation" in index.splits:
             return [-1] * len(index)
         keys = {image: key for image, key in zip(index.images, index.image_keys) if key}
-        return assign_parts(memes, keys, root, self.settings.layout.splits(self.settings.data))
+        return assign_parts(list(memes), keys, root, self.settings.layout.splits(self.settings.data))
 
 
 def _split_as(splits: Sequence[str] | None, memes: Memes, data: str) -> Memes:

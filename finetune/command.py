@@ -44,7 +44,8 @@ def _print_results(finetuned: Finetuned) -> None:
         "Probabilities of each fifth of validation are cross-fitted: the other fifths select rate and epoch. The threshold is "
         "chosen on all of validation. `make report` reads the test split, once."
     )
-    print(f"bundle  {finetuned.bundle}")
+    print(f"bundle      {finetuned.bundle}")
+    print(f"in use      {finetuned.taken}")
 
 
 def _say(note: str) -> None:

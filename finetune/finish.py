@@ -21,8 +21,8 @@ from embed.job import embed_dataset
 from embed.plan.settings import EmbedSettings
 from finetune.start import Start, UnusableStart, encoder_of
 from head.bundle.evaluation import FINETUNED, FROZEN
-from head.bundle.format import point_latest, save_bundle
 from head.bundle.settings import Source, bundle_settings
+from head.bundle.versions import Version, save_version
 from head.data.features import fingerprint, load_tuning, prompt_vectors, usable_rows
 from head.fitting import FitData, cross_fitted, fit_all, fit_jobs
 from head.judge.calibrated import CalibratedMethod, calibrate_method
@@ -67,8 +67,8 @@ def embed_finetuned(start: Start, delta: dict[str, Tensor], device: str, say: Ca
 
 def save_finetuned(
     start: Start, file: Path, frozen: CalibratedMethod, trained: TrainedHeads, facts: dict[str, Any]
-) -> tuple[Path, dict[str, Any]]:
-    """Evaluate on validation, write the bundle and link `latest` to it; its folder and its settings.
+) -> Version:
+    """Evaluate on validation and write the bundle; it is not yet in use.
 
     file: of the new index; facts: how it was trained, the entry "finetuned" of config.json. Raises OSError, Unreachable.
     """
@@ -96,14 +96,12 @@ def save_finetuned(
         study={**start.config["study"], "protocol": start.config["protocol"]},
         finetuned=facts,
     )
-    folder = Layout(start.artifacts).bundle(file.stem)
     # The weights of the other methods are left out: the report refits those quickly.
     stored = {
         name: one for name in (FINETUNED, FROZEN, reference) if (one := methods[name].method.ensemble) is not None
     }
-    save_bundle(folder, stored, settings, predictions, {DELTA: (start.work / DELTA).read_bytes()})
-    point_latest(folder)
-    return folder, settings
+    further = {DELTA: (start.work / DELTA).read_bytes()}
+    return save_version(Layout(start.artifacts), stored, settings, predictions, further)
 
 
 def _usable(index: DatasetIndex) -> list[tuple[int, str, str, int]]:

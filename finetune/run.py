@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cache import require_same_spec
+from cache import Layout, require_same_spec
 from embed.clip.delta import DELTA
 from embed.clip.hardware import choose_device
 from embed.clip.options import EncoderOptions, EncoderRequest
@@ -34,6 +34,7 @@ from finetune.train import (
     train_rates,
     usual_rates,
 )
+from head.bundle.versions import use
 from head.data.features import usable_rows
 from head.judge.calibrated import CalibratedMethod
 from head.model.ensemble import HeadEnsemble
@@ -72,11 +73,12 @@ class Prepared:
 @dataclass(frozen=True, eq=False)
 class Finetuned:
     """best: the run with the lowest validation loss; bundle, config: of what was written, None where no epoch improved on the
-    frozen head."""
+    frozen head; taken: what `head.bundle.versions.use` says."""
 
     best: Run
     bundle: Path | None = None
     config: dict[str, Any] | None = None
+    taken: str = ""
 
 
 def prepare(request: FinetuneRequest) -> Prepared:
@@ -110,16 +112,19 @@ def finetune(prepared: Prepared, say: Callable[[str], None]) -> Finetuned:
     with _threads(encoder.width):
         cache.fill(_all_rows(start))
         runs = train_rates(model, split, prepared.trainings, say)
-    bundle = config = None
+    version, taken = None, ""
     if runs[0].best_epoch:
         file = embed_finetuned(start, encoder.delta(), encoder.encoder.device.type, say)
         logits = cross_fitted_logits(runs, split.validation.label, start.parts[start.folds == 0])
         facts = _facts(prepared, runs, sum(weight.numel() for weight in weights.values()))
-        bundle, config = save_finetuned(start, file, prepared.frozen, TrainedHeads(ensemble.cpu(), logits), facts)
+        version = save_finetuned(start, file, prepared.frozen, TrainedHeads(ensemble.cpu(), logits), facts)
+        taken = use(Layout(start.artifacts), version.folder)
         (start.work / DELTA).unlink()
     for _, checkpoint in prepared.trainings:
         checkpoint.discard()
-    return Finetuned(runs[0], bundle, config)
+    if version is None:
+        return Finetuned(runs[0])
+    return Finetuned(runs[0], version.folder, version.config, taken)
 
 
 def describe_unfreezing(unfreezing: Unfreezing) -> dict[str, Any]:

@@ -18,14 +18,14 @@ from embed.pictures.locate import pictures_root
 from embed.plan.earlier import hints
 from head.bundle.evaluation import load_bundle_data
 from head.bundle.format import load_bundle
-from head.bundle.settings import Judging
+from head.bundle.settings import Judging, review_share
 from head.candidates.data import CandidateData
 from head.candidates.table import CANDIDATES
 from head.data.features import Features, fingerprint, load_tuning, usable_rows
 from head.data.folds import Protocol, assign_folds, members, parts
 from head.fitting import FitJob, ScoreScale, fit_jobs
 from head.judge.calibrated import CalibratedMethod, calibrate_method
-from head.judge.threshold import Aim
+from head.judge.threshold import aim_of
 from head.model.ensemble import HeadEnsemble, weighted_ensemble
 from head.model.fusion import HeadConfig
 from head.model.kinds import differentiable
@@ -62,8 +62,7 @@ class Start:
     @property
     def judging(self) -> Judging:
         """How the fine-tuned bundle is evaluated: on validation, with the original bundle's aim and review band."""
-        review = self.config["review"]
-        return Judging(_OFFICIAL, Aim(**self.config["aim"]), self.config["seed"], review and review["share"])
+        return Judging(_OFFICIAL, aim_of(self.config), self.config["seed"], review_share(self.config))
 
     @property
     def folds(self) -> np.ndarray:

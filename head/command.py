@@ -1,6 +1,8 @@
 """Run `tune` and `nested` and print their results, for the command line; imports torch, scikit-learn and Optuna."""
 
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,16 +10,17 @@ import numpy as np
 import torch
 
 from cache import DatasetIndex, DatasetRequest, Layout, content_of, demo_notice
-from head.bundle.format import read_config, write_part
+from head.bundle.format import write_part
 from head.bundle.settings import Source, split_counts
+from head.bundle.versions import Version, in_use, last_version, take_over, use
 from head.data.features import Features, prompt_vectors
-from head.judge.metrics import read_estimate
-from head.judge.threshold import aim_words
 from head.judge.verdict import metrics_table, verdict
 from head.nested import SHIPPED, nested
 from head.pipeline import TuneConfig
 from head.search.study import finished_trials
+from head.tables import runs_table, threshold_words
 from head.tuning import SearchRequest, Shipping, read_source, tune_source
+from head.version_commands import print_change, print_review
 
 
 def run_tune(request: DatasetRequest, search: SearchRequest, shipping: Shipping, artifacts: Path) -> None:
@@ -26,14 +29,31 @@ def run_tune(request: DatasetRequest, search: SearchRequest, shipping: Shipping,
     source = read_source(request, search, artifacts)
     notice = _print_encoder(request, source)
     _print_memes(source.features, source.index)
-    config = search.config(source, artifacts)
-    try:
-        folder = tune_source(source, config, shipping, artifacts)
-    except KeyboardInterrupt:
-        _print_stopped(config)
-        raise
-    _print_results(read_config(folder))
-    print(f"bundle  {folder}{notice}")
+    layout = Layout(artifacts)
+    take_over(layout, source.file.stem, lambda line: print(line, file=sys.stderr))
+    last = last_version(layout, source.file.stem)
+    version = _tuned(source, search, shipping, artifacts)
+    _print_results(version, last)
+    print(f"bundle      {version.folder}\nin use      {use(layout, version.folder)}{notice}")
+
+
+def run_seeds(
+    request: DatasetRequest, search: SearchRequest, shipping: Shipping, artifacts: Path, seeds: Sequence[int]
+) -> None:
+    """Tune once for each seed and print the table of the runs; only without a version in use, the first is put into use.
+    Raises as `run_tune`."""
+    layout, found = Layout(artifacts), []
+    for number, seed in enumerate(seeds, 1):
+        print(f"seed {seed}: {number} of {len(seeds)}", file=sys.stderr)
+        one = replace(search, seed=seed)
+        source = read_source(request, one, artifacts)
+        found.append(_tuned(source, one, shipping, artifacts))
+        print(f"bundle      {found[-1].folder}", flush=True)
+    print(f"\n{runs_table(found, 'text')}")
+    if in_use(layout) is None:
+        print(f"in use      {use(layout, found[0].folder)}")
+    else:
+        print("The version in use is the same as before; `make use BUNDLE=<name>/<version>` puts another one into use.")
 
 
 def run_nested(request: DatasetRequest, search: SearchRequest, artifacts: Path) -> None:
@@ -89,7 +109,17 @@ def _print_memes(features: Features, index: DatasetIndex) -> None:
         print(f"left out    {skipped} without vectors, {unlabelled} without a label")
 
 
-def _print_results(settings: dict[str, Any]) -> None:
+def _tuned(source: Source, search: SearchRequest, shipping: Shipping, artifacts: Path) -> Version:
+    config = search.config(source, artifacts)
+    try:
+        return tune_source(source, config, shipping, artifacts)
+    except KeyboardInterrupt:
+        _print_stopped(config)
+        raise
+
+
+def _print_results(version: Version, last: Version | None) -> None:
+    settings = version.config
     metrics, study = settings["tuning_metrics"], settings["study"]
     protocol = settings["protocol"]
     title = "validation" if protocol["name"] == "official" else f"out of fold, {protocol['folds']} folds"
@@ -97,12 +127,9 @@ def _print_results(settings: dict[str, Any]) -> None:
     print(f"\nbest of {study['trials']} trials: number {study['best_trial']}, mean AUROC {study['best_value']:.3f}")
     print("ensemble    " + ", ".join(f"{pick['picked']} x {pick['method']}" for pick in study["picks"]))
     print(f"ships       {settings['shipped']}{_why(settings)}")
-    print(
-        f"threshold   {settings['threshold']:.3f}, for {aim_words(settings['aim'])}; {settings['flagged']:.0%} of the memes are "
-        "called offensive"
-    )
-    if settings["review"]:
-        _print_review(settings["review"])
+    print(f"threshold   {threshold_words(settings)}")
+    print_change(last, version)
+    print_review(version)
     print(
         "These figures are cross-fitted, but the search and the choice of the shipped method used all memes, so they are a little "
         "optimistic. `make report` evaluates on test, once."
@@ -113,11 +140,3 @@ def _why(settings: dict[str, Any]) -> str:
     if settings["shipped"] == settings["reference"]:
         return ", the best simple method: the ensemble is no better"
     return ""
-
-
-def _print_review(review: dict[str, Any]) -> None:
-    error = read_estimate(review["error"])
-    print(
-        f"review      probabilities from {review['low']:.3f} to {review['high']:.3f} are left to human review; "
-        f"{review['coverage']:.0%} are answered, with an error rate of {error}"
-    )

@@ -12,13 +12,13 @@ import torch
 
 from cache import DatasetRequest, Layout, find_index, read_index
 from head import pipeline
-from head.bundle.format import point_latest, save_bundle
-from head.bundle.settings import Judging, Source, bundle_settings
+from head.bundle.settings import Judging, Source, bundle_settings, review_share
+from head.bundle.versions import Version, last_version, save_version, use
 from head.candidates.table import BOTH, CANDIDATES
 from head.data.features import fingerprint, load_tuning, prompt_vectors
 from head.data.folds import Protocol
 from head.fitting import ENSEMBLE, SINGLE
-from head.judge.threshold import Aim
+from head.judge.threshold import Aim, aim_of
 from head.pipeline import Pick, TuneConfig, Tuned, study_digest
 from head.search.config import StudyConfig, sqlite_url
 from head.search.study import KindPruner, sampler
@@ -32,8 +32,8 @@ SHIP = {"ensemble": ENSEMBLE, "regression": BOTH} | {name: name for name in CAND
 class SearchRequest:
     """How to tune, before the memes are read.
 
-    study: name of the Optuna study, None for one made from the data, the folds and the seed; storage: an SQLAlchemy URL,
-    None for a SQLite file in the artifacts folder; protocol, aim, jobs, device: as in TuneConfig.
+    aim: None for that of the bundle's last version, `Aim()` if there is none. study: name of the Optuna study, None for one made from the data, the folds and the seed; storage: an SQLAlchemy URL,
+    None for a SQLite file in the artifacts folder; protocol, jobs, device: as in TuneConfig.
     """
 
     trials: int = StudyConfig.trials
@@ -41,7 +41,7 @@ class SearchRequest:
     study: str | None = None
     storage: str | None = None
     protocol: Protocol = field(default_factory=Protocol)
-    aim: Aim = field(default_factory=Aim)
+    aim: Aim | None = None
     jobs: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
@@ -56,14 +56,16 @@ class SearchRequest:
             artifacts.mkdir(parents=True, exist_ok=True)
             storage = sqlite_url(Layout(artifacts).studies)
         study_config = StudyConfig(storage, study, self.trials, self.seed)
-        return TuneConfig(study_config, self.protocol, self.aim, self.jobs, self.device)
+        last = last_version(Layout(artifacts), source.file.stem)
+        aim = self.aim or (aim_of(last.config) if last else Aim())
+        return TuneConfig(study_config, self.protocol, aim, self.jobs, self.device)
 
 
 @dataclass(frozen=True)
 class Shipping:
     """What the bundle answers with. method: BEST (the reference, unless the ensemble ranks the memes better) or one of SHIP;
-    review: the share of memes nearest the threshold that is left to human review, None for no review band. Raises
-    ValueError for an unknown method, or a share that is not between 0 and 1."""
+    review: the share of memes nearest the threshold that is left to human review, 0 for no review band, None for that of
+    the bundle's last version. Raises ValueError for an unknown method, or a share that is not from 0 to below 1."""
 
     method: str = BEST
     review: float | None = None
@@ -71,8 +73,13 @@ class Shipping:
     def __post_init__(self) -> None:
         if self.method not in (BEST, *SHIP):
             raise ValueError(f"--ship: expected one of {', '.join((BEST, *SHIP))}, got {self.method!r}")
-        if self.review is not None and not 0 < self.review < 1:
-            raise ValueError(f"--review: expected a number above 0 and below 1, got {self.review}")
+        if self.review is not None and not 0 <= self.review < 1:
+            raise ValueError(f"--review: expected a number from 0 to below 1, got {self.review}")
+
+    def review_of(self, last: Version | None) -> float | None:
+        """The share, after the last version of the bundle; None for no review band."""
+        kept = review_share(last.config) if last else None
+        return (kept if self.review is None else self.review) or None
 
 
 def tune(
@@ -81,12 +88,14 @@ def tune(
     shipping: Shipping = Shipping(),
     artifacts: Path = Path("artifacts"),
 ) -> Path:
-    """Tune on a data set that was embedded or imported; returns the folder of the new bundle, which `latest` then links to.
+    """Tune on a data set that was embedded or imported; returns the folder of the new version, which is then in use.
 
     Raises UnusableIndex where there is no such index, and what `read_source` and `tune_source` raise.
     """
     source = read_source(request, search, artifacts)
-    return tune_source(source, search.config(source, artifacts), shipping, artifacts)
+    folder = tune_source(source, search.config(source, artifacts), shipping, artifacts).folder
+    use(Layout(artifacts), folder)
+    return folder
 
 
 def read_source(request: DatasetRequest, search: SearchRequest, artifacts: Path) -> Source:
@@ -98,24 +107,24 @@ def read_source(request: DatasetRequest, search: SearchRequest, artifacts: Path)
     return Source(file, index, features, fingerprint(features, index.spec))
 
 
-def tune_source(source: Source, config: TuneConfig, shipping: Shipping, artifacts: Path) -> Path:
-    """Search, fit, calibrate, write the bundle and link `latest` to it; returns the bundle's folder.
+def tune_source(source: Source, config: TuneConfig, shipping: Shipping, artifacts: Path) -> Version:
+    """Search, fit, calibrate and write a new version of the bundle, which is not yet in use.
 
     Raises what `head.pipeline.tune` raises, Unreachable where no threshold of the shipped method serves the aim, and
     ValueError where the vectors do not allow that method.
     """
     prompts = prompt_vectors(source.index, Layout(artifacts).vectors)
     tuned = pipeline.tune(source.features, source.fingerprint, prompts, config)
+    last = last_version(Layout(artifacts), source.file.stem)
     settings, predictions = bundle_settings(
         source,
-        Judging(config.protocol, config.aim, config.study.seed, shipping.review),
+        Judging(config.protocol, config.aim, config.study.seed, shipping.review_of(last)),
         tuned.methods,
         np.flatnonzero(np.isfinite(tuned.methods[ENSEMBLE].method.out_of_fold)),
         _shipped(shipping.method, tuned),
         reference=tuned.reference,
         study=_study(config, tuned),
     )
-    folder = Layout(artifacts).bundle(source.file.stem)
     # The weights of the other methods are left out: the report refits those quickly.
     stored = (ENSEMBLE, SINGLE, tuned.reference, settings["shipped"])
     ensembles = {
@@ -123,9 +132,7 @@ def tune_source(source: Source, config: TuneConfig, shipping: Shipping, artifact
         for name, judged in tuned.methods.items()
         if name in stored and (ensemble := judged.method.ensemble) is not None
     }
-    save_bundle(folder, ensembles, settings, predictions)
-    point_latest(folder)
-    return folder
+    return save_version(Layout(artifacts), ensembles, settings, predictions)
 
 
 def _shipped(ship: str, tuned: Tuned) -> str:

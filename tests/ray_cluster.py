@@ -10,17 +10,19 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from ray.cluster_utils import Cluster
 
-from cache import VectorStore, read_index
+import embed.engines.writing
+from cache import SpecMismatch, VectorStore, read_index
 from embed.__main__ import main
 from embed.clip.options import EncoderOptions, EncoderRequest
 from embed.engines import ray_engine
 from embed.engines.ray_engine import ClusterUnavailable
-from embed.engines.ray_workers import Encoder
+from embed.engines.ray_workers import Encoder, Facts
 from embed.job import Summary, embed_dataset
 from embed.plan.settings import EmbedSettings
 
@@ -60,6 +62,13 @@ def cluster(gpus: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
 def local(tmp_path_factory: pytest.TempPathFactory) -> Summary:
     """The demo, embedded by the local engine."""
     return embed_dataset(settings(tmp_path_factory.mktemp("local"), "local"), say=lambda note: None)
+
+
+@pytest.fixture
+def tiny_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A segment for each shard, so that a test can wait for one, and two batches a shard."""
+    monkeypatch.setattr(embed.engines.writing, "_SEGMENT_SECONDS", 0.0)
+    monkeypatch.setattr(ray_engine, "_BATCHES_PER_SHARD", 2)
 
 
 def settings(artifacts: Path, engine: str = "ray", device: str = "cpu") -> EmbedSettings:
@@ -124,14 +133,15 @@ def test_the_cluster_makes_what_the_local_engine_makes(cluster: Cluster, local: 
     index, other = (read_index(settings(where).index) for where in (tmp_path, local.store.folder.parents[1]))
     for column in ("ids", "splits", "labels", "image_keys", "text_keys", "text_tokens", "skipped", "image_stamps"):
         assert getattr(index, column) == getattr(other, column)
+    shards = 720 / (2 * 4 * 8)  # pictures; of two encoders, in batches of eight; never as many segments
+    assert len(list(summary.store.folder.glob("image-*.h5"))) < shards
     again = embed_dataset(settings(tmp_path), say=lambda note: pytest.fail(f"nothing was to be done, but: {note}"))
     assert again.work.embedded == {"image": 0, "text": 0}
 
 
 def test_a_killed_worker_costs_the_shard_in_its_hand(
-    cluster: Cluster, local: Summary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, local: Summary, tmp_path: Path, tiny_segments: None
 ) -> None:
-    monkeypatch.setattr(ray_engine, "_BATCHES_PER_SHARD", 2)
     notes: list[str] = []
     killed: list[int] = []
 
@@ -150,9 +160,8 @@ def test_a_killed_worker_costs_the_shard_in_its_hand(
 
 @pytest.mark.parametrize("gpus", [1])
 def test_for_gpus_tasks_prepare_and_a_killed_encoder_is_replaced(
-    cluster: Cluster, local: Summary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, local: Summary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_segments: None
 ) -> None:
-    monkeypatch.setattr(ray_engine, "_BATCHES_PER_SHARD", 2)
     monkeypatch.setattr(ray_engine, "Encoder", OnProcessor)
     notes: list[str] = []
     thread = when_segments_stand(tmp_path, 2, lambda: os.kill(encoder_processes("OnProcessor")[0], signal.SIGKILL))
@@ -164,9 +173,8 @@ def test_for_gpus_tasks_prepare_and_a_killed_encoder_is_replaced(
 
 
 def test_a_node_that_goes_takes_nothing_with_it(
-    cluster: Cluster, local: Summary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, local: Summary, tmp_path: Path, tiny_segments: None
 ) -> None:
-    monkeypatch.setattr(ray_engine, "_BATCHES_PER_SHARD", 2)
     node = min(cluster.worker_nodes, key=lambda node: node.unique_id)
     thread = when_segments_stand(tmp_path, 2, lambda: cluster.remove_node(node, allow_graceful=False))
     summary = embed_dataset(settings(tmp_path), say=lambda note: None)
@@ -180,10 +188,10 @@ def test_a_killed_job_goes_on_with_what_is_missing(cluster: Cluster, local: Summ
 import sys
 from pathlib import Path
 sys.path.insert(0, "tests")
-from embed.engines import ray_engine
+from embed.engines import ray_engine, writing
 from embed.job import embed_dataset
 from ray_cluster import settings
-ray_engine._BATCHES_PER_SHARD = 2
+ray_engine._BATCHES_PER_SHARD, writing._SEGMENT_SECONDS = 2, 0.0
 embed_dataset(settings(Path({str(tmp_path)!r})), say=lambda note: None)
 """
     job = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL)
@@ -212,6 +220,54 @@ def test_a_picture_that_cannot_be_decoded_is_a_failure_there_too(cluster: Cluste
 def test_an_encoder_that_cannot_be_had_is_said_as_ever(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--engine", "ray", "--model", "ViT-B-32", "--pretrained", "/no/such/file"]) == 2
     assert "neither a file nor weights published" in capsys.readouterr().err
+
+
+def test_a_machine_with_other_libraries_hashes_nothing(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = ray_engine.library_versions() | {"pillow": "0.1"}
+    monkeypatch.setattr(ray_engine, "library_versions", lambda: ours)
+    with pytest.raises(SpecMismatch, match="libraries on .*pillow: expected '0.1', got"):
+        embed_dataset(settings(tmp_path), say=lambda note: None)
+
+
+class Foreign(OnProcessor):
+    """An encoder on a machine with another Pillow than those whose tasks prepare."""
+
+    def load(self) -> Facts:
+        facts = super().load()
+        decoder = {**facts.spec["decoder"], "version": "0.1"}
+        return replace(facts, spec={**facts.spec, "decoder": decoder})
+
+
+@pytest.mark.parametrize("gpus", [1])
+def test_a_task_that_would_prepare_otherwise_is_refused_with_the_field(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_engine, "Encoder", Foreign)
+    with pytest.raises(SpecMismatch, match="preprocessing on .*decoder.version: expected '0.1'"):
+        embed_dataset(settings(tmp_path, device="auto"), say=lambda note: None)
+
+
+class Unloadable(Encoder):
+    """An encoder on a machine that lacks a package."""
+
+    def load(self) -> Facts:
+        raise ModuleNotFoundError("No module named 'timm'")
+
+
+def test_what_fails_on_a_worker_is_a_sentence(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_engine, "Encoder", Unloadable)
+    with pytest.raises(ClusterUnavailable, match="failed: ModuleNotFoundError: No module named 'timm'"):
+        embed_dataset(settings(tmp_path), say=lambda note: None)
+    engine = ray_engine.RayEngine(EncoderRequest(ENCODER, "", EncoderOptions()), "cpu", lambda note: None)
+    try:
+        with pytest.raises(ClusterUnavailable, match="lost repeatedly.*fewer processors"):
+            list(engine.map(os._exit, [1]))
+    finally:
+        engine.close()
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense"])

@@ -54,8 +54,9 @@ def export_bundle(settings: ServeSettings, out: Path | None, say: Callable[[str]
     """
     folder = settings.bundle.resolve()
     config = read_config(folder)
-    # the name from config.json becomes part of a path
-    out = out or Layout(settings.artifacts).export(re.sub(r"^\.+|[^\w.-]", "_", str(config.get("name"))))
+    # they become part of a path
+    name, version = (re.sub(r"^\.+|[^\w.-]", "_", word) for word in (str(config.get("name")), folder.name))
+    out = out or Layout(settings.artifacts).export(name, version)
     _require_free(out, folder)
     with tqdm(total=_STEPS, bar_format="{desc} ({n}/{total}, {elapsed})", delay=1, leave=False) as bar:
 

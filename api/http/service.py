@@ -81,7 +81,7 @@ class Service:
             self._digests, self._loaded = digests, new
             self._announce()
             self.metrics.reloads.labels("taken").inc()
-            _log.info("reloaded: %s %s is in use", *_named(new.predictor))
+            _log.info("reloaded: %s %s is in use, before it was %s %s", *_named(new.predictor), *_named(old.predictor))
             old.predictor.close()  # after the memes that wait for it
             return True
 

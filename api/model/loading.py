@@ -17,7 +17,7 @@ from api.model.prediction import Predictor, Reader
 from api.model.reading import LazyTextReader
 from api.schema import ModelCard
 from api.settings import ServeSettings
-from cache import chosen_model
+from cache import chosen_model, find_bundle
 from embed.clip.hardware import choose_device
 from head.bundle.format import read_config
 
@@ -44,9 +44,10 @@ def load_model(
     """Load the predictor of `settings.bundle`, warmed up, and its card.
 
     old: the predictor that is replaced; its encoder and embedding cache are reused if the bundle has the same spec.
-    Raises UnusableBundle, EncoderUnavailable, SpecMismatch.
+    Raises NoBundle, UnusableBundle, EncoderUnavailable, SpecMismatch.
     """
-    folder = settings.bundle.resolve()  # `latest` may be relinked while loading
+    # found once, since another version may be put into use while loading
+    folder = find_bundle(settings.bundle, settings.artifacts).resolve()
     encoder = old.classifier.encoder if old else None
     source = encoder_source(settings)
     make = partial(MemeClassifier.from_bundle, folder, choose_device(settings.device), *source, loaded=encoder)
@@ -71,7 +72,8 @@ def make_reader(settings: ServeSettings) -> Reader | None:
     if settings.ocr == "off":
         return None
     # as the training memes were read
-    language = settings.ocr_lang or read_config(settings.bundle)["data"].get("ocr_lang", "")
+    folder = find_bundle(settings.bundle, settings.artifacts)
+    language = settings.ocr_lang or read_config(folder)["data"].get("ocr_lang", "")
     reader = LazyTextReader(settings.artifacts, language)
     return Reader(
         reader.read,

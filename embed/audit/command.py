@@ -2,7 +2,7 @@
 
     python -m embed audit DATA
 
-Decodes every picture, counts every text's tokens and compares all pairs; prints the findings and writes an HTML page.
+Decodes every picture, counts every text's tokens and finds near-duplicates; prints the findings and writes an HTML page.
 It loads only the tokenizer, not the model, and does not use the cache.
 Exit 0: done, with or without findings; 1: nothing in the data can be used; 2: unreadable data, reported in one sentence;
 130: interrupted.

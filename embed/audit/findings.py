@@ -187,10 +187,10 @@ def _near_pictures(by_picture: dict[str, list[Meme]], checks: dict[str, PictureC
 
 def _near_texts(by_text: dict[str, list[Meme]]) -> list[Group]:
     rows = list(by_text.values())
-    bags = [words(same[0].text) for same in rows]
     groups = []
-    for cluster in near_texts(bags):
-        groups.append(Group([m for n in cluster for m in rows[n]], _shared([bags[n] for n in cluster])))
+    for cluster in near_texts(words(same[0].text) for same in rows):
+        bags = [words(rows[n][0].text) for n in cluster]
+        groups.append(Group([m for n in cluster for m in rows[n]], _shared(bags)))
     return _sorted(groups)
 
 

@@ -1,7 +1,7 @@
 """Ordered parallel map in threads with a bounded number of results in memory."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -13,7 +13,7 @@ Result = TypeVar("Result")
 
 def run_ahead(
     work: Callable[[Item], Result], items: Iterable[Item], depth: int, start: Callable[[], None] | None = None
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """`work` of each item, in order, with one thread per core; at most `depth` items are running or not yet consumed.
 
     start: called once in each thread. When the consumer stops, waiting items are cancelled and running ones are not

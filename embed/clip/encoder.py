@@ -19,14 +19,14 @@ from torch import Tensor, nn
 
 from cache import file_digest, limit_threads
 from embed.base.errors import first_line
+from embed.base.memory import TooLittleMemory, is_out_of_memory
 from embed.clip.delta import apply_delta
 from embed.clip.hardware import choose_precision, has_products
-from embed.clip.options import LOCAL_DIR, EncoderOptions, library_versions
-from embed.clip.preprocessor import Preprocessor, height_and_width, resize_only
+from embed.clip.options import LOCAL_DIR, EncoderOptions
+from embed.clip.preprocessor import Preprocessor, height_and_width, preprocessing_fields, resize_only
 from embed.clip.tokenizer import Tokenizer, load_tokenizer, missing_package
 from embed.clip.towers import Tower, image_tower, text_tower
 from embed.clip.weights import EncoderUnavailable, find_weights
-from embed.pictures.appearance import RULE
 
 # Items per GPU batch: more than any GPU needs at 224 pixels; the job halves it until it fits into memory.
 _GPU_BATCH = 512
@@ -66,14 +66,14 @@ class ClipEncoder(Preprocessor):
     def image_features(self, pixels: Sequence[Tensor]) -> Tensor:
         """N pictures of (H, W, 3) uint8 -> (N, D) float32 on the device. On a GPU raises torch.OutOfMemoryError."""
         # transferred as uint8, a quarter of the bytes of float32
-        batch = self._to_device(torch.stack(list(pixels))).permute(0, 3, 1, 2)
+        batch = self._to_device(self._stack(pixels)).permute(0, 3, 1, 2)
         return self.image_tower(batch.float().div_(255).sub_(self.mean).div_(self.std))
 
     @torch.inference_mode()
     def text_features(self, tokens: Sequence[Tensor]) -> Tensor:
         """N texts of (P, L) int64 -> (N, D) float32 on the device, the mean over P. Raises as `image_features`."""
         rows = torch.cat(list(tokens))
-        vectors = self._by_length(self._to_device(rows), (rows != 0).sum(dim=1).argsort())
+        vectors = self._by_length(rows, (rows != 0).sum(dim=1).argsort())
         counts = [len(rows) for rows in tokens]
         if max(counts) == 1:
             return vectors
@@ -82,11 +82,20 @@ class ClipEncoder(Preprocessor):
     def _by_length(self, rows: Tensor, order: Tensor) -> Tensor:
         """(R, L) -> (R, D), in batches of similar length, since the longest text sets a batch's cost."""
         batch_size = _GPU_TEXTS if self.device.type == "cuda" else self.text_tower.batch_size
-        parts = [self.text_tower(rows[part]) for part in order.to(rows.device).split(batch_size)]
-        return torch.cat(parts)[order.argsort().to(rows.device)]
+        # sorted and cut here, since asking a GPU for a length would wait for all that it has to do
+        batches = (self.text_tower.cut(rows[part]) for part in order.split(batch_size))
+        parts = [self.text_tower(self._to_device(batch)) for batch in batches]
+        return torch.cat(parts)[self._to_device(order.argsort())]
+
+    def _stack(self, pixels: Sequence[Tensor]) -> Tensor:
+        """N of (H, W, 3) -> (N, H, W, 3); for a GPU in pinned memory, which torch's host allocator reuses."""
+        if self.device.type != "cuda":
+            return torch.stack(list(pixels))
+        pinned = torch.empty((len(pixels), *pixels[0].shape), dtype=pixels[0].dtype, pin_memory=True)
+        return torch.stack(list(pixels), out=pinned)
 
     def _to_device(self, batch: Tensor) -> Tensor:
-        """Copy to the device; to a GPU through pinned memory, so that the copy overlaps its work."""
+        """Copy to the device; to a GPU from pinned memory, so that the copy overlaps its work."""
         if self.device.type == "cuda":
             return batch.pin_memory().to(self.device, non_blocking=True)
         return batch
@@ -99,8 +108,20 @@ def load_encoder(
 
     Weights are rounded to the precision; matrix products use it if the device has instructions for it, else float32,
     under the same spec. delta: a file of `embed.clip.delta`, whose SHA-256 becomes part of the spec. Raises
-    EncoderUnavailable with a remedy, and torch.OutOfMemoryError if the towers do not fit into GPU memory.
+    EncoderUnavailable with a remedy, and TooLittleMemory if the towers do not fit into the device's memory.
     """
+    try:
+        return _load_encoder(model, pretrained, device, options, delta)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        where = "the GPU's memory; use --device cpu (DEVICE=cpu)" if device.type == "cuda" else "this machine's memory"
+        raise TooLittleMemory(f"{model} does not fit into {where} ({first_line(error)})") from error
+
+
+def _load_encoder(
+    model: str, pretrained: str, device: torch.device, options: EncoderOptions, delta: Path | None
+) -> ClipEncoder:
     limit_threads()
     # TF32, torch's default for convolutions on a GPU, changes vectors by 1e-3; the spec says float32
     torch.backends.cudnn.allow_tf32 = False
@@ -129,13 +150,13 @@ def load_encoder(
     ):
         if options.precision != "auto":
             raise EncoderUnavailable(f"open_clip cannot run {model} in {precision}; use --precision fp32")
-        return load_encoder(model, pretrained, device, replace(options, precision="fp32", prefer=""), delta)
+        del clip, image, text  # or two models would be in memory
+        return _load_encoder(model, pretrained, device, replace(options, precision="fp32", prefer=""), delta)
     spec = {
         **_spec(model, config, weights),
-        **_picture_fields(options.picture),
+        **preprocessing_fields(tokenizer, options.picture),
         **tuned,
         "preprocess": preprocess,
-        "tokenizer": {**tokenizer.spec(), "ftfy": library_versions()["ftfy"]},
         "feature": options.features,
         # number of projected columns, the last ones
         **({"joint": config["embed_dim"]} if options.features == "both" else {}),
@@ -163,7 +184,9 @@ def _runs(
     try:
         image(torch.zeros(1, 3, *height_and_width(size), device=device))
         text(tokenizer.rows("").to(device))
-    except RuntimeError:
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
         return False
     return True
 
@@ -184,6 +207,8 @@ def load_clip(
         raise EncoderUnavailable(missing_package(model, error)) from error
     # for other files than this model's weights open_clip raises anything from AssertionError to KeyError
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise EncoderUnavailable(f"{weights} could not be loaded as weights of {model}: {_reason(error)}") from error
     return clip.eval().requires_grad_(False), transform
 
@@ -196,19 +221,10 @@ def _reason(error: Exception) -> str:
 
 
 def _spec(model: str, config: dict[str, Any], weights: Path) -> dict[str, Any]:
-    versions = library_versions()
     return {
         "format": 1,
-        "open_clip": versions["open_clip_torch"],
         # without the folder's path, which does not change vectors
         "model": "local-dir" if model.startswith(LOCAL_DIR) else model,
         "model_config": config,
         "weights_sha256": file_digest(weights),
     }
-
-
-def _picture_fields(picture: str) -> dict[str, Any]:
-    """The spec's fields on pictures; `embed.clip.options.older_spec` turns those of "seen" into those of "stored"."""
-    seen = picture == "seen"
-    decoder = {"name": "Pillow", "version": library_versions()["pillow"], "frame": "first", "exif_rotation": seen}
-    return {"decoder": decoder, **({"picture": RULE} if seen else {})}

@@ -1,5 +1,7 @@
 """Preprocess image bytes to pixels and texts to token rows, without a model's weights."""
 
+import json
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -10,8 +12,10 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from torch import Tensor
 
-from embed.clip.options import PICTURES, EncoderOptions
+from cache import require_same_spec
+from embed.clip.options import PICTURES, EncoderOptions, library_versions
 from embed.clip.tokenizer import Tokenizer, load_tokenizer
+from embed.pictures.appearance import RULE
 from embed.pictures.decoding import UnreadableImage, decode_stored, see
 
 Picture: TypeAlias = bytes | Image.Image
@@ -35,6 +39,8 @@ class Preprocessor:
             decoded, _ = see(decoded)
         try:
             return torch.from_numpy(np.array(self.resize(decoded)))
+        except MemoryError:
+            raise
         # as of Pillow's decoders
         except Exception as error:
             raise UnreadableImage(f"a picture of mode {decoded.mode} that cannot be resized ({error})") from error
@@ -49,10 +55,30 @@ class Preprocessor:
 
 
 def load_preprocessor(model: str, spec: dict[str, Any]) -> Preprocessor:
-    """The preprocessor of the model with this spec. Raises EncoderUnavailable."""
+    """The preprocessor of the model with this spec.
+
+    Raises EncoderUnavailable, and SpecMismatch with the fields in which this machine's libraries or files differ.
+    """
     transform = image_transform_v2(PreprocessCfg(**spec["preprocess"]), is_train=False)
     options = EncoderOptions.of_spec(spec)
-    return Preprocessor(resize_only(transform), load_tokenizer(model, options.long_text), picture=options.picture)
+    tokenizer = load_tokenizer(model, options.long_text)
+    fields = json.loads(json.dumps(preprocessing_fields(tokenizer, options.picture)))
+    require_same_spec({name: spec.get(name) for name in fields}, fields, f"preprocessing on {socket.gethostname()}")
+    return Preprocessor(resize_only(transform), tokenizer, picture=options.picture)
+
+
+def preprocessing_fields(tokenizer: Tokenizer, picture: str) -> dict[str, Any]:
+    """The spec's fields on libraries, decoding and tokenizer; picture: of `EncoderOptions`.
+
+    `embed.clip.options.older_spec` turns the fields of "seen" into those of "stored".
+    """
+    versions, seen = library_versions(), picture == "seen"
+    return {
+        "open_clip": versions["open_clip_torch"],
+        "decoder": {"name": "Pillow", "version": versions["pillow"], "frame": "first", "exif_rotation": seen},
+        **({"picture": RULE} if seen else {}),
+        "tokenizer": {**tokenizer.spec(), "ftfy": versions["ftfy"]},
+    }
 
 
 def height_and_width(size: int | Sequence[int]) -> tuple[int, int]:

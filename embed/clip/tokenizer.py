@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import open_clip
+import torch
 from torch import Tensor
 
 from cache import text_key
 from embed.base.errors import first_line
+from embed.clip import hugging_face
 from embed.clip.bpe import merge
 from embed.clip.options import LOCAL_DIR
 from embed.clip.weights import EncoderUnavailable, find_config, go_offline_unless_reachable
@@ -52,14 +54,17 @@ class Tokenizer:
     long_text: str = "truncate"
 
     def rows(self, text: str) -> Tensor:
-        """A text -> (P, context_length) int64, zero-padded; P is 1, or the number of pieces."""
-        return self.wrapped(self.pieces(text) if self.long_text == "chunk" else [text])
+        """A text -> (P, context_length) int64, padded; P is 1, or the number of pieces."""
+        pieces = self.pieces(text) if self.long_text == "chunk" else [text]
+        if self._is_clips_own:
+            return self.wrapped(pieces)
+        return torch.stack([hugging_face.encode(self.wrapped, piece)[0] for piece in pieces])
 
     def count(self, text: str) -> int:
         """Number of tokens of a text before truncation, start and end tokens included."""
-        if isinstance(self.wrapped, open_clip.SimpleTokenizer):
+        if self._is_clips_own:
             return len(self.wrapped.encode(text)) + 2
-        return len(self.wrapped.tokenizer(text)["input_ids"])  # open_clip's wrappers around transformers
+        return hugging_face.encode(self.wrapped, text)[1]
 
     def pieces(self, text: str) -> list[str]:
         """The text, split recursively at the space nearest its middle until every piece fits."""
@@ -71,12 +76,12 @@ class Tokenizer:
         return self.pieces(text[:middle]) + self.pieces(text[middle:])
 
     def _fits(self, text: str) -> bool:
-        if isinstance(self.wrapped, open_clip.SimpleTokenizer):
-            # a long text cannot fit, whatever its tokens
-            letters = len(self.wrapped.clean_fn(text).replace(" ", "").encode())
-            if letters > self.context_length * self._longest_token:
-                return False
-        return self.count(text) <= self.context_length
+        if not self._is_clips_own:
+            # pieces, and so the vectors of existing stores, follow from the text before it is cleaned
+            return hugging_face.count(self.wrapped, text) <= self.context_length
+        # a long text cannot fit, whatever its tokens
+        letters = len(self.wrapped.clean_fn(text).replace(" ", "").encode())
+        return letters <= self.context_length * self._longest_token and self.count(text) <= self.context_length
 
     @cached_property
     def _longest_token(self) -> int:
@@ -85,7 +90,7 @@ class Tokenizer:
 
     def save(self, folder: Path) -> None:
         """Write the files for `local-dir:` into `folder`; none for open_clip's own tokenizer. Raises OSError."""
-        if not isinstance(self.wrapped, open_clip.SimpleTokenizer):
+        if not self._is_clips_own:
             self.wrapped.save_pretrained(folder)
 
     def spec(self) -> dict[str, Any]:
@@ -98,8 +103,11 @@ class Tokenizer:
         }
 
     def _vocabulary(self) -> dict[str, int]:
-        simple = isinstance(self.wrapped, open_clip.SimpleTokenizer)
-        return self.wrapped.encoder if simple else self.wrapped.tokenizer.get_vocab()
+        return self.wrapped.encoder if self._is_clips_own else self.wrapped.tokenizer.get_vocab()
+
+    @property
+    def _is_clips_own(self) -> bool:
+        return isinstance(self.wrapped, open_clip.SimpleTokenizer)
 
 
 def load_tokenizer(model: str, long_text: str = "truncate") -> Tokenizer:
@@ -116,6 +124,8 @@ def load_tokenizer(model: str, long_text: str = "truncate") -> Tokenizer:
     if isinstance(wrapped, open_clip.SimpleTokenizer):
         wrapped.cache = _BoundedCache(wrapped.cache)
         wrapped.bpe = partial(_bpe, wrapped)
+    else:
+        hugging_face.freeze(wrapped)
     wrapped.clean_fn = partial(_clean, wrapped.clean_fn)
     return Tokenizer(wrapped, int(wrapped.context_length), long_text)
 

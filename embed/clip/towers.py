@@ -45,6 +45,10 @@ class Tower(nn.Module):
 
     batch_size: int
 
+    def cut(self, tokens: Tensor) -> Tensor:
+        """The columns that a batch of texts needs, (N, context_length) -> (N, L), on the CPU."""
+        return tokens
+
 
 def image_tower(clip: _Clip, features: str, dtype: torch.dtype) -> Tower:
     """A tower (N, 3, H, W) float32 -> (N, D) float32; without "projected" features, `clip` loses its projection.
@@ -104,6 +108,9 @@ class _BothTower(Tower):
         self.tower = tower
         self.projection = _projection(projection) if isinstance(projection, nn.Linear) else projection
         self.batch_size = tower.batch_size
+
+    def cut(self, tokens: Tensor) -> Tensor:
+        return self.tower.cut(tokens)
 
     def forward(self, batch: Tensor) -> Tensor:
         return _both(self.tower, self.projection, batch)
@@ -180,14 +187,21 @@ class _TextTower(Tower):
         self._end = tower.text_eos_id if isinstance(tower, CLIP) else tower.eos_id
         self._by_id = _text_pool(tower) == "eos"
 
+    def cut(self, tokens: Tensor) -> Tensor:
+        return tokens[:, : int(self._ends(tokens).max()) + 1]
+
     def forward(self, tokens: Tensor) -> Tensor:
-        # as in open_clip, the end token is found by its id, or as the highest id
-        at = ((tokens == self._end).int() if self._by_id else tokens).argmax(dim=-1)  # (N,)
-        longest = int(at.max()) + 1
-        x = self.token_embedding(tokens[:, :longest]).float() + self.positions[:longest]
+        if not tokens.is_cuda:  # there `cut` would wait for the GPU
+            tokens = self.cut(tokens)
+        at = self._ends(tokens)
+        x = self.token_embedding(tokens).float() + self.positions[: tokens.shape[1]]
         for block in self.blocks:
             x = block(x, causal=True)
         return self.projection(_norm(self.ln_final, self.last.pooled(x, at, causal=True)))
+
+    def _ends(self, tokens: Tensor) -> Tensor:
+        """(N,): places of the end tokens; as in open_clip, by their id, or as the highest id."""
+        return ((tokens == self._end).int() if self._by_id else tokens).argmax(dim=-1)
 
 
 class _Block(nn.Module):

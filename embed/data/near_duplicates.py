@@ -1,17 +1,20 @@
 """Cluster near-duplicate pictures by perceptual hash, and near-duplicate texts by shared words.
 
-All pairs are compared, in blocks of bounded memory: 100,000 pictures take about ten seconds on two cores.
+The clusters are exact, and made without a list of pairs (`embed.data.clusters`); `make bench-near` has the time and
+memory for a million.
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator
+from collections.abc import Set as AbstractSet
+from typing import Any
 
 import imagehash
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
-from embed.base.threads import run_ahead
+from embed.data.clusters import Entries, join_near
 
 # Checked by eye on MultiOFF: re-encoded or resized copies differ in at most 8 of 256 bits; from 18 bits on nearly all
 # pairs share only their template. Among drawn memes, with large figures and few words, such pairs begin at 6 bits and
@@ -24,14 +27,12 @@ MIN_SHARED = 0.85
 
 # DCT coefficients kept per axis, and pixels per coefficient.
 _KEPT, _PIXELS = 16, 4
-# Shapes of a block of comparisons, a few megabytes. Texts use a matrix product, which is faster on more rows.
-_BLOCK_ROWS, _BLOCK_COLUMNS, _TEXT_ROWS = 64, 8192, 512
-# Blocks submitted to the threads ahead; their results wait in memory.
-_AHEAD = 32
-# Pairs joined at a time; in a large cluster the first ones make the rest redundant.
-_PAIRS = 65_536
-# Buckets for word counts instead of a vocabulary: a few collisions among the fifty words of a text.
-_BUCKETS = 512
+# Odd factors of the bands' hash, any.
+_FACTORS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93], np.uint64)
+# A key that is no word.
+_DONE = np.uint64(2**32 - 1)
+# Above the rounding errors of a share of a set's size, below the distance of two shares.
+_ROUNDING = 1e-3
 # In scripts without spaces each character is a word.
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_\u3040-\u30ff\u3400-\u9fff]+")
 
@@ -58,25 +59,32 @@ def differing_bits(one: np.ndarray, other: np.ndarray) -> int:
 
 def near_pictures(hashes: np.ndarray) -> list[list[int]]:
     """Clusters (positions, two or more) of (N, 4) uint64 hashes, each within MAX_BITS of another one of its cluster."""
-    if len(hashes) == 0:
-        return []
     # a hash shared by a thousand pictures is compared once
     distinct, of = np.unique(hashes, axis=0, return_inverse=True)
-    clusters = _Clusters(len(distinct))
+    return _members(join_near(_Hashes(distinct), np.arange(256))[of.ravel()])
 
-    def compare(block: tuple[int, int]) -> np.ndarray:
-        rows, columns = (slice(block[0], block[0] + _BLOCK_ROWS), slice(block[1], block[1] + _BLOCK_COLUMNS))
-        # most pairs already differ too much in the first of the four words
-        close = np.bitwise_count(distinct[rows, None, 0] ^ distinct[None, columns, 0]) <= MAX_BITS
-        pairs = np.argwhere(close & clusters.apart(rows, columns)) + block
-        return pairs[np.bitwise_count(distinct[pairs[:, 0]] ^ distinct[pairs[:, 1]]).sum(axis=1) <= MAX_BITS]
 
-    n = len(distinct)
-    blocks = [(r, c) for r in range(0, n, _BLOCK_ROWS) for c in range(r, n, _BLOCK_COLUMNS)]
-    # numpy releases the GIL
-    for pairs in tqdm(run_ahead(compare, blocks, _AHEAD), "comparing pictures", len(blocks), delay=1):
-        clusters.join(pairs, lambda one, other: True)
-    return _members(clusters.number[of.ravel()])
+class _Hashes:
+    """Hashes are split by bands of bits: two that differ in MAX_BITS agree in one of MAX_BITS + 1 bands."""
+
+    def __init__(self, hashes: np.ndarray) -> None:
+        self.codes, self.allowances = hashes, np.full(len(hashes), MAX_BITS / 2, np.float32)
+
+    def split(
+        self, entries: Entries, state: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+        """state: the numbers of the bits in which the entries of a run may differ."""
+        every, codes = np.arange(len(entries.items)), self.codes[entries.items]
+        for number in range(MAX_BITS + 1):
+            band = state[number :: MAX_BITS + 1]
+            mask = np.packbits(np.isin(np.arange(256), band)).view(np.uint64)
+            # 32 bits of a multilinear hash; two bands in a few billions share it and are compared for nothing
+            keys = ((codes & mask) * _FACTORS).sum(axis=1, dtype=np.uint64) >> np.uint64(32)
+            yield every, keys, entries.marks, np.setdiff1d(state, band)
+
+    def near(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+        """All: the codes are the hashes."""
+        return np.ones(len(one), bool)
 
 
 def words(text: str) -> frozenset[str]:
@@ -86,51 +94,76 @@ def words(text: str) -> frozenset[str]:
 
 def shared_words(one: frozenset[str], other: frozenset[str]) -> float:
     """Dice's coefficient of two sets of words, 0 to 1."""
+    return _dice(one, other)
+
+
+def _dice(one: AbstractSet[Any], other: AbstractSet[Any]) -> float:
     return 2 * len(one & other) / max(1, len(one) + len(other))
 
 
-def near_texts(texts: Sequence[frozenset[str]]) -> list[list[int]]:
+def near_texts(texts: Iterable[frozenset[str]]) -> list[list[int]]:
     """Clusters of N sets of words, as lists of two or more positions.
 
     Each set shares MIN_SHARED with another one of its cluster. Empty sets are in no cluster.
     """
-    distinct = sorted(dict.fromkeys(texts), key=len)
-    place = {text: n for n, text in enumerate(distinct)}
-    clusters = _Clusters(len(distinct))
-    for pairs in _text_pairs(distinct, clusters):
-        clusters.join(pairs, lambda one, other: shared_words(distinct[one], distinct[other]) >= MIN_SHARED)
-    number = clusters.number[np.array([place[text] for text in texts], np.int64)]
-    return [members for members in _members(number) if texts[members[0]]]
+    numbers: dict[str, int] = {}
+    distinct: dict[bytes, int] = {}
+    of = []
+    for text in texts:
+        row = array("i", sorted(numbers.setdefault(word, len(numbers)) for word in text))
+        of.append(distinct.setdefault(row.tobytes(), len(distinct)))
+    number = join_near(_WordSets(list(distinct)), 0)[np.array(of, np.int64)]
+    empty = distinct.get(b"")
+    return [members for members in _members(number) if of[members[0]] != empty]
 
 
-def _text_pairs(texts: list[frozenset[str]], clusters: "_Clusters") -> Iterator[np.ndarray]:
-    """Candidate pairs (P, 2): all that share MIN_SHARED and few others, without pairs already in one cluster.
+class _WordSets:
+    """Sets of words, split by their rarest words.
 
-    texts: sorted by size.
+    A set of n words shares at least m of them with a near one, the size of the smallest that can be near; the rarest
+    shared word is among its n - m + 1 rarest, the next one among its n - m + 2 rarest, and so on.
     """
-    size = np.array([len(text) for text in texts], np.float32)
-    counts = _bucket_counts(texts)
-    # 2 x shared / (a + b) >= MIN_SHARED is impossible for b larger than this
-    last = np.searchsorted(size, size * (2 - MIN_SHARED) / MIN_SHARED, side="right")
-    for start in tqdm(range(0, len(texts), _TEXT_ROWS), "comparing texts", delay=1):
-        rows = slice(start, min(start + _TEXT_ROWS, len(texts)))
-        for left in range(start, int(last[rows.stop - 1]), _BLOCK_COLUMNS):
-            columns = slice(left, min(left + _BLOCK_COLUMNS, int(last[rows.stop - 1])))
-            # collisions in a bucket can only raise the count of shared words
-            at_most = counts[rows].astype(np.float32) @ counts[columns].astype(np.float32).T
-            near = 2 * at_most >= MIN_SHARED * (size[rows, None] + size[None, columns])
-            yield np.argwhere(near & clusters.apart(rows, columns)) + (start, left)
 
+    def __init__(self, rows: list[bytes]) -> None:
+        """rows: the numbers of each set's words, int32."""
+        size = np.array([len(row) // 4 for row in rows], np.int64)
+        self._begin = np.concatenate([[0], np.cumsum(size)])
+        row, words = np.repeat(np.arange(len(rows)), size), np.frombuffer(b"".join(rows), np.int32)
+        rank = np.argsort(np.argsort(np.bincount(words), kind="stable")) if len(words) else words
+        row <<= 32
+        row |= rank[words]
+        row.sort()
+        self._words = (row & 0xFFFFFFFF).astype(np.int32)
+        row >>= 32
+        self._shared = np.ceil(size * (MIN_SHARED / (2 - MIN_SHARED)) - _ROUNDING).astype(np.int64)
+        # a bit of the code differs for each word that is in one of two sets, or for two of them not at all
+        self.codes = np.zeros((len(rows), 4), np.uint64)
+        for column in range(4):
+            here = self._words // 64 % 4 == column
+            bits = np.uint64(1) << (self._words[here] % 64).astype(np.uint64)
+            np.bitwise_xor.at(self.codes[:, column], row[here], bits)
+        self.allowances = (size * (1 - MIN_SHARED) + _ROUNDING).astype(np.float32)
 
-def _bucket_counts(texts: list[frozenset[str]]) -> np.ndarray:
-    """(N, 512) uint8: number of each text's words per bucket, at most 255."""
-    counts = np.zeros((len(texts), _BUCKETS), np.uint8)
-    bucket: dict[str, int] = {}
-    for n, text in enumerate(texts):
-        columns = [bucket.setdefault(word, len(bucket)) % _BUCKETS for word in text]
-        row = np.bincount(columns, minlength=_BUCKETS) if columns else 0
-        counts[n] = np.minimum(row, 255)
-    return counts
+    def split(self, entries: Entries, state: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, int]]:
+        """marks: how many of the rarest words are used; state: how many words the entries of a run share."""
+        begin, end = self._begin[entries.items], self._begin[entries.items + 1]
+        shared = self._shared[entries.items]
+        first, last = begin + entries.marks, np.minimum(end - shared + state + 1, end)
+        count = np.maximum(last - first, 0)
+        of = np.repeat(np.arange(len(count), dtype=np.int32), count)
+        place = np.arange(len(of)) - np.repeat(np.cumsum(count) - count, count) + first[of]
+        yield of, self._words[place].astype(np.uint64), (place - begin[of] + 1).astype(np.int32), state + 1
+        # two that need to share no more words than they do
+        done = np.flatnonzero(shared <= state)
+        yield done, np.full(len(done), _DONE), entries.marks[done], state
+
+    def near(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+        """Those that share MIN_SHARED."""
+        pairs = zip(one.tolist(), other.tolist())
+        return np.array([_dice(self._set(a), self._set(b)) >= MIN_SHARED for a, b in pairs], bool)
+
+    def _set(self, item: int) -> frozenset[int]:
+        return frozenset(self._words[self._begin[item] : self._begin[item + 1]].tolist())
 
 
 def _members(number: np.ndarray) -> list[list[int]]:
@@ -139,23 +172,3 @@ def _members(number: np.ndarray) -> list[list[int]]:
     for position, cluster in enumerate(number.tolist()):
         found.setdefault(cluster, []).append(position)
     return [members for members in found.values() if len(members) > 1]
-
-
-class _Clusters:
-    """Cluster numbers (N,) int32, joined pair by pair; a join takes O(N) time."""
-
-    def __init__(self, count: int) -> None:
-        self.number = np.arange(count, dtype=np.int32)
-
-    def apart(self, rows: slice, columns: slice) -> np.ndarray:
-        """(R, C) bool: whether the items of each pair of a block are in different clusters."""
-        return self.number[rows, None] != self.number[None, columns]
-
-    def join(self, pairs: np.ndarray, alike: Callable[[int, int], bool]) -> None:
-        """Merge the clusters of each pair of (P, 2) for which `alike` is true."""
-        for start in range(0, len(pairs), _PAIRS):
-            part = pairs[start : start + _PAIRS]
-            for one, other in part[self.number[part[:, 0]] != self.number[part[:, 1]]].tolist():
-                low, high = sorted((self.number[one], self.number[other]))
-                if low != high and alike(one, other):
-                    self.number[self.number == high] = low

@@ -95,7 +95,7 @@ def _groups(keys: Sequence[str], texts: Sequence[str], hashes: Mapping[str, np.n
     seen = [key for key in by_key if hashes[key].any()]
     clusters = near_pictures(np.array([hashes[key] for key in seen], np.uint64).reshape(-1, 4))
     near = [[place for at in cluster for place in by_key[seen[at]]] for cluster in clusters]
-    near += near_texts([words(text) for text in texts])
+    near += near_texts(words(text) for text in texts)
     # rows with the same picture file always belong together
     together = [*by_key.values(), *(places for places in near if len(places) <= largest)]
     pairs = np.array([(places[0], other) for places in together for other in places[1:]], np.int64).reshape(-1, 2)

@@ -14,7 +14,7 @@ from embed.clip.options import EncoderRequest
 
 if TYPE_CHECKING:
     from embed.clip.encoder import ClipEncoder
-    from embed.engines.fill import Filled
+    from embed.engines.writing import Filled
 
 ENGINES = ("local", "ray")
 # Items in the queue of the threads.
@@ -35,7 +35,7 @@ class Engine(Protocol):
         """The feature spec of its encoders, and their weights file. Raises EncoderUnavailable."""
 
     def fill(self, store: VectorStore, kind: str, todo: dict[str, str], root: Path) -> "Filled":
-        """Embed {key: image under `root`, or text} into `store`. Raises EncoderUnavailable, TooLittleMemory, OSError."""
+        """Embed {key: image under `root`, or text} into `store`. Raises as `embed.engines.fill.fill`."""
 
     def close(self) -> None:
         """Release resources; also called after an error or Ctrl-C."""
@@ -57,13 +57,12 @@ class LocalEngine:
         return encoder.spec, encoder.weights
 
     def fill(self, store: VectorStore, kind: str, todo: dict[str, str], root: Path) -> "Filled":
-        from embed.engines.fill import fill  # imports torch, as below
+        from embed.engines.batches import Encoding  # imports torch, as below
+        from embed.engines.fill import fill
         from embed.engines.prepare import preparer
 
         encoder = self._encoder()
-        encode = encoder.image_features if kind == "image" else encoder.text_features
-        prepare = preparer(kind, encoder, root)
-        return fill(store, kind, todo, prepare, encode, encoder.device, encoder.batch_size(kind))
+        return fill(store, kind, todo, preparer(kind, encoder, root), Encoding.of(encoder, kind))
 
     def close(self) -> None:
         """Nothing to release."""

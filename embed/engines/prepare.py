@@ -1,7 +1,7 @@
 """Preprocess one picture file or text for the encoder; errors are returned, not raised."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -26,6 +26,10 @@ class Prepared:
     tokens: int = 0
     failure: str = ""
     lasting: bool = True
+
+    def without_tensor(self) -> "Prepared":
+        """The same item after its tensor was used."""
+        return replace(self, tensor=None)
 
 
 class InputEncoder(Protocol):

@@ -1,9 +1,9 @@
 """The embedding engine for a Ray cluster: tasks preprocess, actors encode, the job's process writes.
 
-A shard is a number of batches of keys missing in the cache, and becomes one segment, written atomically. There is one
-encoder actor per GPU, fed by one CPU task per batch that reads and decodes, or tokenises; without GPUs there is one
+A shard is a number of batches of keys missing in the cache, cut when an encoder asks for it; its vectors are collected
+into segments as those of the local engine. There is one encoder actor per GPU, fed by one CPU task per batch that reads and decodes, or tokenises; without GPUs there is one
 actor per CPU, which also preprocesses. A lost worker costs the shard it was encoding, and a killed job those of its
-workers. The cluster is that of RAY_ADDRESS, or else this machine.
+workers and the segments in hand. The cluster is that of RAY_ADDRESS, or else this machine.
 """
 
 import json
@@ -14,20 +14,21 @@ import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
-from tqdm import tqdm
 
 from cache import VectorStore, require_same_spec
 from embed.base.errors import first_line
-from embed.clip.options import EncoderOptions, EncoderRequest
-from embed.engines.fill import Batch, Filled, SegmentWriter, shares, take
+from embed.clip.options import EncoderOptions, EncoderRequest, library_versions
+from embed.engines.batches import Batch
 from embed.engines.local import Item, Result
-from embed.engines.ray_workers import Encoder, Facts, Items, prepare
+from embed.engines.ray_workers import Encoder, Facts, Items, call, prepare
+from embed.engines.writing import BatchWriter, Filled
 
 # Maximum; on a GPU about 8,000 pictures: seconds of work, and few files.
 _BATCHES_PER_SHARD = 16
@@ -51,10 +52,32 @@ class ClusterUnavailable(ValueError):
 
 @dataclass(eq=False)
 class _Shard:
-    """Items that become one segment, and the number of workers lost while encoding them."""
+    """Items of a number of batches, and the number of workers lost while encoding them."""
 
     items: Items
     losses: int = 0
+
+
+class _Shards:
+    """Shards to encode, cut from the items one by one; those to repeat come first."""
+
+    def __init__(self, items: Iterable[tuple[str, str]], size: int) -> None:
+        self._items, self._size = iter(items), size
+        self._next: deque[_Shard] = deque()
+
+    def __bool__(self) -> bool:
+        if not self._next and (items := list(islice(self._items, self._size))):
+            self._next.append(_Shard(items))
+        return bool(self._next)
+
+    def take(self) -> _Shard:
+        """The next shard; there must be one."""
+        assert self
+        return self._next.popleft()
+
+    def repeat(self, shards: list[_Shard]) -> None:
+        """Put shards of a lost worker back."""
+        self._next.extendleft(reversed(shards))
 
 
 @dataclass(eq=False)
@@ -87,68 +110,72 @@ class RayEngine:
     def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """`work` of each item, in order, one CPU each; call before `load`, since encoders reserve CPUs.
 
-        Raises the exceptions of `work`, and RayError if workers are lost repeatedly.
+        Raises the exceptions of `work`, SpecMismatch if a machine has other versions of the libraries than this one, and
+        ClusterUnavailable if workers are lost repeatedly.
         """
-        task: Any = ray.remote(num_cpus=1)(_call)
+        task: Any = ray.remote(num_cpus=1)(call)
         shared = ray.put(work)
         waiting: deque[Any] = deque()
         for item in items:
-            waiting.append(task.remote(shared, item))
+            waiting.append(task.remote(library_versions(), shared, item))
             if len(waiting) >= _TASKS_PER_CPU * self._cpus:
-                yield _result(waiting.popleft())
+                yield _mapped(waiting.popleft())
         while waiting:
-            yield _result(waiting.popleft())
+            yield _mapped(waiting.popleft())
 
     def load(self) -> tuple[dict[str, Any], Path]:
         """The feature spec and the weights file of the encoders. Starts an actor if there is none.
 
-        Raises EncoderUnavailable, torch.OutOfMemoryError if the model does not fit into GPU memory, and
-        ClusterUnavailable if three workers in succession die while loading, e.g. killed for lack of memory.
+        Raises EncoderUnavailable, TooLittleMemory if the model does not fit into a worker's memory, and
+        ClusterUnavailable if it cannot be loaded for another reason, or if three workers in succession die while loading, e.g. killed for lack of memory.
         """
         facts = self._loaded()
         return facts.spec, facts.weights
 
     def fill(self, store: VectorStore, kind: str, todo: dict[str, str], root: Path) -> Filled:
-        """Embed {key: image under `root`, or text} into `store`; one segment per shard.
+        """Embed {key: image under `root`, or text} into `store`.
 
         Raises what `load` raises, TooLittleMemory, ClusterUnavailable if three workers die on one shard, SpecMismatch
-        if encoders differ, ValueError for vectors with NaN or infinite numbers, and OSError.
+        if workers differ, BrokenEncoder if no vector is finite, and OSError.
         """
-        facts, filled, writer = self._loaded(), Filled(), SegmentWriter(store, kind)
+        facts = self._loaded()
         size = facts.batch_sizes[kind]
         wanted = min(self._most, math.ceil(len(todo) / (_BATCHES_PER_SHARD * size)))
         batches = min(_BATCHES_PER_SHARD, max(1, len(todo) // (size * wanted * _MIN_SHARDS)))
-        waiting = deque(_Shard(items) for items in _cut(list(todo.items()), batches * size))
-        task = ray.remote(num_cpus=1)(prepare)
-        spec = json.dumps(facts.spec)
-        with tqdm(total=len(todo), unit=f" {kind}s", desc=f"{kind}s", mininterval=0.5) as bar:
+        waiting = _Shards(todo.items(), batches * size)
+        submit = self._submitter(facts, kind, root)
+        with BatchWriter(store, kind, len(todo)) as writer:
             while waiting or any(shard.items for worker in self._workers for shard in worker.calls.values()):
                 self._start_workers(wanted)
                 self.device = f"{len(self._workers)} of the Ray cluster's {'GPUs' if self._on_gpu else 'processors'}"
                 for worker in self._workers:
-                    while waiting and worker.loaded and len(worker.calls) < _SHARDS_IN_FLIGHT:
-                        shard = waiting.popleft()
-                        parts = _cut(shard.items, size)
-                        if self._on_gpu:
-                            prepared = [task.remote(self._request.model, spec, root, kind, items) for items in parts]
-                            call = worker.actor.encode.remote(kind, *prepared)
-                        else:
-                            # Tasks as well as one encoder per CPU would exceed the workers that Ray keeps: it ends
-                            # idle ones, and starting one takes seconds.
-                            call = worker.actor.prepare_and_encode.remote(kind, root, *parts)
-                        worker.calls[call] = shard
+                    while worker.loaded and len(worker.calls) < _SHARDS_IN_FLIGHT and waiting:
+                        shard = waiting.take()
+                        worker.calls[submit(worker, _cut(shard.items, size))] = shard
                 done = self._next()
                 if isinstance(done, Batch):
-                    take(done, writer, filled)
-                    writer.close_segment()
-                    bar.set_postfix_str(shares(kind, filled), refresh=False)
-                    bar.update(len(done.items))
+                    writer.take(done)
                 else:
-                    waiting.extendleft(reversed(done))
-        return filled
+                    waiting.repeat(done)
+        return writer.filled
 
     def close(self) -> None:
         ray.shutdown()
+
+    def _submitter(self, facts: Facts, kind: str, root: Path) -> Callable[[_Worker, list[Items]], Any]:
+        """A function that sends the batches of a shard to a worker and returns the call."""
+        task: Any = ray.remote(num_cpus=1)(prepare)
+        spec = json.dumps(facts.spec)
+
+        def submit(worker: _Worker, parts: list[Items]) -> Any:
+            if self._on_gpu:
+                prepared = [task.remote(self._request.model, spec, root, kind, items) for items in parts]
+                return worker.actor.encode.remote(kind, *prepared)
+            # Tasks as well as one encoder per CPU would exceed the workers that Ray keeps: it ends idle ones, and
+            # starting one takes seconds.
+            return worker.actor.prepare_and_encode.remote(kind, root, *parts)
+
+        return submit
 
     def _loaded(self) -> Facts:
         while self._facts is None:
@@ -182,10 +209,10 @@ class RayEngine:
         worker = calls[call]
         try:
             result = _result(call)
-        except RayActorError as error:
-            return self._lost(worker, error)
-        except RayError as error:  # a preprocessing worker or its result was lost
-            return [self._again(worker.calls.pop(call), error)]
+        except RayError as error:
+            if isinstance(error, RayActorError) or not worker.loaded:
+                return self._lost(worker, error)
+            return [self._again(worker.calls.pop(call), error)]  # a preprocessing worker or its result was lost
         del worker.calls[call]
         if isinstance(result, Batch):
             return result
@@ -232,18 +259,28 @@ def _connect() -> None:
         ) from error
 
 
-def _call(work: Callable[[Item], Result], item: Item) -> Result:
-    return work(item)
+def _mapped(call: Any) -> Any:
+    """The result of a task of `map`."""
+    try:
+        return _result(call)
+    except RayError as error:
+        raise ClusterUnavailable(
+            f"workers that read pictures were lost repeatedly ({first_line(error)}); if they lack memory, give each node "
+            "fewer processors (ray start --num-cpus); the same command goes on"
+        ) from error
 
 
 def _result(call: Any) -> Any:
-    """The result of a call. Raises the worker's own exception instead of RayTaskError."""
+    """The result of a call. Raises RayError if it was lost, else the worker's own exception or ClusterUnavailable."""
     try:
         return ray.get(call)
     except RayTaskError as error:
-        if isinstance(error.cause, Exception) and not isinstance(error.cause, RayError):
-            raise error.cause from None
-        raise
+        cause = error.cause
+        if isinstance(cause, RayError) or not isinstance(cause, Exception):
+            raise
+        if isinstance(cause, (ValueError, OSError)):
+            raise cause from None
+        raise ClusterUnavailable(f"a worker of the Ray cluster failed: {type(cause).__name__}: {cause}") from error
 
 
 def _cut(items: list[Any], size: int) -> list[list[Any]]:

@@ -4,21 +4,25 @@ Workers do not write to the store; the job's own process does (`embed.engines.ra
 """
 
 import json
+import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from cache import require_same_spec
+from embed.base.memory import TooLittleMemory, is_out_of_memory
 from embed.clip.encoder import load_encoder
 from embed.clip.hardware import choose_device
-from embed.clip.options import EncoderRequest
+from embed.clip.options import EncoderRequest, library_versions
 from embed.clip.preprocessor import Preprocessor, load_preprocessor
-from embed.engines.fill import Batch, encode_what_fits
+from embed.engines.batches import Batch, Encoding, GpuBatches
 from embed.engines.prepare import Prepared, preparer
 
 Items = list[tuple[str, str]]
@@ -45,7 +49,10 @@ class PreparedBatch:
 
 
 def prepare(model: str, spec: str, root: Path, kind: str, items: Items) -> PreparedBatch:
-    """Read and decode pictures, or tokenise texts, in a task; spec: of the encoders, as JSON."""
+    """Read and decode pictures, or tokenise texts, in a task; spec: of the encoders, as JSON.
+
+    Raises SpecMismatch if this machine would prepare them otherwise, and TooLittleMemory.
+    """
     return _prepare(_inputs(model, spec), root, kind, items)
 
 
@@ -57,10 +64,34 @@ def _inputs(model: str, spec: str) -> Preprocessor:
 
 def _prepare(inputs: Preprocessor, root: Path, kind: str, items: Items) -> PreparedBatch:
     started = time.monotonic()
-    made = [preparer(kind, inputs, root)(key, item) for key, item in items]
+    with _enough_memory():
+        made = [preparer(kind, inputs, root)(key, item) for key, item in items]
     # Ray passes arrays through shared memory; tensors would be copied
     arrays = [item.tensor.numpy() for item in made if item.tensor is not None]
-    return PreparedBatch([replace(item, tensor=None) for item in made], arrays, time.monotonic() - started)
+    return PreparedBatch([item.without_tensor() for item in made], arrays, time.monotonic() - started)
+
+
+def call(versions: dict[str, str], work: Callable[[Any], Any], item: Any) -> Any:
+    """`work` of an item in a task. Raises SpecMismatch unless this machine has the job's library versions."""
+    require_same_spec(versions, _versions(), f"libraries on {socket.gethostname()}")
+    return work(item)
+
+
+_versions = cache(library_versions)
+
+
+@contextmanager
+def _enough_memory() -> Iterator[None]:
+    """Raise TooLittleMemory instead of torch's and Python's own errors."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise TooLittleMemory(
+            f"the memory of {socket.gethostname()} is too small for its workers; give each node fewer processors "
+            "(ray start --num-cpus)"
+        ) from error
 
 
 class Encoder:
@@ -70,7 +101,7 @@ class Encoder:
         self._request, self._device = request, device
 
     def load(self) -> Facts:
-        """Load the model. Raises EncoderUnavailable."""
+        """Load the model. Raises EncoderUnavailable and TooLittleMemory."""
         device, wanted = choose_device(self._device), self._request
         self._encoder = load_encoder(wanted.model, wanted.pretrained, device, wanted.options, wanted.delta)
         if device.type == "cpu":
@@ -87,17 +118,22 @@ class Encoder:
         return self._encode(kind, (_prepare(self._encoder, root, kind, items) for items in batches))
 
     def _encode(self, kind: str, batches: Iterable[PreparedBatch]) -> Batch:
-        encode = self._encoder.image_features if kind == "image" else self._encoder.text_features
-        size = self._encoder.batch_size(kind)
-        items: list[Prepared] = []
-        vectors = [np.empty((0, 0), np.float32)]
-        preparing = encoding = 0.0
-        for batch in batches:
-            started = time.monotonic()
-            if batch.arrays:
-                made, size = encode_what_fits(encode, [torch.tensor(array) for array in batch.arrays], size)
-                vectors.append(made.cpu().numpy())
-            items += batch.items
-            preparing += batch.seconds
-            encoding += time.monotonic() - started
-        return Batch(items, np.concatenate(vectors[1:] or vectors), preparing, encoding)
+        preparing = 0.0
+
+        def items() -> Generator[Prepared, None, None]:
+            nonlocal preparing
+            for batch in batches:
+                preparing += batch.seconds
+                yield from _with_tensors(batch)
+
+        with _enough_memory():
+            made = list(GpuBatches(items(), Encoding.of(self._encoder, kind)).encoded())
+        vectors = [batch.vectors for batch in made if len(batch.vectors)] or [np.empty((0, 0), np.float32)]
+        encoding = sum(batch.encoding for batch in made)
+        return Batch([item for batch in made for item in batch.items], np.concatenate(vectors), preparing, encoding)
+
+
+def _with_tensors(batch: PreparedBatch) -> Iterator[Prepared]:
+    arrays = iter(batch.arrays)
+    for item in batch.items:
+        yield item if item.failure else replace(item, tensor=torch.tensor(next(arrays)))

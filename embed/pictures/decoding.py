@@ -54,13 +54,15 @@ def decode_picture(data: bytes) -> Image.Image:
 
 
 def decode_stored(data: bytes) -> Image.Image:
-    """The first frame as it is stored. Raises UnreadableImage: empty, not an image, damaged, too large.
+    """The first frame as it is stored. Raises UnreadableImage: empty, not an image, damaged, too large; MemoryError.
 
     Encoders with a spec from before `embed.pictures.appearance` get this.
     """
     picture = _open(data)
     try:
         picture.load()
+    except MemoryError:  # not the picture's fault: it may fit beside less work
+        raise
     # Pillow's decoders raise all kinds of exceptions, from SyntaxError to struct.error.
     except Exception as error:
         raise UnreadableImage(f"the picture is cut off or damaged ({error})") from error
@@ -71,6 +73,8 @@ def see(picture: Image.Image) -> tuple[Image.Image, list[str]]:
     """A loaded picture as a person sees it, and what was done for it. Raises UnreadableImage if it cannot be converted."""
     try:
         return as_seen(picture)
+    except MemoryError:
+        raise
     # as of Pillow's decoders
     except Exception as error:
         raise UnreadableImage(f"a picture of mode {picture.mode} that cannot be converted ({error})") from error
@@ -119,6 +123,8 @@ def _identified(data: bytes) -> Image.Image:
         raise NotAnImage(f"not an image in a known format ({', '.join(FORMATS)})") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise TooManyPixels(f"more than {MAX_PIXELS:,} pixels") from error
+    except MemoryError:
+        raise
     except Exception as error:
         raise UnreadableImage(f"its header cannot be read ({error})") from error
     if picture.format == "PNG":

@@ -3,6 +3,7 @@
 `head tune` evaluates cross-fitted probabilities of the memes tuned on; `python -m report` evaluates on test, once.
 """
 
+import typing
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,9 +33,25 @@ MISTAKES, NEIGHBOURS = 12, 3
 FINETUNED, FROZEN = "fine-tuned", "frozen head"
 
 
+class Labelled(typing.Protocol):
+    """N memes as far as they are judged, as `head.data.features.Features` holds them."""
+
+    @property
+    def label(self) -> np.ndarray:
+        """(N,) of 0 and 1."""
+
+    @property
+    def copies(self) -> np.ndarray:
+        """(N,) equal for near-duplicates."""
+
+    @property
+    def subgroup(self) -> np.ndarray:
+        """(N,) str, "" for none."""
+
+
 def describe(
     split: str,
-    memes: Features,
+    memes: Labelled,
     probability: dict[str, np.ndarray],
     config: dict[str, Any],
     copied: np.ndarray,
@@ -226,14 +243,14 @@ def predictions_of(memes: Features, probability: dict[str, np.ndarray]) -> dict[
     }
 
 
-def _p(memes: Features, probability: dict[str, np.ndarray], one: str, other: str) -> float | None:
+def _p(memes: Labelled, probability: dict[str, np.ndarray], one: str, other: str) -> float | None:
     """p-value of the difference of two methods' AUROC; None for a method and itself, or memes of one class."""
     if one == other or len(np.unique(memes.label)) < 2:
         return None
     return auroc_difference(memes.label, probability[one], probability[other], memes.copies).p
 
 
-def _subgroups(memes: Features, called: np.ndarray) -> list[dict[str, Any]]:
+def _subgroups(memes: Labelled, called: np.ndarray) -> list[dict[str, Any]]:
     """Error rates by subgroup; [] if the data name no subgroups."""
     rows = []
     for group in sorted(set(memes.subgroup.tolist())) if memes.subgroup.any() else []:
@@ -259,10 +276,9 @@ def _review(label: np.ndarray, probability: np.ndarray, config: dict[str, Any]) 
     return {"coverage": coverage, "error": error.plain()}
 
 
-def _copies(memes: Features, probability: np.ndarray, copied: np.ndarray) -> dict[str, Any]:
+def _copies(memes: Labelled, probability: np.ndarray, copied: np.ndarray) -> dict[str, Any]:
     """Number of memes with a near-duplicate among the train memes, and the AUROC without them."""
-    others = memes.at(np.flatnonzero(~copied))
-    without = auroc_estimate(others.label, probability[~copied], others.copies)
+    without = auroc_estimate(memes.label[~copied], probability[~copied], memes.copies[~copied])
     return {"memes": int(copied.sum()), "auroc_without": without.plain()}
 
 

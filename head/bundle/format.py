@@ -10,9 +10,7 @@ metrics.json, gallery.json, report.html    written by `python -m report`
 import hashlib
 import json
 import math
-import os
 import platform
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -75,6 +73,15 @@ def save_bundle(
     further: {name: bytes} of additional files. A kill between the last two renames leaves the old bundle beside `folder`,
     under a name ending in `.old`. Raises OSError, and ValueError for NaN or infinite numbers.
     """
+    config, files = bundle_files(ensembles, settings, predictions, further or {})
+    write_bundle(folder, files)
+    return Bundle(ensembles, config)
+
+
+def bundle_files(
+    ensembles: dict[str, HeadEnsemble], settings: dict[str, Any], predictions: dict[str, Any], further: dict[str, bytes]
+) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """The config.json of a new bundle, and {name: bytes} of all its files; arguments and errors as `save_bundle`."""
     state, twins = _state(ensembles)
     weights = save(state)
     config = {**settings, "format": FORMAT, "labels": LABELS, "twins": twins}
@@ -87,19 +94,16 @@ def save_bundle(
         "head.safetensors": weights,
         "predictions.json": _as_json(predictions),
         "config.json": _as_json(config),
-        **(further or {}),
+        **further,
     }
+    return config, files
+
+
+def write_bundle(folder: Path, files: dict[str, bytes]) -> None:
+    """Write a bundle's files to `folder`, as `save_bundle` does. Raises OSError."""
     with folder_replaced(folder) as staging:
         for name, data in files.items():
             (staging / name).write_bytes(data)
-    return Bundle(ensembles, config)
-
-
-def point_latest(folder: Path) -> None:
-    """Point the relative link `latest` beside `folder` to it, atomically. Raises OSError."""
-    staging = folder.with_name(f".latest.{uuid.uuid4().hex}.tmp")
-    staging.symlink_to(folder.name)
-    os.replace(staging, folder.with_name("latest"))
 
 
 def load_bundle(folder: Path) -> Bundle:

@@ -59,7 +59,7 @@ def bundle_settings(
         "aim": asdict(judging.aim),
         "threshold": judged.threshold,
         "flagged": float(np.mean(probability[shipped] >= judged.threshold)),
-        "review": _review(memes.label, probability[shipped], judged.threshold, judging.review),
+        "review": review_settings(memes.label, probability[shipped], judged.threshold, judging.review),
         "encoder": {part: index.source[part] for part in ("model", "pretrained")},
         "spec": index.spec,
         "data": {
@@ -79,6 +79,11 @@ def bundle_settings(
     return settings, {"tuning": predictions_of(memes, probability)}
 
 
+def review_share(config: dict[str, Any]) -> float | None:
+    """The share of memes that a bundle leaves to human review, None for no review band."""
+    return config["review"]["share"] if config.get("review") else None
+
+
 def split_counts(features: Features) -> dict[str, dict[str, int]]:
     """{split: {label: number of memes}} of the splits present, offensive first."""
     present = [split for split in SPLITS if split in features.split]
@@ -96,7 +101,10 @@ def _method(judged: CalibratedMethod) -> dict[str, Any]:
     }
 
 
-def _review(label: np.ndarray, probability: np.ndarray, threshold: float, share: float | None) -> dict[str, Any] | None:
+def review_settings(
+    label: np.ndarray, probability: np.ndarray, threshold: float, share: float | None
+) -> dict[str, Any] | None:
+    """The entry "review" of config.json for a share of memes left to human review, None for None; label, probability: (N,)."""
     if share is None:
         return None
     band = review_band(label, probability, threshold, share)

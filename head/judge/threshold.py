@@ -68,6 +68,11 @@ class Band:
     error: Estimate
 
 
+def aim_of(config: dict[str, Any]) -> Aim:
+    """The aim of a bundle's config.json; older ones have no confidence."""
+    return Aim(**config["aim"])
+
+
 def aim_words(aim: dict[str, Any]) -> str:
     """An aim, as `dataclasses.asdict` gives it, in words; older bundles' aims have no confidence."""
     if aim["target"] is None:

@@ -27,6 +27,7 @@ VALUES: dict[str, tuple[Any, str]] = {
     "ocr": ("off", "off"),
     "ocr_lang": ("korean", "korean"),
     "keys_file": ("keys", "keys"),
+    "pid_file": ("pid", "pid"),
     "cors_origin": ("https://example.org", "https://example.org"),
     "log_content": (True, "true"),
 }
@@ -144,7 +145,8 @@ def test_a_flag_of_the_wrong_type_is_refused_in_one_sentence(
 
 
 def test_a_bundle_is_found_by_its_name(served: list[ServeSettings]) -> None:
-    assert main(["serve", "--bundle=latest"]) == 0 and served[0].bundle == ServeSettings().bundle
+    assert main(["serve", "--bundle=latest"]) == 0 and served[0].bundle == Path("latest")  # found again at each reload
+    assert main(["serve", "--bundle=nothing"]) == 2 and len(served) == 1
 
 
 @pytest.mark.parametrize(("word", "value"), [("true", True), ("True", True), ("false", False), ("FALSE", False)])

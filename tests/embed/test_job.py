@@ -16,7 +16,8 @@ from fakes import FakeEncoder, memes, picture, write_multioff
 from machine import PATIENCE, until
 
 import embed.clip.encoder
-import embed.engines.fill
+import embed.engines.writing
+import embed.job
 import embed.pictures.hashing
 import embed.plan.wanted
 from cache import VectorStore, read_index, text_key
@@ -24,6 +25,7 @@ from embed.__main__ import main
 from embed.base.text import clean_text
 from embed.clip.options import EncoderOptions
 from embed.clip.prompts import PROMPTS
+from embed.engines.local import LocalEngine
 from embed.job import NothingReadable, Summary, embed_dataset
 from embed.plan.settings import EmbedSettings
 
@@ -175,7 +177,7 @@ def test_weights_that_changed_unseen_do_not_mix_with_the_old_vectors(
 
 @pytest.fixture
 def tiny_segments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embed.engines.fill, "_SEGMENT_SECONDS", 0.0)
+    monkeypatch.setattr(embed.engines.writing, "_SEGMENT_SECONDS", 0.0)
 
 
 def test_ctrl_c_keeps_what_is_encoded(
@@ -195,7 +197,49 @@ def test_ctrl_c_keeps_what_is_encoded(
         patch.setattr(FakeEncoder, "image_features", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run()
-    assert run().work.cached["image"] == 4 * 8
+    assert 4 * 8 <= run().work.cached["image"] < 80
+
+
+@pytest.mark.parametrize(("side", "said"), [("image", "its vector has NaN"), ("text", "its text: its vector has NaN")])
+def test_a_meme_whose_vector_is_not_finite_is_skipped_and_blocks_nothing(
+    tmp_path: Path, run: Run, loads: list[FakeEncoder], monkeypatch: pytest.MonkeyPatch, side: str, said: str
+) -> None:
+    write_multioff(tmp_path / "data", memes(20))
+    encode = getattr(FakeEncoder, f"{side}_features")
+    whole = run(artifacts=tmp_path / "whole")
+    index = read_index(EmbedSettings(str(tmp_path / "data"), "fake", artifacts=tmp_path / "whole").index)
+    key = index.image_keys[7] if side == "image" else index.text_keys[7]
+    odd = torch.tensor(whole.store.read(side, [key])[0])
+
+    def with_nan(encoder: FakeEncoder, items: Sequence[torch.Tensor]) -> torch.Tensor:
+        vectors = encode(encoder, items)
+        vectors[(vectors == odd).all(dim=1)] = torch.nan
+        return vectors
+
+    monkeypatch.setattr(FakeEncoder, f"{side}_features", with_nan)
+    for _ in range(2):
+        summary = run()
+        ((name, _, reason),) = summary.skipped
+        assert name == "m7.png" and reason.startswith(said)
+    assert summary.work.embedded == {"image": 0, "text": 0} and len(loads) == 2  # the whole run's and the first
+
+
+def test_an_encoder_whose_weights_are_elsewhere_is_asked_for_its_spec_once(
+    tmp_path: Path, run: Run, loads: list[FakeEncoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_multioff(tmp_path / "data", memes(3))
+    asked: list[None] = []
+
+    class Elsewhere(LocalEngine):
+        def load(self) -> tuple[dict[str, object], Path]:
+            asked.append(None)
+            return super().load()[0], tmp_path / "on" / "a" / "worker"
+
+    monkeypatch.setattr(embed.job, "LocalEngine", Elsewhere)
+    for embedded in (3, 0):  # its spec is not remembered
+        asked.clear()
+        assert run().work.embedded == {"image": embedded, "text": embedded}
+        assert len(asked) == 1 + 2 * bool(embedded)  # and before each fill, when it is loaded
 
 
 def test_two_jobs_at_once_share_the_work(
@@ -317,12 +361,12 @@ def test_the_index_has_the_groups_that_the_table_names(tmp_path: Path, run: Run)
 _KILLED = """
 import itertools, sys, time
 from pathlib import Path
-import embed.base.threads, embed.clip.encoder, embed.engines.fill
+import embed.base.threads, embed.clip.encoder, embed.engines.writing
 from fakes import FakeEncoder
 from embed.job import embed_dataset
 from embed.plan.settings import EmbedSettings
 embed.base.threads.cores = lambda: 1
-embed.engines.fill._SEGMENT_SECONDS = 0.0
+embed.engines.writing._SEGMENT_SECONDS = 0.0
 data, artifacts, weights = map(Path, sys.argv[1:])
 number = itertools.count()
 encode = lambda: time.sleep(0 if next(number) < 10 else 1000)  # until it is killed
@@ -353,10 +397,10 @@ def test_kill_9_loses_the_segment_in_hand_and_nothing_else(tmp_path: Path, run: 
 _FULL_DISK = """
 import resource, sys
 from pathlib import Path
-import embed.clip.encoder, embed.engines.fill
+import embed.clip.encoder, embed.engines.writing
 from embed.__main__ import main
 from fakes import FakeEncoder
-embed.engines.fill._SEGMENT_SECONDS = 0.0
+embed.engines.writing._SEGMENT_SECONDS = 0.0
 data, artifacts, weights = sys.argv[1:]
 embed.clip.encoder.load_encoder = lambda *_: FakeEncoder(Path(weights))
 resource.setrlimit(resource.RLIMIT_FSIZE, (8_000, 8_000))

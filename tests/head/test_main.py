@@ -11,7 +11,7 @@ import torch
 from fakes import SPEC, interrupted, planted_features, write_features
 from quick import quick_tuning
 
-from cache import NOTICE, DatasetIndex, demo, read_index, write_index
+from cache import NOTICE, DatasetIndex, demo, followed, read_index, version_folders, write_index
 from head import __main__ as command
 from head import command as running
 from head import nested as nesting
@@ -50,7 +50,7 @@ def test_tune_from_end_to_end(tmp_path, capsys):
     prompts = {"offensive": ["text m0"], "non-offensive": ["text m1"]}
     index = fill(tmp_path, skipped=["cannot be decoded"] + [""] * 119, prompts=prompts)
     assert run(tmp_path, "--review=0.2") == 0
-    out, folder = capsys.readouterr().out, tmp_path / "bundles" / index.stem
+    out, folder = capsys.readouterr().out, followed(tmp_path / "bundles" / "latest")
     planted = planted_features(120, dims=(6, 6))
     labels = planted.label[[row for row in range(1, 120) if row % 4 < 2]]
     assert f"train       59 memes: {labels.sum()} offensive, {59 - labels.sum()} non-offensive" in out
@@ -62,8 +62,8 @@ def test_tune_from_end_to_end(tmp_path, capsys):
         re.search(r"threshold   0\.\d{3}, for the highest macro-F1; \d+% of the memes are called offensive", out)
         and "are left to human review" in out
     )
-    assert f"bundle  {folder}" in out and "`make report` evaluates on test, once" in out
-    assert (tmp_path / "bundles" / "latest").readlink() == Path(index.stem)
+    assert f"bundle      {folder}\nin use      {index.stem}/{folder.name}\n" in out
+    assert folder.parent.name == index.stem and "`make report` evaluates on test, once" in out
 
     config = load_bundle(tmp_path / "bundles" / "latest").config
     assert config["spec"] == SPEC and config["encoder"] == {"model": "fake", "pretrained": ""}
@@ -86,7 +86,7 @@ def test_without_a_model_the_only_index_is_tuned_on(tmp_path, capsys):
     assert command.main(["tune", *unnamed]) == 0
     out = capsys.readouterr().out
     assert out.startswith(f"model       fake: the only one that data was embedded with, in {index}\n")
-    assert f"bundle  {tmp_path / 'bundles' / index.stem}" in out and NOTICE not in out
+    assert f"bundle      {tmp_path / 'bundles' / index.stem}" in out and NOTICE not in out
     shutil.copy(index, index.with_name(index.name.replace("fake", "other")))
     assert command.main(["tune", *unnamed]) == 2
     assert "it was embedded with 2 models; say which: MODEL=fake; or MODEL=fake" in capsys.readouterr().err
@@ -117,7 +117,7 @@ def test_labels_and_vectors_of_test_cannot_change_the_bundle(tmp_path):
     for name, memes in (("a", planted), ("b", twisted)):
         index = write_features(tmp_path / name, memes)
         assert run(tmp_path / name) == 0
-        folder = tmp_path / name / "bundles" / index.stem
+        folder = tmp_path / name / "bundles" / index.stem / "latest"
         files = {file.name: file.read_bytes() for file in folder.iterdir()}
         config = json.loads(files.pop("config.json"))
         config.pop("created")
@@ -191,6 +191,42 @@ def test_what_is_asked_for_is_in_the_bundle(tmp_path, capsys, options, expected)
     assert ("validation" if "official" in str(options) else "out of fold, 2 folds") in out
 
 
+def test_a_tune_without_an_aim_keeps_the_last_ones_and_says_what_changes(tmp_path, capsys):
+    fill(tmp_path)
+    said = []
+    for options in (("--target-recall=0.9", "--review=0.2"), (), ("--objective=f1", "--review=0"), ()):
+        assert run(tmp_path, *options) == 0
+        config, out = load_bundle(tmp_path / "bundles" / "latest").config, capsys.readouterr().out
+        said.append(
+            (config["aim"]["objective"], bool(config["review"]), re.findall("^(?:aim|review) +(.*)", out, re.MULTILINE))
+        )
+    title = "/".join(version_folders(next((tmp_path / "bundles").glob("[!.l]*")))[0].parts[-2:])
+    recall = "a recall of at least 0.9, with 80% confidence"
+    assert said[0][:2] == ("recall", True) and title not in str(said[0][2])
+    assert said[1][:2] == ("recall", True) and said[1][2][0] == f"{recall}, as in {title}"
+    assert said[2][0] == "f1" and said[2][2][0].startswith(f"changes from {recall} (")
+    assert said[2][1] is False and said[2][2][1].startswith("changes from 0.2 (") and said[2][2][1].endswith(" to none")
+    assert said[3][:2] == ("f1", False)
+
+
+def test_seeds_are_tuned_one_after_another_and_none_replaces_the_version_in_use(tmp_path, capsys):
+    fill(tmp_path)
+    assert run(tmp_path, "--seeds=1-2", "--trials=1") == 0
+    out, used = capsys.readouterr().out, followed(tmp_path / "bundles" / "latest")
+    assert version_folders(used.parent)[0] == used and len(version_folders(used.parent)) == 2
+    assert load_bundle(used).config["seed"] == 1 and f"in use      {'/'.join(used.parts[-2:])}\n" in out
+    assert re.search(r"mean of 2 seeds .* 0\.\d{3} \+- 0\.\d{3}", out)
+    assert run(tmp_path, "--seeds=3", "--trials=1") == 0
+    assert "The version in use is the same as before" in capsys.readouterr().out
+    assert followed(tmp_path / "bundles" / "latest") == used and len(version_folders(used.parent)) == 3
+
+
+@pytest.mark.parametrize("seeds", ["", "a", "3-1", "1,1", "0-100", "-1", "1-2-3"])
+def test_seeds_that_cannot_be_meant_are_refused(tmp_path, seeds):
+    with pytest.raises(SystemExit):
+        run(tmp_path, f"--seeds={seeds}")
+
+
 def test_the_simple_method_ships_unless_the_ensemble_is_better(tmp_path, capsys, monkeypatch):
     fill(tmp_path)
     for lead, why in ((0.0, "the best simple method: the ensemble is no better"), (0.1, "")):
@@ -225,7 +261,7 @@ def relabel(artifacts: Path, index: Path) -> None:
         (None, ("--seed=-1",), "seed: expected"),
         (None, ("--target-recall=1.5",), "target: expected a number above 0 and up to 1"),
         (None, ("--target-recall=0.9", "--confidence=100%"), "confidence: expected a number from 0.5 to below 1"),
-        (None, ("--review=0",), "review: expected a number above 0 and below 1, got 0.0"),
+        (None, ("--review=-1",), "review: expected a number from 0 to below 1, got -1.0"),
         (None, ("--storage=studies.db",), "storage: expected a URL such as postgresql://"),
         (None, ("--storage=postgresql://me:hunter2@127.0.0.1:1/studies",), "the study's storage cannot be reached"),
         (None, ("--storage=nothing://me:hunter2@host/studies",), "the study's storage cannot be reached"),
@@ -320,7 +356,7 @@ def test_an_index_is_taken_for_the_data_folder_and_latest_follows_the_last_bundl
     shutil.copy(index, other)
     for path in (other, index, other):
         assert run(tmp_path, f"--data={path}", "--trials=1") == 0
-        assert (tmp_path / "bundles" / "latest").readlink() == Path(path.stem)
+        assert (tmp_path / "bundles" / "latest").readlink().parent == Path(path.stem)
     assert sorted(path.name for path in (tmp_path / "bundles").iterdir()) == sorted(["latest", index.stem, other.stem])
 
 

@@ -24,8 +24,8 @@ WITHIN = {
     for room, order in {
         "cache": "errors exports edge cores files columns hdf5 layout bundles store demo index contents exchange verify stats",
         "embed": "base pictures data clip ocr engines plan audit published job",
-        "head": "request data model candidates search judge fitting pipeline bundle nested tuning command",
-        "api": "settings schema metrics memory model commands http transport server",
+        "head": "request data model candidates search judge fitting pipeline bundle nested tuning rethreshold tables version_commands command",
+        "api": "settings pid_file schema metrics memory model commands http transport server",
     }.items()
 }
 ONLY_IN = {
@@ -43,6 +43,7 @@ ONLY_IN = {
     "matplotlib": {"report"},
     "jinja2": {"embed/audit", "report"},
     "filelock": {"cache/store"},
+    "tabulate": {"head"},
     "imagehash": {"embed/data"},
     "flask": {"api/http", "bench"},
     "waitress": {"api/transport", "bench"},

@@ -498,11 +498,11 @@ def test_a_report_of_an_export_is_refused(one: Made, tmp_path: Path, capsys: pyt
 
 
 def test_an_export_without_training_memes(one: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The default folder has the bundle's name, and is always inside the artifacts folder."""
+    """The default folder has the bundle's name and version, and is always inside the artifacts folder."""
     bundle = edit(shutil.copytree(one.bundle, tmp_path / "b"), lambda config: config.update(name="../a b"))
     assert main(["export", "--bundle", str(bundle), "--artifacts", str(tmp_path / "artifacts")]) == 0
-    (out,) = (tmp_path / "artifacts" / "exports").iterdir()
-    assert out.name == "__a_b" and not (out / "training").exists()
+    out = tmp_path / "artifacts" / "exports" / "__a_b" / "b"
+    assert out.is_dir() and not (out / "training").exists()
     printed = capsys.readouterr()
     assert "exported without the training memes, so explanations will be empty" in printed.err and ".h5" in printed.err
     first, *_, training, last = printed.out.splitlines()

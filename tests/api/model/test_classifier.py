@@ -512,7 +512,8 @@ def test_the_server_answers_reloads_and_stops_on_sigterm_with_exit_0(trained: Tr
         assert status == problem["status"] == 400 and "not valid HTTP" in problem["detail"]
         point_to(latest, rewritten(trained, tmp_path / "next", lambda config: config.update(version="next")))
         process.send_signal(signal.SIGHUP)
-        assert log_line(process, "reload")["message"] == "reloaded: tested next is in use"
+        taken = log_line(process, "reload")["message"]
+        assert re.fullmatch(r"reloaded: tested next is in use, before it was tested [0-9a-f]{12}", taken)
         # some of the demo's memes are other memes, of which the log told at the start, too
         assert ask(port, "GET", "/readyz")[1]["model"] == {"name": "tested", "version": "next", "notice": NOTICE}
         point_to(latest, rewritten(trained, tmp_path / "broken", lambda config: config.pop("threshold")))

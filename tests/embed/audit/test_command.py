@@ -18,7 +18,7 @@ import embed.audit.command
 import embed.clip.tokenizer
 import embed.data.near_duplicates
 from embed.audit.command import main
-from embed.data.near_duplicates import differing_bits, near_pictures, near_texts, picture_hash, words
+from embed.data.near_duplicates import differing_bits, near_texts, picture_hash, words
 
 LABEL_ADVICE = (
     "write offensive or non-offensive (or 1 or 0), or say which words count as offensive: POSITIVE='word,word'"
@@ -262,39 +262,6 @@ def test_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_hash_outlives_re_encoding_and_nothing_else(change: Callable[[Image.Image], Image.Image], near: bool) -> None:
     one, other = picture_hash(scene(1)), picture_hash(change(scene(1)))
     assert (differing_bits(one, other) <= embed.data.near_duplicates.MAX_BITS) == near
-
-
-def test_planted_twins_are_found_among_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    # blocks so small that there are many more of them than are handed out at once
-    monkeypatch.setattr(embed.data.near_duplicates, "_BLOCK_ROWS", 7)
-    monkeypatch.setattr(embed.data.near_duplicates, "_BLOCK_COLUMNS", 50)
-    random = np.random.default_rng(0)
-    hashes = random.integers(0, 2**64, (600, 4), np.uint64)
-    members = random.permutation(600)[:200].reshape(100, 2)
-    for one, other in members:
-        hashes[other] = hashes[one]
-        for bit in random.choice(256, embed.data.near_duplicates.MAX_BITS, replace=False):
-            hashes[other, bit // 64] ^= np.uint64(1) << np.uint64(bit % 64)
-    hashes[599 if 599 not in members else 598] ^= hashes[0]
-    assert sorted(near_pictures(hashes)) == sorted(sorted(pair) for pair in members.tolist())
-
-
-def test_a_hash_that_many_have_is_one_cluster_and_one_bit_more_is_none() -> None:
-    hashes = np.zeros((5, 4), np.uint64)
-    hashes[3, 0], hashes[4, 1] = 2 ** (embed.data.near_duplicates.MAX_BITS + 1) - 1, 2**64 - 1
-    assert near_pictures(hashes) == [[0, 1, 2]]
-    assert near_pictures(hashes[:0]) == []
-
-
-def test_planted_texts_are_found_among_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embed.data.near_duplicates, "_TEXT_ROWS", 11)
-    monkeypatch.setattr(embed.data.near_duplicates, "_BLOCK_COLUMNS", 50)
-    random = np.random.default_rng(0)
-    texts = [frozenset(f"w{n}" for n in random.integers(0, 400, random.integers(10, 40))) for _ in range(500)]
-    members = random.permutation(500)[:100].reshape(50, 2)
-    for one, other in members:
-        texts[other] = texts[one] | {"more"}
-    assert sorted(near_texts(texts)) == sorted(sorted(pair) for pair in members.tolist())
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
-"""Loading and encoding with the demo encoder, and with full-size models of random weights."""
+"""Loading and encoding with the demo encoder, and with a published model of random weights."""
 
-import gc
 import hashlib
 import io
 import json
@@ -10,8 +9,10 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -24,7 +25,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
-from cache import differences
+import embed.clip.encoder
+from cache import SpecMismatch, differences
+from embed.base.memory import TooLittleMemory
 from embed.clip.encoder import ClipEncoder, load_encoder
 from embed.clip.hardware import choose_device, choose_precision, has_products
 from embed.clip.options import EncoderOptions, EncoderRequest, older_spec
@@ -163,8 +166,13 @@ def test_a_picture_that_cannot_be_resized_is_unreadable(demo: ClipEncoder) -> No
     def fail(picture: Image.Image) -> Image.Image:
         raise ZeroDivisionError
 
+    def lack(picture: Image.Image) -> Image.Image:
+        raise MemoryError
+
     with pytest.raises(UnreadableImage, match="mode RGB that cannot be resized"):
         replace(demo, resize=fail).pixels(PICTURE)
+    with pytest.raises(MemoryError):
+        replace(demo, resize=lack).pixels(PICTURE)
 
 
 @pytest.mark.parametrize("text", ["", "short", "a long one " * 60, "🤷 Привет 你好"])
@@ -188,9 +196,18 @@ def test_the_spec_names_what_could_change_a_vector(demo: ClipEncoder) -> None:
     assert {"open_clip", "model_config", "decoder", "feature"} <= demo.spec.keys()
 
 
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RN50 with fewer and smaller layers, under its published name."""
+    for name in ("RN50", "RN50-quickgelu"):
+        config = open_clip.get_model_config(name)
+        config["vision_cfg"] |= {"layers": [1, 1, 1, 1], "width": 16}
+        config["text_cfg"] |= {"width": 64, "heads": 2, "layers": 2}
+        monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, name, config | {"embed_dim": 64})
+
+
 def saved_model(name: str, save: Callable[[dict[str, torch.Tensor]], None]) -> list[torch.Tensor]:
     """Save a stock model's random weights; its vectors of a picture and of a text."""
-    gc.collect()  # the models of earlier tests
     clip = open_clip.create_model(name, load_weights=False).eval()
     save(clip.state_dict())
     preprocess = open_clip.image_transform(224, is_train=False)
@@ -206,7 +223,8 @@ def check_both_sides(encoder: ClipEncoder, expected: list[torch.Tensor]) -> None
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-def test_a_checkpoint_file_of_a_full_size_model(tmp_path: Path, suffix: str) -> None:
+@pytest.mark.usefixtures("narrow")
+def test_a_checkpoint_file_of_a_published_model(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"weights{suffix}"
     expected = saved_model("RN50", lambda state: (torch.save if suffix == ".pt" else save_file)(state, path))
     encoder = load_encoder("RN50", str(path), CPU, FP32)
@@ -332,6 +350,53 @@ def test_a_model_that_does_not_run_in_halves(monkeypatch: pytest.MonkeyPatch, of
         load_encoder(DEMO, "", CPU, EncoderOptions(precision="bf16"))
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+        MemoryError(),
+    ],
+)
+@pytest.mark.parametrize("lacking", ["image_tower", "open_clip.create_model_and_transforms"])
+def test_too_little_memory_is_neither_a_bad_checkpoint_nor_a_precision_that_cannot_be_run(
+    monkeypatch: pytest.MonkeyPatch, offline: None, error: Exception, lacking: str
+) -> None:
+    class Lacking(torch.nn.Module):
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            raise error
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    loads: list[str] = []
+    load = embed.clip.encoder.load_clip
+    monkeypatch.setattr("embed.clip.encoder.load_clip", lambda *given: loads.append(given[3]) or load(*given))
+    monkeypatch.setattr("embed.clip.encoder.choose_precision", lambda *_: "bf16")
+    monkeypatch.setattr(f"embed.clip.encoder.{lacking}", fail if "open_clip" in lacking else lambda *_: Lacking())
+    with pytest.raises(TooLittleMemory, match="does not fit into this machine's memory"):
+        load_encoder(DEMO, "", CPU, EncoderOptions())
+    assert loads == ["bf16"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "field"),
+    [
+        (lambda spec: spec["decoder"].update(version="1.0"), "decoder.version: expected '1.0'"),
+        (lambda spec: spec["tokenizer"].update(ftfy="1.0"), "tokenizer.ftfy: expected '1.0'"),
+        (lambda spec: spec["tokenizer"].update(vocabulary_sha256="0"), "tokenizer.vocabulary_sha256: expected '0'"),
+        (lambda spec: spec.update(open_clip="1.0"), "open_clip: expected '1.0'"),
+    ],
+)
+def test_who_prepares_otherwise_is_refused_with_the_field(
+    demo: ClipEncoder, changed: Callable[[dict[str, Any]], None], field: str
+) -> None:
+    spec = deepcopy(demo.spec)
+    changed(spec)
+    with pytest.raises(SpecMismatch, match=f"preprocessing on .*{field}"):
+        load_preprocessor(DEMO, spec)
+
+
 def test_coca_has_no_halves_where_float32_would_stand_in_for_them_either(monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise its vectors would have a spec that no other machine produces."""
     monkeypatch.setattr("embed.clip.encoder.has_products", lambda *_: False)
@@ -434,6 +499,7 @@ def test_what_cannot_be_had_is_said_with_what_to_type(
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 half a zip"])
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.usefixtures("narrow")
 def test_a_file_that_is_no_checkpoint(tmp_path: Path, content: bytes, suffix: str) -> None:
     path = tmp_path / f"weights{suffix}"
     path.write_bytes(content)
@@ -441,6 +507,7 @@ def test_a_file_that_is_no_checkpoint(tmp_path: Path, content: bytes, suffix: st
         load_encoder("RN50", str(path), CPU, FP32)
 
 
+@pytest.mark.usefixtures("narrow")
 def test_a_program_is_not_loaded_as_weights(tmp_path: Path) -> None:
     """OpenAI publishes its models so; torch's message would advise to run it."""
     path = tmp_path / "weights.pt"
@@ -530,7 +597,7 @@ def test_a_file_called_like_a_tag_is_not_taken_for_it(
 
 
 def test_a_published_tag_comes_from_the_files_already_fetched(
-    tmp_path: Path, offline: None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, offline: None, narrow: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As after one download of `RN50 openai`; the weights are random, the lookup is real."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))

@@ -1,17 +1,14 @@
-"""The towers against open_clip's encode methods, on models of full width with random weights.
-
-Their transformers have two blocks and 1,000 words, since full ones would take gigabytes; `make bench-embed` compares a full ViT-B-32.
-"""
+"""The towers against open_clip's encode methods, on `small_clip`; `make bench-embed` compares a full ViT-B-32."""
 
 import copy
 import gc
 import logging
 from collections.abc import Iterator
 
-import open_clip
 import pytest
 import torch
 from machine import batch_tolerance
+from small_clip import small_clip
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -34,7 +31,7 @@ class Reference:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._clip = clip = self._made("fp32")
+        self._clip = clip = small_clip(name)
         size, text = clip.visual.image_size, getattr(clip, "text", clip)
         pixels = torch.randn(2, 3, *((size, size) if isinstance(size, int) else size))
         tokens = torch.zeros(3, text.context_length, dtype=torch.long)
@@ -47,18 +44,7 @@ class Reference:
 
     def model(self, precision: str = "fp32") -> nn.Module:
         """A model of its own with the same random weights."""
-        return copy.deepcopy(self._clip) if precision == "fp32" else self._made(precision)
-
-    def _made(self, precision: str) -> nn.Module:
-        torch.manual_seed(0)
-        parts = {name: part for name, part in open_clip.get_model_config(self.name).items() if name.endswith("_cfg")}
-        for part in parts.values():
-            if isinstance(part.get("layers"), int):
-                part["layers"] = 2
-            if "vocab_size" in part:
-                part["vocab_size"] = 1000
-        clip = open_clip.create_model(self.name, load_weights=False, precision=precision, **parts)
-        return clip.eval().requires_grad_(False)
+        return copy.deepcopy(self._clip) if precision == "fp32" else small_clip(self.name, precision)
 
 
 def both_towers(clip: nn.Module, dtype: torch.dtype) -> tuple[nn.Module, nn.Module]:

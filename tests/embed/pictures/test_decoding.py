@@ -65,3 +65,14 @@ def bomb() -> bytes:
 def test_what_is_refused(data: bytes, error: type[Exception], row_error: str) -> None:
     with pytest.raises(error, match=row_error):
         decode_picture(data)
+
+
+@pytest.mark.parametrize("step", ["PIL.Image.open", "PIL.ImageFile.ImageFile.load", "embed.pictures.decoding.as_seen"])
+def test_too_little_memory_is_no_bad_picture(monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    def lack(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    data = picture()
+    monkeypatch.setattr(step, lack)
+    with pytest.raises(MemoryError):
+        decode_picture(data)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from head_bundles import PREDICTIONS, SETTINGS, make, make_head
 from safetensors.torch import load_file, save_file
 
 from cache import NOTICE, demo
@@ -20,40 +21,15 @@ from head.bundle.format import (
     UnusableBundle,
     demo_notice_of,
     load_bundle,
-    point_latest,
     read_config,
     read_part,
     save_bundle,
     write_part,
 )
 from head.model.ensemble import HeadEnsemble
-from head.model.fusion import FUSIONS, FusionHead, HeadConfig, scaled_columns
+from head.model.fusion import FUSIONS
 
 ROOT = Path(__file__).parents[3]
-SETTINGS: dict[str, Any] = {
-    "name": "memes", "shipped": "ensemble", "encoder": {"model": "ViT", "pretrained": ""}, "spec": {"dim": 5},
-    "calibration": {"kind": "platt", "slope": 1.5, "offset": -0.2}, "threshold": 0.41, "review": {"low": 0.3, "high": 0.6},
-}  # fmt: skip
-PREDICTIONS = {"out_of_fold": {"ids": ["a"], "ensemble": [0.25]}}
-
-
-def make_head(fusion: str = "align", seed: int = 0, members: int = 2) -> FusionHead:
-    """A head with weights of its own, and the scaling that all heads over the same folds have."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        joint = 2 if fusion == "agreement" else 0
-        head = FusionHead(HeadConfig(5, 4, fusion, components=3, width=6, hidden=7, joint=joint), members)
-        torch.manual_seed(0)
-        rows = [torch.randperm(9)[:6] for _ in range(members)]
-        image, text = torch.randn(9, 5), torch.randn(9, 4)
-        for name, scaling in head.scaling.items():
-            scaling.fit(*scaled_columns(name, image, text, joint), rows)
-    return head.eval()
-
-
-def make(*heads: FusionHead) -> dict[str, HeadEnsemble]:
-    heads = heads or (make_head(), make_head("concat", seed=1))
-    return {"ensemble": HeadEnsemble(heads, [1 / len(heads)] * len(heads)), "single": HeadEnsemble(heads[:1], [2.0])}
 
 
 def save(folder: Path, ensembles: dict[str, HeadEnsemble] | None = None, **changes: Any) -> dict[str, Any]:
@@ -156,14 +132,6 @@ def test_further_files_are_replaced_with_the_others(tmp_path: Path) -> None:
     assert (folder / "encoder_delta.safetensors").read_bytes() == b"delta" and load_bundle(folder)
     save_bundle(folder, make(), SETTINGS, PREDICTIONS)
     assert not (folder / "encoder_delta.safetensors").exists()
-
-
-def test_the_latest_bundle_is_the_one_that_was_pointed_to(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-        point_latest(tmp_path / name)
-        assert (tmp_path / "latest").readlink() == Path(name)
-    assert {path.name for path in tmp_path.iterdir()} == {"a", "b", "latest"}
 
 
 def test_a_bundle_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:

@@ -1,0 +1,91 @@
+"""Run `bundles`, `runs`, `use`, `prune` and `threshold` and print their results; imports torch and scikit-learn."""
+
+import sys
+from pathlib import Path
+
+from cache import Layout, find_bundle
+from head.bundle.format import read_config
+from head.bundle.settings import review_share
+from head.bundle.versions import Version, flat_names, in_use, prune, take_over, use, versions
+from head.judge.threshold import Aim, aim_of, aim_words
+from head.rethreshold import rethreshold
+from head.tables import bundles_table, review_words, runs_table, threshold_words
+
+
+def run_bundles(artifacts: Path, form: str) -> None:
+    """Print every version, and which of them is in use. Raises OSError."""
+    print(bundles_table(_versions(artifacts), in_use(Layout(artifacts)), form))
+
+
+def run_runs(artifacts: Path, form: str) -> None:
+    """Print every training, with mean and deviation over seeds. Raises OSError."""
+    print(runs_table(_versions(artifacts), form))
+
+
+def run_use(bundle: Path, artifacts: Path) -> None:
+    """Put a version into use. Raises UnusableBundle for a damaged one, ValueError for one elsewhere, OSError."""
+    layout = Layout(artifacts)
+    _take_over_all(layout)
+    folder = find_bundle(bundle, artifacts)
+    config = read_config(folder)
+    print(f"in use      {use(layout, folder)}")
+    print(f"threshold   {threshold_words(config)}")
+
+
+def run_prune(artifacts: Path, keep: int) -> None:
+    """Remove old versions and print what was removed. Raises ValueError for a number below 1, OSError."""
+    layout = Layout(artifacts)
+    _take_over_all(layout)
+    removed = prune(layout, keep)
+    for folder in removed:
+        print(f"removed     {folder}")
+    print(f"{len(removed)} versions removed; the newest {keep} of each name are kept, and those in use")
+
+
+def run_threshold(bundle: Path, artifacts: Path, aim: Aim | None, review: float | None) -> None:
+    """A new version of a bundle with another threshold or review band, put into use. Raises what `rethreshold` raises."""
+    layout = Layout(artifacts)
+    _take_over_all(layout)
+    folder = find_bundle(bundle, artifacts)
+    before = read_config(folder)
+    band = review_share(before) if review is None else review or None
+    version = rethreshold(folder, artifacts, aim or aim_of(before), band)
+    print(f"threshold   {threshold_words(version.config)}")
+    print(f"before      {threshold_words(before)}")
+    print_review(version)
+    print(f"bundle      {version.folder}")
+    print(f"in use      {use(layout, version.folder)}")
+
+
+def print_review(version: Version) -> None:
+    """Print the review band, if the version has one."""
+    if words := review_words(version.config):
+        print(f"review      {words}")
+
+
+def print_change(last: Version | None, version: Version) -> None:
+    """Print which aim was kept from the last version, or that it changes."""
+    if last is None:
+        return
+    old, new = (aim_words(one.config["aim"]) for one in (last, version))
+    if old != new:
+        print(f"aim         changes from {old} ({last.title}) to {new}")
+    elif aim_of(last.config) != Aim():
+        print(f"aim         {new}, as in {last.title}")
+    before, now = (review_share(one.config) for one in (last, version))
+    if before != now:
+        print(f"review      changes from {before or 'none'} ({last.title}) to {now or 'none'}")
+
+
+def _versions(artifacts: Path) -> list[Version]:
+    layout = Layout(artifacts)
+    _take_over_all(layout)
+    found, unusable = versions(layout)
+    for why in unusable:
+        print(why, file=sys.stderr)
+    return found
+
+
+def _take_over_all(layout: Layout) -> None:
+    for name in flat_names(layout):
+        take_over(layout, name, lambda line: print(line, file=sys.stderr))
