@@ -191,7 +191,7 @@ class _Run:
         if "validation" in index.splits:
             return [-1] * len(index)
         keys = {image: key for image, key in zip(index.images, index.image_keys) if key}
-        return assign_parts(memes, keys, root, self.settings.layout.splits(self.settings.data))
+        return assign_parts(list(memes), keys, root, self.settings.layout.splits(self.settings.data))
 
 
 def _split_as(splits: Sequence[str] | None, memes: Memes, data: str) -> Memes:
