@@ -31,7 +31,7 @@ export IMAGE := meme-classifier:latest
 build_args = $(foreach name,$(filter PYTHON_IMAGE TORCH_INDEX_URL,$(given)),--build-arg $(name)="$$$(name)")
 
 .DEFAULT_GOAL := help
-.PHONY: help help-dev install demo data audit embed tune tune-nested finetune report compare bundles runs threshold use prune export serve \
+.PHONY: help help-dev install demo data audit embed tune tune-nested finetune report compare bundles runs threshold score use prune export serve \
 	reload image push up down engine named bundled image-check test tree test-ray lint bench-embed bench-crash bench-plan bench-memory \
 	bench-tune bench-heads bench-large bench-halves bench-finetune bench-serve bench-load bench-ocr bench-near
 
@@ -112,6 +112,10 @@ runs: install ## all trainings as a table (FORMAT=markdown|csv|latex), with mean
 threshold.options := BUNDLE $(aims) CONFIDENCE REVIEW
 threshold: install ## a new version of BUNDLE with another threshold, in seconds: TARGET_RECALL=0.9
 	@$(PY) -m head threshold $(arguments)
+
+score.options := $(vectors) BUNDLE OUT
+score: install ## the probability of every cached meme of DATA, as OUT=<file>.csv or .parquet; loads no encoder
+	@$(PY) -m head score $(arguments)
 
 use.argument := BUNDLE
 use: install ## put a version into use, also an older one: BUNDLE=<name>/<version>

@@ -34,7 +34,7 @@ MODEL = "local-dir:demo/encoder"
 # Latest kill, as a fraction of a normal run's duration: at the very end all vectors are written.
 _LATEST = 0.95
 # If a run ends before its kill, it is repeated with a kill earlier by this factor, at most so often.
-_EARLIER = 0.9
+_EARLIER = 0.75
 _MOST_STARTS = 5
 # A segment is written in some milliseconds.
 _POLL_SECONDS = 0.0005

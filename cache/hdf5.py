@@ -55,16 +55,10 @@ def _buffer(fill: Callable[[h5py.File], None], userblock: int) -> io.BytesIO:
     return buffer
 
 
-def checksum_matches(data: bytes) -> bool:
-    """Whether the user block holds the SHA-256 of the rest. False for a file without a checksum."""
-    return data[:_BLOCK] == _block(memoryview(data)[_BLOCK:])
-
-
-def file_checksum_matches(path: Path, but: bytes) -> bool:
-    """`checksum_matches` for a file, which is read in pieces; also True for one that begins with `but`. Raises OSError."""
+def checksum_matches(path: Path) -> bool:
+    """Whether the user block holds the SHA-256 of the rest. False for a file without a checksum. Raises OSError."""
     with naming(path), path.open("rb") as file:
-        block = file.read(_BLOCK)
-        return block.startswith(but) or block == _stated(hashlib.file_digest(file, "sha256").hexdigest())
+        return file.read(_BLOCK) == _stated(hashlib.file_digest(file, "sha256").hexdigest())
 
 
 def _block(data: bytes | memoryview) -> bytes:

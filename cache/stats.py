@@ -2,7 +2,7 @@
 
     python -m cache stats [--json]
 
-Opening a store verifies its checksums, so every byte is read once.
+Opening a store reads what has changed since a job last wrote to it.
 """
 
 from collections import Counter
@@ -37,10 +37,10 @@ def _store(folder: Path) -> Record:
         "model": "imported" if "imported" in store.spec else store.spec.get("model"),
         "feature": store.spec.get("feature"),
         "dtype": store.spec.get("dtype"),
-        "images": len(store.known("image")),
-        "texts": len(store.known("text")),
+        "images": len(store.keys("image")),
+        "texts": len(store.keys("text")),
         "failures": sum(len(store.failures(kind)) for kind in KINDS),
-        "segments": sum(len(store.held(kind)) for kind in KINDS),
+        "segments": sum(len(store.headers(kind)) for kind in KINDS),
         "bytes": size,
         "damaged": len(store.damaged),
     }

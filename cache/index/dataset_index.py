@@ -15,7 +15,7 @@ import numpy as np
 
 from cache.columns import Column, KeyColumn, NumberColumn, TextColumn
 from cache.demo import model_advice
-from cache.hdf5 import Unreadable, file_checksum_matches, opened, write_checked, write_dataset
+from cache.hdf5 import Unreadable, checksum_matches, opened, write_checked, write_dataset
 from cache.layout import FEATURES, LONG_TEXTS, DatasetRequest, Layout
 from cache.store.spec import Spec
 
@@ -168,7 +168,7 @@ def write_index(path: Path, index: DatasetIndex) -> None:
 def read_index(path: Path) -> DatasetIndex:
     """Read an index. Raises UnusableIndex, naming the file and the command that writes it."""
     try:
-        if not file_checksum_matches(path, but=_HDF5):  # format 1 had no checksum: it is reported as an old one below
+        if not checksum_matches(path) and not _unchecked(path):
             raise UnusableIndex(f"{path}: damaged, or not a dataset index; run `make embed` again")
         with opened(path) as file:
             if file.attrs["format"] != FORMAT:
@@ -180,6 +180,12 @@ def read_index(path: Path) -> DatasetIndex:
         raise
     except (FileNotFoundError, Unreadable, ValueError) as error:
         raise UnusableIndex(f"{path}: not a dataset index ({error}); run `make embed` again") from error
+
+
+def _unchecked(path: Path) -> bool:
+    """Whether it is of format 1, which had no checksum: it is reported as an old one."""
+    with path.open("rb") as file:
+        return file.read(len(_HDF5)) == _HDF5
 
 
 def _column(name: str, values: Sequence[Any]) -> Column[Any]:

@@ -4,14 +4,13 @@ Splits are carved from parts in `head.data.features`; `embed.data.parts` groups 
 """
 
 import hashlib
-import io
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import h5py
 import numpy as np
 
-from cache.hdf5 import checksum_matches, write_checked, write_dataset
+from cache.hdf5 import checksum_matches, opened, write_checked, write_dataset
 
 # MultiOFF's own validation and test splits are a fifth of the memes each.
 PARTS = 5
@@ -38,13 +37,13 @@ def read_parts(path: Path) -> PartRecord:
     A damaged file is renamed: most parts can be derived from content again.
     """
     try:
-        data = path.read_bytes()
+        whole = checksum_matches(path)
     except FileNotFoundError:
         return PartRecord()
-    if not checksum_matches(data):
+    if not whole:
         path.replace(path.with_suffix(".damaged"))
         return PartRecord()
-    with h5py.File(io.BytesIO(data), "r") as file:
+    with opened(path) as file:
         keys = [row.tobytes().hex() for row in file["key"][:]]
         parts, hashes = file["part"][:].tolist(), file["hash"][:]
     return PartRecord(dict(zip(keys, parts)), dict(zip(keys, hashes)))

@@ -1,26 +1,25 @@
 """Remember what the segments of a store hold, so that opening it reads and hashes only changed ones.
 
-    headers.npz   of each segment: name, stamp, SHA-256, keys, token counts, failures
+    headers.h5   of each segment: name, stamp, SHA-256, keys, token counts, failures
 
 The file may be lost, damaged or removed at any time: then all segments are hashed and read. It is believed of a segment only
 while that has the stamp under which it was hashed.
 """
 
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+import h5py
 import numpy as np
 
 from cache.columns import KeyColumn
-from cache.files import written_atomically
+from cache.hdf5 import Unreadable, checksum_matches, opened, write_checked, write_dataset
 from cache.store.segments import Header
 
-FILE = "headers.npz"
-_DAMAGE = (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+FILE = "headers.h5"
+_CHUNK_ROWS = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class KnownSegment:
 class _Table:
     """The file's arrays, S segments of N rows and F failures in all."""
 
-    names: np.ndarray  # (S,) text
+    names: np.ndarray  # (S,) ASCII
     stamps: np.ndarray  # (S, 4) int64
     digests: np.ndarray  # (S, 32) uint8
     rows: np.ndarray  # (S,) int64
@@ -49,10 +48,10 @@ class _Table:
 
 
 def remember(folder: Path, segments: Sequence[KnownSegment]) -> None:
-    """Replace the file. Where it cannot be written, e.g. by a reader without the right to, the next opening is slower."""
+    """Replace the file; call under the store's lock. Where the disk is full, the next opening is slower."""
     headers = [segment.header for segment in segments]
     table = _Table(
-        np.array([segment.path.name for segment in segments]),
+        np.array([segment.path.name.encode() for segment in segments]),
         np.array([segment.stamp for segment in segments], np.int64),
         KeyColumn.of(segment.digest for segment in segments).raw,
         np.array([len(header.keys) for header in headers], np.int64),
@@ -62,23 +61,31 @@ def remember(folder: Path, segments: Sequence[KnownSegment]) -> None:
         np.concatenate([header.failed.raw for header in headers]),
         np.concatenate([header.reasons for header in headers]),
     )
-    with suppress(OSError), written_atomically(folder / FILE) as file:
-        np.savez(file, allow_pickle=False, **vars(table))
+
+    def fill(file: h5py.File) -> None:
+        for name, rows in vars(table).items():
+            write_dataset(file, name, rows, _CHUNK_ROWS)
+
+    with suppress(OSError):
+        write_checked(folder / FILE, fill)
 
 
 def forget(folder: Path) -> None:
-    """Remove the file, so that the next opening hashes every segment. Raises OSError."""
-    (folder / FILE).unlink(missing_ok=True)
+    """Remove the file, where this process may, so that the next opening hashes every segment."""
+    with suppress(OSError):
+        (folder / FILE).unlink(missing_ok=True)
 
 
 def remembered(folder: Path) -> dict[str, KnownSegment]:
     """{name: segment}; empty without a readable file. Raises nothing."""
     try:
-        with np.load(folder / FILE, allow_pickle=False) as held:
-            table = _Table(*(held[field.name] for field in fields(_Table)))
-        return {segment.path.name: segment for segment in _segments(folder, table)}
-    except _DAMAGE:
+        if not checksum_matches(folder / FILE):
+            return {}
+        with opened(folder / FILE) as file:
+            table = _Table(*(file[field.name][:] for field in fields(_Table)))
+    except (OSError, Unreadable):
         return {}
+    return {segment.path.name: segment for segment in _segments(folder, table)}
 
 
 def _segments(folder: Path, table: _Table) -> Iterator[KnownSegment]:
@@ -88,5 +95,5 @@ def _segments(folder: Path, table: _Table) -> Iterator[KnownSegment]:
         mine, lost = slice(row, row + rows), slice(failure, failure + failures)
         failed = KeyColumn(table.failed[lost])
         header = Header(KeyColumn(table.keys[mine]), table.tokens[mine], failed, table.reasons[lost])
-        yield KnownSegment(folder / str(table.names[at]), stamps[at], digests[at], header)
+        yield KnownSegment(folder / table.names[at].decode(), stamps[at], digests[at], header)
         row, failure = row + rows, failure + failures

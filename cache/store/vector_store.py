@@ -4,7 +4,7 @@ Files:
     <root>/<spec id>/spec.json             the spec, as canonical JSON
     <root>/<spec id>/manifest.jsonl        one line per segment: name, kind, rows, SHA-256
     <root>/<spec id>/{image,text}-<hash>.h5   immutable segments
-    <root>/<spec id>/headers.npz           what the segments hold, see `cache.store.headers`; may be removed
+    <root>/<spec id>/headers.h5            what the segments hold, see `cache.store.headers`; may be removed
     <root>/<spec id>/.lock                 empty; locked by the writer
     <root>/<spec id>/*.h5.damaged          damaged segments that were moved aside; nothing reads them
 """
@@ -45,7 +45,7 @@ from cache.store.segments import (
 )
 from cache.store.spec import Spec, canonical_json, require_same_spec, spec_id
 
-# What is written under the lock only, apart from the headers, whose writers do not mind.
+# What is written under the lock only.
 _WRITTEN = rf"{SEGMENT_NAMES}|manifest\.jsonl|{headers.FILE}"
 _NO_STAMP = [0, 0, 0, 0]  # of a file that came or went just now: it is hashed again
 
@@ -124,7 +124,9 @@ class VectorStore:
         try:
             return self._gather(kind, keys)
         except DamagedSegment:  # with the stamp of an intact one, or merged meanwhile
-            self._reread(believing=self._look() != self._seen)
+            if self._look() == self._seen:
+                headers.forget(self.folder)
+            self._reread()
         return self._gather(kind, keys)
 
     def add(self, kind: str, segment: Segment) -> None:
@@ -152,6 +154,10 @@ class VectorStore:
                 (self.folder / name).rename(self.folder / f"{name}.damaged")
         write_manifest(self.folder, (e for e in read_manifest(self.folder)[0] if e["segment"] not in self.damaged))
         self.damaged = []
+
+    def headers(self, kind: str) -> dict[Path, Header]:
+        """{segment path: its header} of the intact segments, in their order."""
+        return {segment.path: segment.header for segment in self._rows[kind].segments}
 
     def held(self, kind: str) -> dict[Path, np.ndarray]:
         """{segment path: (L,) the rows that `read` takes from it, ascending} of the intact segments, in their order."""
@@ -184,10 +190,10 @@ class VectorStore:
             write_text_atomically(path, canonical_json(self.spec))
             return self.spec
 
-    def _reread(self, believing: bool = True) -> None:
+    def _reread(self) -> None:
         for _ in range(2):
             self._seen = self._look()
-            self._scan(headers.remembered(self.folder) if believing else {})
+            self._scan()
             # another process may merge segments during the scan; the second scan finds the merged ones
             if not self.damaged or self._look() == self._seen:
                 return
@@ -196,10 +202,11 @@ class VectorStore:
         """Stamps of the segments and the manifest, to detect changes."""
         return {path: file_stamp(path) for path in (*segment_files(self.folder), manifest_path(self.folder))}
 
-    def _scan(self, known: dict[str, KnownSegment]) -> None:
+    def _scan(self) -> None:
         self.damaged = []
         self._rows = {kind: KindRows() for kind in KINDS}
         self._entries: dict[str, Entry] = {}
+        known = headers.remembered(self.folder)
         self._remembered = {name: segment.stamp for name, segment in known.items()}
         promised = dict.fromkeys(entry["segment"] for entry in read_manifest(self.folder)[0])
         # A kill leaves complete segments that are not listed yet, or not any more: first, so that listed ones win.
@@ -213,7 +220,6 @@ class VectorStore:
                 self.damaged.append(name)
             else:
                 self._take(segment, manifest_entry(segment.path, len(segment.header.keys), segment.digest))
-        self._remember()
 
     def _take(self, segment: KnownSegment, entry: Entry) -> None:
         self._rows[entry["kind"]].add(segment)

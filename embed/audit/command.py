@@ -33,8 +33,9 @@ from embed.audit.page import write_page
 from embed.base.errors import DatasetError, RowError
 from embed.base.threads import run_ahead
 from embed.data.choices import Choices, add_choices, recall, remember
-from embed.data.dataset import Meme, check_usable, scan_dataset
+from embed.data.dataset import check_usable, scan_dataset
 from embed.data.labels import LABEL_NAMES
+from embed.data.memes import Meme
 from embed.data.near_duplicates import picture_hash
 from embed.data.understood import Understood
 from embed.pictures.decoding import UnreadableImage, decode_stored, see

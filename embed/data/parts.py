@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from cache import PartRecord, part_of, read_parts, write_parts
 from embed.base.threads import run_ahead
-from embed.data.dataset import Meme
+from embed.data.memes import Meme
 from embed.data.near_duplicates import near_pictures, near_texts, picture_hash, words
 from embed.pictures.decoding import UnreadableImage, decode_picture
 from embed.pictures.hashing import UnusableFile, read_ahead, read_picture

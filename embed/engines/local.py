@@ -4,7 +4,7 @@ An engine reads pictures, prepares and encodes them, and adds vectors to a store
 other.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from embed.engines.writing import Filled
 
 ENGINES = ("local", "ray")
+# Items in the queue of the threads.
+_AHEAD = 256
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -27,8 +29,8 @@ class Engine(Protocol):
 
     device: str
 
-    def map(self, work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-        """`work` of each item, in order."""
+    def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """`work` of each item, in order; items are taken as they are needed."""
 
     def load(self) -> tuple[dict[str, Any], Path]:
         """The feature spec of its encoders, and their weights file. Raises EncoderUnavailable."""
@@ -48,8 +50,8 @@ class LocalEngine:
         self._loaded: ClipEncoder | None = None
         self.device = ""
 
-    def map(self, work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-        return run_ahead(work, items, len(items) + 1)
+    def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        return run_ahead(work, items, _AHEAD)
 
     def load(self) -> tuple[dict[str, Any], Path]:
         encoder = self._encoder()

@@ -1,45 +1,35 @@
-"""Compute the keys of a data set's pictures: each file is read once and hashed, none is decoded.
+"""Read picture files, and compute their keys: each file is read once and hashed, none is decoded.
 
-A file with the same size and times as in an earlier run, or behind a URL with the same ETag, keeps its key unread;
-`--rehash` reads every file.
+A file with the same size and times as in an earlier run, or behind a URL with the same ETag, is not read.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
-from tqdm import tqdm
-
-from cache import content_key, file_stamp
-from embed.base.threads import run_ahead
+from cache import content_key
 
 if TYPE_CHECKING:
     from embed.pictures.remote import RemotePath
 
 # Size limit of a picture file, which is read into memory.
 MAX_FILE_BYTES = 100_000_000
-# Files per task of a thread: a single file is less work than the hand-over.
-_FILES_AT_ONCE = 64
-# Pictures, spread over the data set, that are requested first from an object store: if it is down or denies access,
-# each request takes the seconds of several attempts.
-_FIRST_REQUESTS = 8
 _BLOCK = 1 << 20
 
 
-class Known(NamedTuple):
-    """A picture, and its file's stamp and key in an earlier run, "" without one."""
+Known: TypeAlias = tuple[str, str]
+"""A picture, and its file's stamp in an earlier run, "" without one."""
+
+
+class Listed(NamedTuple):
+    """A picture of an object store with its stamp in a listing of now; unchanged: whether it is the known one."""
 
     image: str
     stamp: str
-    key: str
-
-
-class Listed(Known):
-    """A picture with the stamp of a listing of now; its key, if it has one, holds."""
+    unchanged: bool
 
 
 class Outcome(NamedTuple):
@@ -50,103 +40,8 @@ class Outcome(NamedTuple):
     problem: str
 
 
-Part: TypeAlias = list[Known]
-
-
 class UnusableFile(ValueError):
     """A picture's file cannot be read."""
-
-
-class StoreUnreached(ValueError):
-    """An object store failed for all pictures requested first, and the reason is not the pictures."""
-
-
-@dataclass
-class Hashed:
-    """{image: key} and {image: stamp} of the readable pictures, and {image: reason} of the others."""
-
-    keys: dict[str, str] = field(default_factory=dict)
-    stamps: dict[str, str] = field(default_factory=dict)
-    problems: dict[str, str] = field(default_factory=dict)
-
-
-def in_threads(work: Callable[[Part], list[Outcome]], parts: Sequence[Part]) -> Iterator[list[Outcome]]:
-    """`work` of each part, in order, in threads of this machine."""
-    return run_ahead(work, parts, len(parts) + 1)
-
-
-def hash_pictures(
-    root: Path,
-    images: Iterable[str],
-    hints: Mapping[str, tuple[str, str]],
-    spread: Callable[[Callable[[Part], list[Outcome]], Sequence[Part]], Iterator[list[Outcome]]] = in_threads,
-    note: Callable[[Part], None] = lambda part: None,
-) -> Hashed:
-    """The keys of the pictures under `root`. Raises StoreUnreached.
-
-    hints: {image: (stamp, key)} of an earlier run; spread: the parallel map to use; note: called with the new or
-    changed pictures of each part, so that progress survives a kill.
-    """
-    names = list(dict.fromkeys(images))
-    asked = [Known(name, *hints.get(name, ("", ""))) for name in names]
-    hashed = Hashed()
-    # no bar if it takes less than a second
-    with tqdm(total=len(names), desc="hashing", unit=" files", delay=1) as bar:
-        for parts, now in _rounds(root, asked):
-            for part, results in zip(parts, spread(partial(_hash_part, root), now), strict=True):
-                _take(hashed, part, results, note)
-                bar.update(len(part))
-            _check_reached(root, hashed)
-    return hashed
-
-
-def _rounds(root: Path, asked: Part) -> Iterator[tuple[list[Part], list[Part]]]:
-    """The parts in one round, or for an object store in two: first a few pictures spread over the data set.
-
-    Each as it was in an earlier run, and with the stamps of now as far as they are listed.
-    """
-    if isinstance(root, Path):
-        yield _parts(asked), _parts(asked)
-        return
-    listing = cast("RemotePath", root).listing(known.image for known in asked)
-    step = max(1, len(asked) // _FIRST_REQUESTS)
-    for part in (asked[::step], [item for place, item in enumerate(asked) if place % step]):
-        stamps = listing.stamps(known.image for known in part)
-        yield _parts(part), _parts([_as_listed(known, stamps.get(known.image)) for known in part])
-
-
-def _as_listed(known: Known, stamp: str | None) -> Known:
-    if stamp is None:
-        return known
-    return Listed(known.image, stamp, known.key if stamp and stamp == known.stamp else "")
-
-
-def _parts(asked: Part) -> list[Part]:
-    return [asked[i : i + _FILES_AT_ONCE] for i in range(0, len(asked), _FILES_AT_ONCE)]
-
-
-def _take(hashed: Hashed, part: Part, results: list[Outcome], note: Callable[[Part], None]) -> None:
-    new = []
-    for known, (stamp, key, problem) in zip(part, results, strict=True):
-        if problem:
-            hashed.problems[known.image] = problem
-        else:
-            hashed.keys[known.image], hashed.stamps[known.image] = key, stamp
-            found = Known(known.image, stamp, key)
-            if stamp and found != known:
-                new.append(found)
-    if new:
-        note(new)
-
-
-def _check_reached(root: Path, hashed: Hashed) -> None:
-    reasons = set(hashed.problems.values())
-    if isinstance(root, Path) or hashed.keys or len(reasons) != 1:
-        return
-    from embed.pictures.remote import UNREACHED
-
-    if (reason := reasons.pop()).startswith(UNREACHED):
-        raise StoreUnreached(f"IMAGES={root}: {reason}; the same for all {len(hashed.problems)} pictures tried")
 
 
 def read_picture(path: "Path | RemotePath") -> bytes:
@@ -196,7 +91,7 @@ def _unusable_file(path: "Path | RemotePath") -> Iterator[None]:
     except OSError as error:
         raise UnusableFile(_why(path, error)) from error
     except Exception as error:
-        if isinstance(path, Path):
+        if isinstance(path, Path) or isinstance(error, MemoryError):
             raise
         raise UnusableFile(_why(path, error)) from error  # object stores raise their own types
 
@@ -209,41 +104,57 @@ def _why(path: "Path | RemotePath", error: Any) -> str:
     return why(error)
 
 
-def _hash_part(root: Path, part: Part) -> list[Outcome]:
+def hash_part(root: "Path | RemotePath", part: list[Known | Listed]) -> list[Outcome | None]:
+    """The outcome of each picture under `root`, None for a file whose stamp is the known one."""
     if isinstance(root, Path):
-        return [_outcome(root / known.image, known, _of_file) for known in part]
+        folder = str(root)
+        return [
+            None if stamp and _local_stamp(f"{folder}/{image}") == stamp else _local_outcome(root / image)
+            for image, stamp in cast(list[Known], part)
+        ]
     from embed.pictures.fetching import REQUESTS_AT_ONCE
 
     with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
-        return list(pool.map(lambda known: _outcome(root / known.image, known, _of_store), part))
+        return list(pool.map(lambda picture: _remote_outcome(root / picture[0], picture), part))
 
 
-def _outcome(path: "Path | RemotePath", known: Known, work: Callable[[Any, Known], tuple[str, str]]) -> Outcome:
+def _local_outcome(path: Path) -> Outcome:
     try:
-        with _unusable_file(path):
-            return Outcome(*work(path, known), "")
+        # taken before the file is read: a change in between gives another stamp in the next run
+        stamp = _local_stamp(str(path))
+        return Outcome(stamp, content_key(read_picture(path)), "")
     except UnusableFile as error:
         return Outcome("", "", str(error))
 
 
-def _of_file(path: Path, known: Known) -> tuple[str, str]:
-    """The file's stamp, "" without one, and its key."""
-    # taken before the file is read: a change in between gives another stamp in the next run
-    stamp = _stamp(path)
-    return stamp, known.key if stamp and stamp == known.stamp else content_key(read_picture(path))
-
-
-def _stamp(path: Path) -> str:
+def _local_stamp(path: str) -> str:
+    """The stamp in the format of an index, "" without one."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return ""
     # size and times only, as in existing indexes
-    return " ".join(map(str, (file_stamp(path) or [])[:3]))
+    return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
 
 
-def _of_store(path: "RemotePath", known: Known) -> tuple[str, str]:
-    """The stamp and the key, in a request, or none if the listing says that the picture is unchanged."""
-    asks = not isinstance(known, Listed) and (known.key or not path.says_stamp)
-    stamp = path.stamp() if asks else known.stamp
-    if known.key and stamp and stamp == known.stamp:
-        return stamp, known.key
+def _remote_outcome(path: "RemotePath", picture: Known | Listed) -> Outcome | None:
+    """In one request, or none where a listing says that the picture is unchanged; two if it is not listed and changed."""
+    try:
+        with _unusable_file(path):
+            return _requested(path, picture)
+    except UnusableFile as error:
+        return Outcome("", "", str(error))
+
+
+def _requested(path: "RemotePath", picture: Known | Listed) -> Outcome | None:
+    if isinstance(picture, Listed):
+        unchanged, stamp = picture.unchanged, picture.stamp
+    else:
+        known = picture[1]
+        stamp = path.stamp() if known or not path.says_stamp else ""
+        unchanged = bool(known) and stamp == known
+    if unchanged:
+        return None
     data, said = path.read_with_stamp(MAX_FILE_BYTES + 1)
     _check_size(len(data))
-    return stamp or said, content_key(data)
+    return Outcome(stamp or said, content_key(data), "")

@@ -11,9 +11,9 @@ import pytest
 
 import cache.store.compaction
 import cache.store.vector_store
-from cache import Segment, VectorStore, text_key
+from cache import DamagedSegment, Segment, VectorStore, text_key
 from cache.store import headers
-from cache.store.compaction import compact
+from cache.store.compaction import MANY, compact, merge_small
 from cache.store.lock import LOCK_FILE
 from cache.verify import verify
 
@@ -142,11 +142,19 @@ STEPS = [
 ]
 
 
+def merge_at_the_end(store: VectorStore) -> None:
+    """As the embedding job does."""
+    with store.locked(lambda: pytest.fail("nobody else is at it")):
+        merge_small(store, lambda message: pytest.fail(message))
+
+
+@pytest.mark.parametrize("merge", [lambda store: compact(store, lambda: None), merge_at_the_end], ids=["all", "end"])
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize(("where", "name", "at"), STEPS)
 def test_a_kill_at_any_step_leaves_every_row(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: Any, name: str, at: int, after: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: Any, name: str, at: int, after: bool, merge: Any
 ) -> None:
+    monkeypatch.setattr(cache.store.compaction, "MANY", 2)
     store = fill(tmp_path)
     before = contents(store)
     real, calls = getattr(where, name), []
@@ -161,7 +169,7 @@ def test_a_kill_at_any_step_leaves_every_row(
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(where, name, killed)
-        compact(store, lambda: None)
+        merge(store)
     again = VectorStore(tmp_path, SPEC)
     assert contents(again) == before
     assert compact(again, lambda: None).segments[1] == 2
@@ -219,3 +227,44 @@ def test_rows_that_came_after_the_store_was_opened_are_not_lost(tmp_path: Path) 
         other.add("text", segment(["late"], 9))
     compact(mine, lambda: None)
     assert text_key("late") in VectorStore(tmp_path, SPEC).known("text") and len(files(mine)) == 4
+
+
+def test_a_job_merges_at_its_end_once_there_are_many_small_segments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache.store.compaction, "MOST_ROWS", 100)
+    store = VectorStore(tmp_path, SPEC)
+    store.add("text", segment([f"large {row}" for row in range(60)], 9))
+    large = next(iter(store.held("text")))
+    for number in range(MANY - 1):
+        store.add("text", segment([f"{number} {row}" for row in range(10)], number))
+    before = files(store)
+    merge_at_the_end(store)
+    assert files(store) == before
+    store.add("text", segment(["last"], 99))
+    rows = contents(store)
+    inode = large.stat().st_ino
+    merge_at_the_end(store)
+    assert list(map(len, store.held("text").values())) == [60, 100, 51] and large.stat().st_ino == inode
+    assert contents(store) == contents(VectorStore(tmp_path, SPEC)) == rows
+    before = files(store)
+    merge_at_the_end(VectorStore(tmp_path, SPEC))
+    assert files(store) == before
+
+
+@pytest.mark.parametrize("broken", ["disk", "segment"])
+def test_a_merge_that_cannot_be_is_said_and_leaves_every_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    monkeypatch.setattr(cache.store.compaction, "MANY", 2)
+    store, said = fill(tmp_path), []
+    before = contents(store)
+
+    def refuse(*_: Any) -> None:
+        raise OSError(28, "No space left on device") if broken == "disk" else DamagedSegment("text: changed")
+
+    with monkeypatch.context() as patch, store.locked(lambda: None):
+        patch.setattr(cache.store.compaction, "write_segment" if broken == "disk" else "read_vectors", refuse)
+        merge_small(store, said.append)
+    assert len(said) == 1 and str(store.folder) in said[0] and "not merged" in said[0]
+    assert contents(VectorStore(tmp_path, SPEC)) == before

@@ -151,8 +151,7 @@ def test_a_cache_of_another_user_can_be_read_but_not_locked(tmp_path: Path) -> N
     with store.locked(lambda: None):
         store.add("text", Segment([text_key("ours")], np.ones((1, 3), np.float32), np.zeros(1, np.int32)))
     tmp_path.chmod(0o755)
-    # zipfile's encoding is imported before the interpreter's own folder may be out of reach
-    become = "import os, encodings.cp437; os.chdir(sys.argv[1]); sys.argv[1] = '.'; os.setgroups([]); os.setuid(65534)"
+    become = "import os; os.chdir(sys.argv[1]); sys.argv[1] = '.'; os.setgroups([]); os.setuid(65534)"
     read = "print(store.read('text', [text_key('ours')]).shape, flush=True)\nwith store.locked"
     code = HOLD.replace("store = ", f"{become}\nstore = ").replace("with store.locked", read)
     with process(code, tmp_path) as other:

@@ -22,8 +22,9 @@ from cache import content_key, read_index
 from embed.__main__ import main
 from embed.job import Summary, embed_dataset
 from embed.pictures.fetching import stamp_of
-from embed.pictures.hashing import StoreUnreached, UnusableFile, hash_pictures, read_picture
+from embed.pictures.hashing import UnusableFile, read_picture
 from embed.pictures.kept import Kept
+from embed.pictures.keys import StoreUnreached, hash_pictures
 from embed.pictures.locate import open_pictures, pictures_root
 from embed.pictures.remote import MISSING, UNREACHED, why
 from embed.plan.settings import EmbedSettings
@@ -342,7 +343,7 @@ def test_what_is_wrong_with_every_picture_is_said_once(
 def test_a_store_that_is_down_is_said_at_once(server: tuple[Served, str]) -> None:
     root = pictures_root({"data": "", "images": "http://127.0.0.1:9/memes"})
     with pytest.raises(StoreUnreached, match=r"IMAGES=http://127.0.0.1:9/memes: the store does not give it"):
-        hash_pictures(root, [f"{n}.png" for n in range(10_000)], {})
+        hash_pictures(root, [f"{n}.png" for n in range(10_000)])
 
 
 def test_one_forbidden_picture_is_skipped(server: tuple[Served, str], run: Callable[..., Summary]) -> None:
