@@ -39,7 +39,7 @@ from embed.data.memes import Meme
 from embed.data.near_duplicates import picture_hash
 from embed.data.understood import Understood
 from embed.pictures.decoding import UnreadableImage, decode_stored, see
-from embed.pictures.hashing import UnusableFile, read_picture
+from embed.pictures.hashing import UnusableFile, read_ahead, read_picture
 
 # Rows of a finding, and memes of a group, on the screen; the page and --json list more.
 _LINES = 20
@@ -141,8 +141,9 @@ def _useless(data: str, memes: list[Meme], checks: dict[str, PictureCheck], unde
 def check_pictures(root: Path, images: Iterable[str]) -> dict[str, PictureCheck]:
     """Decode each picture under `root` once: {image: check}; errors are in `PictureCheck.problem`."""
     names = list(dict.fromkeys(images))
-    checks = run_ahead(lambda name: _check(root / name), names, _AHEAD)
-    return dict(zip(names, tqdm(checks, "pictures", len(names), unit=" pictures", mininterval=0.5), strict=True))
+    with read_ahead(root, names) as ahead:
+        checks = run_ahead(lambda name: _check(ahead / name), names, _AHEAD)
+        return dict(zip(names, tqdm(checks, "pictures", len(names), unit=" pictures", mininterval=0.5), strict=True))
 
 
 def _check(path: Path) -> PictureCheck:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from cache import VectorStore
 from embed.base.threads import run_ahead
 from embed.clip.options import EncoderRequest
+from embed.pictures.hashing import read_ahead
 
 if TYPE_CHECKING:
     from embed.clip.encoder import ClipEncoder
@@ -62,7 +63,8 @@ class LocalEngine:
         from embed.engines.prepare import preparer
 
         encoder = self._encoder()
-        return fill(store, kind, todo, preparer(kind, encoder, root), Encoding.of(encoder, kind))
+        with read_ahead(root, todo.values() if kind == "image" else ()) as ahead:
+            return fill(store, kind, todo, preparer(kind, encoder, ahead), Encoding.of(encoder, kind))
 
     def close(self) -> None:
         """Nothing to release."""

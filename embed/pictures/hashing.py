@@ -4,11 +4,11 @@ A file with the same size and times as in an earlier run, or behind a URL with t
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
 from cache import content_key
 
@@ -17,13 +17,11 @@ if TYPE_CHECKING:
 
 # Size limit of a picture file, which is read into memory.
 MAX_FILE_BYTES = 100_000_000
-# Object stores are latency-bound: concurrent requests per worker thread.
-_REQUESTS_AT_ONCE = 8
 _BLOCK = 1 << 20
 
 
-Known: TypeAlias = tuple[str, str]
-"""A picture, and its file's stamp in an earlier run, "" without one."""
+Known: TypeAlias = tuple[str, str, str | None]
+"""A picture, its file's stamp in an earlier run, "" without one, and its stamp in a listing of now, None where it is not listed."""
 
 
 class Outcome(NamedTuple):
@@ -41,14 +39,24 @@ class UnusableFile(ValueError):
 def read_picture(path: "Path | RemotePath") -> bytes:
     """A picture file's bytes. Raises UnusableFile if it is absent, unreadable or larger than MAX_FILE_BYTES."""
     with _unusable_file(path):
-        if isinstance(path, Path):
-            _check_size(path.stat().st_size)
-        with path.open("rb") as file:
-            # an object store reports the size in its first response
-            _check_size(getattr(file, "size", None) or 0)
-            data = _read_at_most(file, MAX_FILE_BYTES + 1)
+        data = _read_file(path) if isinstance(path, Path) else path.read(MAX_FILE_BYTES + 1)
     _check_size(len(data))
     return data
+
+
+def read_ahead(root: Path, images: Iterable[str]) -> AbstractContextManager[Path]:
+    """The root for `read_picture` of these pictures, about in this order; an object store is asked for several at once."""
+    if isinstance(root, Path):
+        return nullcontext(root)
+    from embed.pictures import remote
+
+    return cast(AbstractContextManager[Path], remote.read_ahead(root, images, MAX_FILE_BYTES + 1))
+
+
+def _read_file(path: Path) -> bytes:
+    _check_size(path.stat().st_size)
+    with path.open("rb") as file:
+        return _read_at_most(file, MAX_FILE_BYTES + 1)
 
 
 def _check_size(size: int) -> None:
@@ -57,7 +65,7 @@ def _check_size(size: int) -> None:
 
 
 def _read_at_most(file: IO[bytes], limit: int) -> bytes:
-    """The first `limit` bytes: a file may grow, and a server's response may never end."""
+    """The first `limit` bytes: a file may grow."""
     blocks = []
     while limit and (block := file.read(min(limit, _BLOCK))):
         blocks.append(block)
@@ -93,35 +101,45 @@ def hash_part(root: "Path | RemotePath", part: list[Known]) -> list[Outcome | No
     if isinstance(root, Path):
         folder = str(root)
         return [
-            None if stamp and _local_stamp(f"{folder}/{image}") == stamp else _outcome(root / image, stamp)
-            for image, stamp in part
+            None if stamp and _stamp(f"{folder}/{image}") == stamp else _outcome(root / image, _of_file, stamp, None)
+            for image, stamp, _ in part
         ]
-    with ThreadPoolExecutor(_REQUESTS_AT_ONCE) as pool:
-        return list(pool.map(lambda known: _outcome(root / known[0], known[1]), part))
+    from embed.pictures.fetching import REQUESTS_AT_ONCE
+
+    with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
+        return list(pool.map(lambda known: _outcome(root / known[0], _of_store, *known[1:]), part))
 
 
-def _outcome(path: "Path | RemotePath", known: str) -> Outcome | None:
+def _outcome(
+    path: Any, work: Callable[[Any, str, str | None], Outcome | None], known: str, listed: str | None
+) -> Outcome | None:
     try:
-        # taken before the file is read: a change in between gives another stamp in the next run
         with _unusable_file(path):
-            stamp = _stamp(path)
-        if stamp and stamp == known:
-            return None
-        return Outcome(stamp, content_key(read_picture(path)), "")
+            return work(path, known, listed)
     except UnusableFile as error:
         return Outcome("", "", str(error))
 
 
-def _stamp(path: "Path | RemotePath") -> str:
-    """The stamp in the format of an index, "" without one."""
-    if isinstance(path, Path):
-        return _local_stamp(str(path))
-    from embed.pictures.remote import stamp
-
-    return stamp(path)
+def _of_file(path: Path, known: str, _: str | None) -> Outcome | None:
+    # taken before the file is read: a change in between gives another stamp in the next run
+    stamp = _stamp(str(path))
+    return None if stamp and stamp == known else Outcome(stamp, content_key(read_picture(path)), "")
 
 
-def _local_stamp(path: str) -> str:
+def _of_store(path: "RemotePath", known: str, listed: str | None) -> Outcome | None:
+    """In one request, or none if the listing says that the picture is unchanged."""
+    stamp = listed or ""
+    if listed is None and (known or not path.says_stamp):
+        stamp = path.stamp()
+    if stamp and stamp == known:
+        return None
+    data, said = path.read_with_stamp(MAX_FILE_BYTES + 1)
+    _check_size(len(data))
+    return Outcome(stamp or said, content_key(data), "")
+
+
+def _stamp(path: str) -> str:
+    """A file's stamp in the format of an index, "" without one."""
     try:
         status = os.stat(path)
     except OSError:

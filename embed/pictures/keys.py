@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from tqdm import tqdm
@@ -15,6 +16,9 @@ from embed.base.text_rows import first_rows
 from embed.base.threads import run_ahead
 from embed.pictures.hashing import Known, Outcome, hash_part
 from embed.pictures.hints import NO_HINTS, Hints, Triple
+
+if TYPE_CHECKING:
+    from embed.pictures.remote import RemotePath
 
 # Files per task of a thread: a single file is less work than the hand-over.
 _FILES_AT_ONCE = 64
@@ -26,6 +30,7 @@ _FIRST_REQUESTS = 8
 
 Part = list[Known]
 Outcomes = list[Outcome | None]
+ListStamps = Callable[[Iterable[str]], dict[str, str]]
 Spread = Callable[[Callable[[Part], Outcomes], Iterable[Part]], Iterator[Outcomes]]
 
 
@@ -89,24 +94,26 @@ class _Hasher:
         """In one round, or for an object store in two: first a few pictures spread over the data set."""
         stamps, keys = hints.find(images)
         if isinstance(self.root, Path):
-            return self._round(images, stamps, keys)
+            return self._round(images, stamps, keys, lambda _: {})
+        listing = cast("RemotePath", self.root).listing(images)
         places = np.arange(len(images))
         few = places % max(1, len(images) // _FIRST_REQUESTS) == 0
         done = []
         for rows in (places[few], places[~few]):
-            done.append(self._round(images.take(rows), stamps.take(rows), keys.take(rows)))
+            done.append(self._round(images.take(rows), stamps.take(rows), keys.take(rows), listing.stamps))
             _check_reached(self.root, done[0])
         return _joined(done).take(np.argsort(np.concatenate([places[few], places[~few]])))
 
-    def _round(self, images: TextColumn, known: TextColumn, keys: KeyColumn) -> Hashed:
+    def _round(self, images: TextColumn, known: TextColumn, keys: KeyColumn, list_stamps: ListStamps) -> Hashed:
         sent: deque[Part] = deque()
         stamps, problems, raw, row = TextBuilder(), TextBuilder(), keys.raw.copy(), 0
-        for outcomes in self.spread(partial(hash_part, self.root), _parts(images, known, sent)):
+        parts = _parts(images, known, list_stamps(images), sent)
+        for outcomes in self.spread(partial(hash_part, self.root), parts):
             part = sent.popleft()
             new = [(place, outcome) for place, outcome in enumerate(outcomes) if outcome is not None]
             for place, outcome in new:
                 raw[row + place] = np.frombuffer(bytes.fromhex(outcome.key), np.uint8) if outcome.key else 0
-            stamps.extend(stamp if out is None else out.stamp for (_, stamp), out in zip(part, outcomes))
+            stamps.extend(stamp if out is None else out.stamp for (_, stamp, _), out in zip(part, outcomes))
             problems.extend("" if out is None else out.problem for out in outcomes)
             if found := [(part[place][0], out.stamp, out.key) for place, out in new if out.stamp]:
                 self.note(found)
@@ -115,9 +122,9 @@ class _Hasher:
         return Hashed(KeyColumn(raw), stamps.column(), problems.column())
 
 
-def _parts(images: TextColumn, stamps: TextColumn, sent: deque[Part]) -> Iterator[Part]:
-    """The pictures with their known stamps, some at a time; `sent` gets each part that is on its way."""
-    asked = zip(images, stamps)
+def _parts(images: TextColumn, stamps: TextColumn, listed: dict[str, str], sent: deque[Part]) -> Iterator[Part]:
+    """The pictures with their known and listed stamps, some at a time; `sent` gets each part that is on its way."""
+    asked = ((image, stamp, listed.get(image)) for image, stamp in zip(images, stamps))
     while part := list(islice(asked, _FILES_AT_ONCE)):
         sent.append(part)
         yield part
