@@ -33,7 +33,7 @@ build_args = $(foreach name,$(filter PYTHON_IMAGE TORCH_INDEX_URL,$(given)),--bu
 .DEFAULT_GOAL := help
 .PHONY: help help-dev install demo data audit embed tune tune-nested finetune report compare bundles runs threshold score use prune export serve \
 	reload image push up down engine named bundled image-check test tree test-ray lint bench-embed bench-crash bench-plan bench-memory \
-	bench-tune bench-heads bench-large bench-halves bench-finetune bench-serve bench-load bench-ocr bench-near
+	bench-tune bench-heads bench-large bench-halves bench-finetune bench-serve bench-load bench-ocr bench-near bench-remote
 
 # The targets under the headings that begin with $(1): two hashes and @ for users, with @@ for developers.
 define targets
@@ -207,6 +207,9 @@ bench-memory: install ## peak memory for 1,000 and for 10,000 memes
 
 bench-near: install ## time and memory of finding the near-copies among 1,000,000 hashes; faiss beside it on fewer
 	$(PY) -m bench.near
+
+bench-remote: install ## pictures a second from a server that takes 50 ms a request, beside fsspec and img2dataset
+	$(PY) -m bench.remote
 
 bench-tune: install ## trials a second, and what they are worth: a plain PyTorch loop, scikit-learn's perceptron, ours
 	$(PY) -m bench.tune

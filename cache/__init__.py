@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     )
     from cache.index.parts import PARTS, PartRecord, part_of, read_parts, write_parts
     from cache.layout import FEATURES, LONG_TEXTS, DatasetRequest, Layout, absolute_if_file, data_name, names_a_file
+    from cache.store.compaction import merge_small
     from cache.store.key_table import KeyTable
     from cache.store.keys import content_key, file_digest, text_key
     from cache.store.segments import KINDS, DamagedSegment, Segment
@@ -90,6 +91,7 @@ __all__ = [
     "group_name",
     "is_demo_encoder",
     "limit_threads",
+    "merge_small",
     "names_a_file",
     "naming",
     "on_first_use",
@@ -126,6 +128,7 @@ _OFFERS = {
     "cache.index.parts": "PARTS PartRecord part_of read_parts write_parts",
     "cache.layout": "FEATURES LONG_TEXTS DatasetRequest Layout absolute_if_file data_name names_a_file",
     "cache.store.key_table": "KeyTable",
+    "cache.store.compaction": "merge_small",
     "cache.store.keys": "content_key file_digest text_key",
     "cache.store.segments": "KINDS DamagedSegment Segment",
     "cache.store.spec": "SpecMismatch differences require_same_spec spec_id",

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cache import DatasetIndex, KeyColumn, KeyTable, TextColumn, VectorStore, write_index
+from cache import DatasetIndex, KeyColumn, KeyTable, TextColumn, VectorStore, merge_small, write_index
 from embed.base.errors import DatasetError
 from embed.data.choices import recall, remember
 from embed.data.dataset import read_dataset
@@ -182,7 +182,10 @@ class _Run:
                 adopt_vectors(store, wanted.missing(store), root, self.say)
             if change := report_change(self.settings, self.earlier, store, wanted):
                 self.say(change)
-            return store, *_fill(store, self.engine, root, wanted)
+            filled = _fill(store, self.engine, root, wanted)
+            if busy:
+                merge_small(store, self.say)
+            return store, *filled
 
     def _parts(self, index: DatasetIndex, memes: Memes, root: Path) -> Sequence[int]:
         """The part of each meme, -1 where the data have a validation split."""

@@ -4,7 +4,7 @@ A file with the same size and times as in an earlier run, or behind a URL with t
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -20,16 +20,8 @@ MAX_FILE_BYTES = 100_000_000
 _BLOCK = 1 << 20
 
 
-Known: TypeAlias = tuple[str, str]
-"""A picture, and its file's stamp in an earlier run, "" without one."""
-
-
-class Listed(NamedTuple):
-    """A picture of an object store with its stamp in a listing of now; unchanged: whether it is the known one."""
-
-    image: str
-    stamp: str
-    unchanged: bool
+Known: TypeAlias = tuple[str, str, str | None]
+"""A picture, its file's stamp in an earlier run, "" without one, and its stamp in a listing of now, None where it is not listed."""
 
 
 class Outcome(NamedTuple):
@@ -104,57 +96,53 @@ def _why(path: "Path | RemotePath", error: Any) -> str:
     return why(error)
 
 
-def hash_part(root: "Path | RemotePath", part: list[Known | Listed]) -> list[Outcome | None]:
+def hash_part(root: "Path | RemotePath", part: list[Known]) -> list[Outcome | None]:
     """The outcome of each picture under `root`, None for a file whose stamp is the known one."""
     if isinstance(root, Path):
         folder = str(root)
         return [
-            None if stamp and _local_stamp(f"{folder}/{image}") == stamp else _local_outcome(root / image)
-            for image, stamp in cast(list[Known], part)
+            None if stamp and _stamp(f"{folder}/{image}") == stamp else _outcome(root / image, _of_file, stamp, None)
+            for image, stamp, _ in part
         ]
     from embed.pictures.fetching import REQUESTS_AT_ONCE
 
     with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
-        return list(pool.map(lambda picture: _remote_outcome(root / picture[0], picture), part))
+        return list(pool.map(lambda known: _outcome(root / known[0], _of_store, *known[1:]), part))
 
 
-def _local_outcome(path: Path) -> Outcome:
+def _outcome(
+    path: Any, work: Callable[[Any, str, str | None], Outcome | None], known: str, listed: str | None
+) -> Outcome | None:
     try:
-        # taken before the file is read: a change in between gives another stamp in the next run
-        stamp = _local_stamp(str(path))
-        return Outcome(stamp, content_key(read_picture(path)), "")
+        with _unusable_file(path):
+            return work(path, known, listed)
     except UnusableFile as error:
         return Outcome("", "", str(error))
 
 
-def _local_stamp(path: str) -> str:
-    """The stamp in the format of an index, "" without one."""
+def _of_file(path: Path, known: str, _: str | None) -> Outcome | None:
+    # taken before the file is read: a change in between gives another stamp in the next run
+    stamp = _stamp(str(path))
+    return None if stamp and stamp == known else Outcome(stamp, content_key(read_picture(path)), "")
+
+
+def _of_store(path: "RemotePath", known: str, listed: str | None) -> Outcome | None:
+    """In one request, or none if the listing says that the picture is unchanged."""
+    stamp = listed or ""
+    if listed is None and (known or not path.says_stamp):
+        stamp = path.stamp()
+    if stamp and stamp == known:
+        return None
+    data, said = path.read_with_stamp(MAX_FILE_BYTES + 1)
+    _check_size(len(data))
+    return Outcome(stamp or said, content_key(data), "")
+
+
+def _stamp(path: str) -> str:
+    """A file's stamp in the format of an index, "" without one."""
     try:
         status = os.stat(path)
     except OSError:
         return ""
     # size and times only, as in existing indexes
     return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
-
-
-def _remote_outcome(path: "RemotePath", picture: Known | Listed) -> Outcome | None:
-    """In one request, or none where a listing says that the picture is unchanged; two if it is not listed and changed."""
-    try:
-        with _unusable_file(path):
-            return _requested(path, picture)
-    except UnusableFile as error:
-        return Outcome("", "", str(error))
-
-
-def _requested(path: "RemotePath", picture: Known | Listed) -> Outcome | None:
-    if isinstance(picture, Listed):
-        unchanged, stamp = picture.unchanged, picture.stamp
-    else:
-        known = picture[1]
-        stamp = path.stamp() if known or not path.says_stamp else ""
-        unchanged = bool(known) and stamp == known
-    if unchanged:
-        return None
-    data, said = path.read_with_stamp(MAX_FILE_BYTES + 1)
-    _check_size(len(data))
-    return Outcome(stamp or said, content_key(data), "")

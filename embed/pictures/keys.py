@@ -1,11 +1,12 @@
 """The keys of a data set's pictures, in columns; unchanged files keep theirs unread."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from tqdm import tqdm
@@ -13,8 +14,11 @@ from tqdm import tqdm
 from cache import KeyColumn, TextBuilder, TextColumn
 from embed.base.text_rows import first_rows
 from embed.base.threads import run_ahead
-from embed.pictures.hashing import Known, Listed, Outcome, hash_part
+from embed.pictures.hashing import Known, Outcome, hash_part
 from embed.pictures.hints import NO_HINTS, Hints, Triple
+
+if TYPE_CHECKING:
+    from embed.pictures.remote import RemotePath
 
 # Files per task of a thread: a single file is less work than the hand-over.
 _FILES_AT_ONCE = 64
@@ -24,8 +28,9 @@ _AHEAD = 256
 # each request takes the seconds of several attempts.
 _FIRST_REQUESTS = 8
 
-Part = list[Known | Listed]
+Part = list[Known]
 Outcomes = list[Outcome | None]
+ListStamps = Callable[[Iterable[str]], dict[str, str]]
 Spread = Callable[[Callable[[Part], Outcomes], Iterable[Part]], Iterator[Outcomes]]
 
 
@@ -89,27 +94,26 @@ class _Hasher:
         """In one round, or for an object store in two: first a few pictures spread over the data set."""
         stamps, keys = hints.find(images)
         if isinstance(self.root, Path):
-            return self._round(images, stamps, keys)
-        listing = self.root.listing(images)
+            return self._round(images, stamps, keys, lambda _: {})
+        listing = cast("RemotePath", self.root).listing(images)
         places = np.arange(len(images))
         few = places % max(1, len(images) // _FIRST_REQUESTS) == 0
         done = []
         for rows in (places[few], places[~few]):
-            some = images.take(rows)
-            done.append(self._round(some, stamps.take(rows), keys.take(rows), listing.stamps(some)))
+            done.append(self._round(images.take(rows), stamps.take(rows), keys.take(rows), listing.stamps))
             _check_reached(self.root, done[0])
         return _joined(done).take(np.argsort(np.concatenate([places[few], places[~few]])))
 
-    def _round(self, images: TextColumn, known: TextColumn, keys: KeyColumn, listed: Mapping[str, str] = {}) -> Hashed:
-        sent: deque[list[Known]] = deque()
+    def _round(self, images: TextColumn, known: TextColumn, keys: KeyColumn, list_stamps: ListStamps) -> Hashed:
+        sent: deque[Part] = deque()
         stamps, problems, raw, row = TextBuilder(), TextBuilder(), keys.raw.copy(), 0
-        parts = (_as_listed(part, listed) for part in _parts(images, known, sent))
+        parts = _parts(images, known, list_stamps(images), sent)
         for outcomes in self.spread(partial(hash_part, self.root), parts):
             part = sent.popleft()
             new = [(place, outcome) for place, outcome in enumerate(outcomes) if outcome is not None]
             for place, outcome in new:
                 raw[row + place] = np.frombuffer(bytes.fromhex(outcome.key), np.uint8) if outcome.key else 0
-            stamps.extend(stamp if out is None else out.stamp for (_, stamp), out in zip(part, outcomes))
+            stamps.extend(stamp if out is None else out.stamp for (_, stamp, _), out in zip(part, outcomes))
             problems.extend("" if out is None else out.problem for out in outcomes)
             if found := [(part[place][0], out.stamp, out.key) for place, out in new if out.stamp]:
                 self.note(found)
@@ -118,21 +122,12 @@ class _Hasher:
         return Hashed(KeyColumn(raw), stamps.column(), problems.column())
 
 
-def _parts(images: TextColumn, stamps: TextColumn, sent: deque[list[Known]]) -> Iterator[list[Known]]:
-    """The pictures with their known stamps, some at a time; `sent` gets each part that is on its way."""
-    asked = zip(images, stamps)
+def _parts(images: TextColumn, stamps: TextColumn, listed: dict[str, str], sent: deque[Part]) -> Iterator[Part]:
+    """The pictures with their known and listed stamps, some at a time; `sent` gets each part that is on its way."""
+    asked = ((image, stamp, listed.get(image)) for image, stamp in zip(images, stamps))
     while part := list(islice(asked, _FILES_AT_ONCE)):
         sent.append(part)
         yield part
-
-
-def _as_listed(part: list[Known], stamps: Mapping[str, str]) -> Part:
-    """With the stamps of now of those that are listed."""
-    listed = ((image, known, stamps.get(image)) for image, known in part)
-    return [
-        (image, known) if now is None else Listed(image, now, bool(now) and now == known)
-        for image, known, now in listed
-    ]
 
 
 def _joined(parts: Sequence[Hashed]) -> Hashed:

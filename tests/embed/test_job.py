@@ -224,6 +224,18 @@ def test_a_meme_whose_vector_is_not_finite_is_skipped_and_blocks_nothing(
     assert summary.work.embedded == {"image": 0, "text": 0} and len(loads) == 2  # the whole run's and the first
 
 
+def test_the_segments_of_many_small_runs_are_merged(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cache.store.compaction.MANY", 3)
+    counts = []
+    for count in (3, 6, 9):
+        write_multioff(tmp_path / "data", memes(count))
+        summary = run()
+        counts.append(len(list(summary.store.folder.glob("image-*.h5"))))
+    assert counts == [1, 2, 1]
+    again = run()
+    assert again.work.embedded == {"image": 0, "text": 0} and again.work.cached["image"] == 9
+
+
 def test_a_prompt_whose_vector_is_not_finite_is_left_out_of_the_index(
     tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
