@@ -31,9 +31,9 @@ export IMAGE := meme-classifier:latest
 build_args = $(foreach name,$(filter PYTHON_IMAGE TORCH_INDEX_URL,$(given)),--build-arg $(name)="$$$(name)")
 
 .DEFAULT_GOAL := help
-.PHONY: help help-dev install demo data audit embed tune tune-nested finetune report compare bundles runs threshold use prune export serve \
+.PHONY: help help-dev install demo data audit embed tune tune-nested finetune report compare bundles runs threshold score use prune export serve \
 	reload image push up down engine named bundled image-check test tree test-ray lint bench-embed bench-crash bench-plan bench-memory \
-	bench-tune bench-heads bench-large bench-halves bench-finetune bench-serve bench-load bench-ocr bench-near bench-store
+	bench-tune bench-heads bench-large bench-halves bench-finetune bench-serve bench-load bench-ocr bench-near bench-remote bench-store
 
 # The targets under the headings that begin with $(1): two hashes and @ for users, with @@ for developers.
 define targets
@@ -112,6 +112,10 @@ runs: install ## all trainings as a table (FORMAT=markdown|csv|latex), with mean
 threshold.options := BUNDLE $(aims) CONFIDENCE REVIEW
 threshold: install ## a new version of BUNDLE with another threshold, in seconds: TARGET_RECALL=0.9
 	@$(PY) -m head threshold $(arguments)
+
+score.options := $(vectors) BUNDLE OUT
+score: install ## the probability of every cached meme of DATA, as OUT=<file>.csv or .parquet; loads no encoder
+	@$(PY) -m head score $(arguments)
 
 use.argument := BUNDLE
 use: install ## put a version into use, also an older one: BUNDLE=<name>/<version>
@@ -206,6 +210,9 @@ bench-near: install ## time and memory of finding the near-copies among 1,000,00
 
 bench-store: install ## opening a store of 10,000 segments, finding and reading 1,000,000 vectors, an index's bytes a meme
 	$(PY) -m bench.store
+
+bench-remote: install ## pictures a second from a server that takes 50 ms a request, beside fsspec and img2dataset
+	$(PY) -m bench.remote
 
 bench-tune: install ## trials a second, and what they are worth: a plain PyTorch loop, scikit-learn's perceptron, ours
 	$(PY) -m bench.tune

@@ -16,7 +16,8 @@ from pathlib import Path
 from PIL import Image
 
 from cache import content_key
-from embed.data.dataset import Meme, read_dataset
+from embed.data.dataset import read_dataset
+from embed.data.memes import Meme
 from embed.pictures.decoding import UnreadableImage, decode_picture
 
 _TABLE = "memes.csv"

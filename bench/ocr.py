@@ -29,7 +29,8 @@ from PIL import Image
 
 from bench.machine import describe, print_json, say
 from cache import cores
-from embed.data.dataset import Meme, read_dataset
+from embed.data.dataset import read_dataset
+from embed.data.memes import Meme
 from embed.ocr.reader import TextReader
 from embed.pictures.decoding import decode_picture, in_rgb
 

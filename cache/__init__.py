@@ -11,7 +11,7 @@ from cache.exports import on_first_use
 
 if TYPE_CHECKING:
     from cache.bundles import CONFIG, LATEST, NoBundle, bundle_names, find_bundle, followed, version_folders
-    from cache.columns import KeyColumn, NumberColumn, TextColumn
+    from cache.columns import KeyColumn, NumberColumn, TextBuilder, TextColumn
     from cache.demo import (
         DEMO_DATA,
         NOTICE,
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     )
     from cache.edge import Parser, announce, exit_codes, printable, run_as_command, stop_quietly
     from cache.errors import raised_here, refuse
+    from cache.exchange.tables import write_table
     from cache.files import file_stamp, folder_replaced, naming, write_bytes_atomically, write_text_atomically
     from cache.index.dataset_index import (
         SPLITS,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     )
     from cache.index.parts import PARTS, PartRecord, part_of, read_parts, write_parts
     from cache.layout import FEATURES, LONG_TEXTS, DatasetRequest, Layout, absolute_if_file, data_name, names_a_file
+    from cache.store.compaction import merge_small
     from cache.store.key_table import KeyTable
     from cache.store.keys import content_key, file_digest, text_key
     from cache.store.segments import KINDS, DamagedSegment, Segment
@@ -65,6 +67,7 @@ __all__ = [
     "PartRecord",
     "Segment",
     "SpecMismatch",
+    "TextBuilder",
     "TextColumn",
     "UnusableIndex",
     "VectorStore",
@@ -88,6 +91,7 @@ __all__ = [
     "group_name",
     "is_demo_encoder",
     "limit_threads",
+    "merge_small",
     "names_a_file",
     "naming",
     "on_first_use",
@@ -108,20 +112,23 @@ __all__ = [
     "write_bytes_atomically",
     "write_index",
     "write_parts",
+    "write_table",
     "write_text_atomically",
 ]
 
 _OFFERS = {
     "cache.bundles": "CONFIG LATEST NoBundle bundle_names find_bundle followed version_folders",
-    "cache.columns": "KeyColumn NumberColumn TextColumn",
+    "cache.columns": "KeyColumn NumberColumn TextBuilder TextColumn",
     "cache.demo": "DEMO_DATA NOTICE chosen_model content_of demo_notice is_demo_encoder path_notice required_model",
     "cache.edge": "Parser announce exit_codes printable run_as_command stop_quietly",
     "cache.errors": "raised_here refuse",
+    "cache.exchange.tables": "write_table",
     "cache.files": "file_stamp folder_replaced naming write_bytes_atomically write_text_atomically",
     "cache.index.dataset_index": "SPLITS DatasetIndex UnusableIndex find_index group_name read_index write_index",
     "cache.index.parts": "PARTS PartRecord part_of read_parts write_parts",
     "cache.layout": "FEATURES LONG_TEXTS DatasetRequest Layout absolute_if_file data_name names_a_file",
     "cache.store.key_table": "KeyTable",
+    "cache.store.compaction": "merge_small",
     "cache.store.keys": "content_key file_digest text_key",
     "cache.store.segments": "KINDS DamagedSegment Segment",
     "cache.store.spec": "SpecMismatch differences require_same_spec spec_id",

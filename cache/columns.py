@@ -5,8 +5,8 @@ read, so a column is passed on and indexed by arrays (`take`) rather than copied
 """
 
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate, islice
 from typing import Any, Self, TypeVar, overload
 
 import numpy as np
@@ -50,6 +50,8 @@ class Column(Sequence[T]):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sequence) or isinstance(other, str):
             return NotImplemented
+        if type(self) is type(other):
+            return all(map(np.array_equal, vars(self).values(), vars(other).values()))
         return len(self) == len(other) and all(mine == theirs for mine, theirs in zip(self, other))
 
     __hash__ = None  # type: ignore[assignment]
@@ -73,11 +75,23 @@ class TextColumn(Column[str]):
         """The column of these texts; a column is returned as it is."""
         if isinstance(texts, TextColumn):
             return texts
-        utf8, ends = bytearray(), array("q")
-        for text in texts:
-            utf8 += text.encode(*_ENCODING)
-            ends.append(len(utf8))
-        return cls(np.frombuffer(utf8, np.uint8), np.frombuffer(ends, np.int64))
+        builder = TextBuilder()
+        builder.extend(texts)
+        return builder.column()
+
+    @classmethod
+    def sparse(cls, count: int, texts: Mapping[int, str]) -> "TextColumn":
+        """The column of `count` texts that are "" but for {row: text}."""
+        rows = sorted(texts)
+        held = cls.of(texts[row] for row in rows)
+        lengths = np.zeros(count, np.int64)
+        lengths[rows] = held.lengths
+        return cls(held.utf8, np.cumsum(lengths))
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(N,) int64: bytes of each text."""
+        return np.diff(self.ends.astype(np.int64), prepend=0)
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -98,7 +112,30 @@ class TextColumn(Column[str]):
         first = int(self.ends[start - 1]) if start else 0
         ends = self.ends[start:stop].tolist()
         joined = self.utf8[first : ends[-1]].tobytes()
+        if joined.isascii():
+            text = joined.decode("ascii")
+            return [text[a - first : b - first] for a, b in zip([first, *ends], ends)]
         return [joined[a - first : b - first].decode(*_ENCODING) for a, b in zip([first, *ends], ends)]
+
+
+class TextBuilder:
+    """Builds a column of texts that come one after the other."""
+
+    def __init__(self) -> None:
+        self._utf8, self._ends = bytearray(), array("q")
+
+    def extend(self, texts: Iterable[str]) -> None:
+        """Append the texts."""
+        rest = iter(texts)
+        while block := list(islice(rest, _BLOCK)):
+            joined = "".join(block)
+            lengths = map(len, block if joined.isascii() else [text.encode(*_ENCODING) for text in block])
+            self._ends.extend(islice(accumulate(lengths, initial=len(self._utf8)), 1, None))
+            self._utf8 += joined.encode(*_ENCODING)
+
+    def column(self) -> TextColumn:
+        """The column of all texts so far; call once, since it keeps the buffers."""
+        return TextColumn(np.frombuffer(self._utf8, np.uint8), np.frombuffer(self._ends, np.int64))
 
 
 class KeyColumn(Column[str]):

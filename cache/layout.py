@@ -9,7 +9,7 @@
     audit/*.html             pages of `python -m embed audit`
     studies.sqlite3          the tuning studies
     bundles/<name>/<version>/    model bundles, see `cache.bundles`
-    nested/, finetune/, exports/, test-readings/    output of these commands
+    nested/, finetune/, exports/, scores/, test-readings/    output of these commands
 
 It computes paths and touches no file.
 """
@@ -147,6 +147,10 @@ class Layout:
     def export(self, name: str, version: str) -> Path:
         """The default folder for exporting a version of a bundle."""
         return self.artifacts / "exports" / name / version
+
+    def scores(self, index: str, version: str) -> Path:
+        """The default file for the probabilities of an index's memes."""
+        return self.artifacts / "scores" / f"{index}--{version}.csv"
 
     def test_readings(self, data: str) -> Path:
         """The log of evaluations on a data set's test memes."""

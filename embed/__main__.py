@@ -106,7 +106,7 @@ def _parser() -> Parser:
 
 
 def _report(settings: EmbedSettings, summary: Summary) -> str:
-    splits = Counter(meme.split for meme in summary.memes)
+    splits = Counter(summary.memes.splits)
     spec = summary.store.spec
     new = sum(summary.work.embedded.values()) + summary.work.prompts["embedded"]
     device = f" on {summary.work.device}" if summary.work.device else ", not loaded: nothing to embed"
@@ -136,7 +136,7 @@ def _as_json(settings: EmbedSettings, summary: Summary) -> dict[str, Any]:
     spec = summary.store.spec
     return {
         "memes": len(summary.memes),
-        "splits": Counter(meme.split for meme in summary.memes),
+        "splits": Counter(summary.memes.splits),
         "model": settings.model,
         "pretrained": settings.pretrained,
         "spec": spec_id(spec),

@@ -10,29 +10,33 @@ A kill at any moment loses the segment in progress; the next run recomputes it.
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cache import DatasetIndex, VectorStore, write_index
+import numpy as np
+
+from cache import DatasetIndex, KeyColumn, KeyTable, TextColumn, VectorStore, merge_small, write_index
 from embed.base.errors import DatasetError
 from embed.data.choices import recall, remember
-from embed.data.dataset import Meme, read_dataset
+from embed.data.dataset import read_dataset
+from embed.data.memes import Memes
 from embed.data.parts import assign_parts
 from embed.data.understood import Understood
 from embed.engines.adoption import adopt_vectors
 from embed.engines.local import Engine, LocalEngine
 from embed.ocr.readings import Reading, fill_texts
 from embed.pictures.hash_log import HashLog
-from embed.pictures.hashing import Hashed, hash_pictures
+from embed.pictures.hints import NO_HINTS, joined
+from embed.pictures.keys import Hashed, hash_pictures
 from embed.plan import rows
-from embed.plan.earlier import earlier_index, find_readings, hints, ocr_source, preferring, replaced
-from embed.plan.opening import open_store, report_change, report_damage
+from embed.plan.earlier import earlier_index, find_readings, hints, hints_of_folder, ocr_source, preferring, replaced
+from embed.plan.opening import may_adopt, open_store, report_change, report_damage
 from embed.plan.settings import EmbedSettings
-from embed.plan.wanted import Wanted
+from embed.plan.wanted import Items, Wanted, text_keys
 
 if TYPE_CHECKING:
     from embed.engines.writing import Filled  # imports torch
@@ -72,7 +76,7 @@ class Summary:
     requested.
     """
 
-    memes: Sequence[Meme]
+    memes: Memes
     store: VectorStore
     work: Embedded
     too_long: int
@@ -83,12 +87,12 @@ class Summary:
 def embed_dataset(
     settings: EmbedSettings,
     say: Callable[[str], None] = print,
-    known: Mapping[str, tuple[str, str]] | None = None,
+    known: DatasetIndex | None = None,
     splits: Sequence[str] | None = None,
 ) -> Summary:
     """Bring the cache and the index up to date with the data folder; `say` prints messages to the user.
 
-    known: {image: (stamp, key)} from another index; splits: one per row, replacing those of the data.
+    known: another index, whose hashes of unchanged pictures are used; splits: one per row, replacing those of the data.
     Raises DatasetError, EncoderUnavailable, EngineUnavailable, NothingReadable, OcrUnavailable, SpecMismatch,
     StoreUnreached, TooLittleMemory and, when the disk is full, OSError; finished work is kept.
     """
@@ -97,7 +101,7 @@ def embed_dataset(
     earlier = earlier_index(settings.index)
     settings = replace(settings, options=preferring(settings.options, earlier))
     with closing(_open_engine(settings, say)) as engine:
-        return _Run(settings, engine, say, earlier).embed(dict(known or {}), splits)
+        return _Run(settings, engine, say, earlier).embed(known, splits)
 
 
 def _open_engine(settings: EmbedSettings, say: Callable[[str], None]) -> Engine:
@@ -121,33 +125,42 @@ class _Run:
     say: Callable[[str], None]
     earlier: DatasetIndex | None
 
-    def embed(self, known: dict[str, tuple[str, str]], splits: Sequence[str] | None) -> Summary:
+    def embed(self, known: DatasetIndex | None, splits: Sequence[str] | None) -> Summary:
         """`embed_dataset`."""
         settings = self.settings
         readings = find_readings(settings, self.earlier)
         source = rows.source_of(settings) | ocr_source(settings, self.earlier, readings.engine if readings else "")
         root, memes = self._read(source)
         log = HashLog(settings.index, settings.choices.images)
-        known = {} if settings.rehash else known | hints(self.earlier, settings.choices.images) | log.read()
-        hashed = hash_pictures(
-            root, [meme.image for meme in memes if not meme.problem], known, self.engine.map, log.add
-        )
+        hashed = self._hash(root, memes, known, log)
         reading = None
         if readings is not None:
             memes, reading = fill_texts(root, memes, hashed.keys, readings, settings.retry_failed)
         memes = _split_as(splits, memes, settings.data)
-        store, work, transient_failures = self._fill(root, Wanted.of(memes, hashed, settings.retry_failed))
-        reasons = rows.reasons(memes, hashed, store.failures("image") | transient_failures, store.failures("text"))
-        skipped = [(meme.id, meme.where, reason) for meme, reason in zip(memes, reasons, strict=True) if reason]
+        keys = text_keys(memes.texts, self.earlier)
+        wanted = Wanted.of(Items.of(hashed.keys, memes.images), Items.of(keys, memes.texts), settings.retry_failed)
+        store, work, transient_failures = self._fill(root, wanted)
+        failures = {"image": store.failures("image") | transient_failures, "text": store.failures("text")}
+        reasons = rows.reasons(memes, hashed, keys, failures)
+        skipped = [(memes.ids[row], memes.where[row], reasons[row]) for row in np.flatnonzero(reasons.lengths).tolist()]
         if len(skipped) == len(memes):
             raise NothingReadable(_none_usable(settings.data, skipped))
-        index = rows.index_of(memes, store, hashed, reasons, source)
-        index = replace(index, parts=self._parts(index, memes, hashed, root))
+        index = rows.index_of(memes, keys, hashed, reasons, store, source)
+        index = replace(index, parts=self._parts(index, memes, root))
         write_index(settings.index, index)
         log.forget()
         return Summary(memes, store, work, _too_long(index, store), skipped, reading)
 
-    def _read(self, source: dict[str, str]) -> tuple[Path, Sequence[Meme]]:
+    def _hash(self, root: Path, memes: Memes, known: DatasetIndex | None, log: HashLog) -> Hashed:
+        """The keys of the pictures, none where the meme has a problem."""
+        images = memes.images
+        if memes.problems.lengths.any():
+            images = TextColumn.of("" if problem else image for image, problem in zip(images, memes.problems))
+        earlier = hints_of_folder(self.earlier, self.settings.choices.images)
+        trusted = NO_HINTS if self.settings.rehash else joined(hints(known), earlier, log.read())
+        return hash_pictures(root, images, trusted, self.engine.map, log.add)
+
+    def _read(self, source: dict[str, str]) -> tuple[Path, Memes]:
         """The pictures' root and the memes, after saying what was understood and what index is replaced."""
         settings, understood = self.settings, Understood()
         root, memes = read_dataset(Path(settings.data), settings.choices, understood)
@@ -165,50 +178,55 @@ class _Run:
         waiting = partial(self.say, "another job is filling this cache; waiting for it")
         with store.locked(waiting) if busy else nullcontext():
             report_damage(store, self.say)
-            adopt_vectors(store, wanted.missing(store), root, self.say)
+            if may_adopt(store):
+                adopt_vectors(store, wanted.missing(store), root, self.say)
             if change := report_change(self.settings, self.earlier, store, wanted):
                 self.say(change)
-            return store, *_fill(store, self.engine, root, wanted)
+            filled = _fill(store, self.engine, root, wanted)
+            if busy:
+                merge_small(store, self.say)
+            return store, *filled
 
-    def _parts(self, index: DatasetIndex, memes: Sequence[Meme], hashed: Hashed, root: Path) -> Sequence[int]:
+    def _parts(self, index: DatasetIndex, memes: Memes, root: Path) -> Sequence[int]:
         """The part of each meme, -1 where the data have a validation split."""
+        if self.earlier is not None and rows.same_rows(self.earlier, index):
+            return self.earlier.parts  # bundles older than parts depend on the split that was carved without them
         if "validation" in index.splits:
             return [-1] * len(index)
-        if rows.without_parts(self.earlier, index):
-            return ()  # existing bundles depend on the split that was carved without parts
-        return assign_parts(memes, hashed.keys, root, self.settings.layout.splits(self.settings.data))
+        keys = {image: key for image, key in zip(index.images, index.image_keys) if key}
+        return assign_parts(list(memes), keys, root, self.settings.layout.splits(self.settings.data))
 
 
-def _split_as(splits: Sequence[str] | None, memes: Sequence[Meme], data: str) -> Sequence[Meme]:
+def _split_as(splits: Sequence[str] | None, memes: Memes, data: str) -> Memes:
     if splits is None:
         return memes
     if len(splits) != len(memes):
         raise DatasetError(f"{data}: {len(memes)} memes, expected {len(splits)}; run `make embed` again")
-    return [replace(meme, split=split) for meme, split in zip(memes, splits, strict=True)]
+    return replace(memes, splits=TextColumn.of(splits))
 
 
 def _too_long(index: DatasetIndex, store: VectorStore) -> int:
     """Distinct texts longer than the context."""
-    context = store.spec["tokenizer"]["context_length"]
-    return len({key for key, count in zip(index.text_keys, index.text_tokens) if count > context})
+    long = np.asarray(index.text_tokens) > store.spec["tokenizer"]["context_length"]
+    return len(KeyTable(KeyColumn.of(index.text_keys).take(long)))
 
 
 def _fill(store: VectorStore, engine: Engine, root: Path, wanted: Wanted) -> tuple[Embedded, dict[str, str]]:
     """Embed what is missing from the locked store; also {key: reason} of the transient failures."""
     work, transient_failures = Embedded(), dict[str, str]()
-    missing = wanted.missing(store)
-    for kind, items in wanted.items.items():
-        cached, todo = store.known(kind) & items.keys(), missing[kind]
-        if todo:
-            filled, seconds = _embed(store, kind, todo, engine, root)
+    for kind, items in wanted.kinds.items():
+        cached, lacking = store.has(kind, items.keys), wanted.lacking(store, kind)
+        if lacking.any():
+            filled, seconds = _embed(store, kind, items.as_dict(lacking), engine, root)
             transient_failures |= filled.transient_failures
             work.seconds += seconds
             work.spent["decode" if kind == "image" else "tokenise"] += filled.preparing
             work.spent["model"] += filled.encoding
-        embedded = store.known(kind) & todo.keys()
-        for name, keys in (("distinct", items.keys()), ("cached", cached), ("embedded", embedded)):
-            getattr(work, name)[kind] = len(keys - wanted.prompts)
-            work.prompts[name] += len(keys & wanted.prompts)
+        embedded = lacking & store.has(kind, items.keys)
+        own = wanted.own[kind]
+        for name, which in (("distinct", np.ones(len(items), bool)), ("cached", cached), ("embedded", embedded)):
+            getattr(work, name)[kind] = int((which & own).sum())
+            work.prompts[name] += int((which & ~own).sum())
     work.device = engine.device
     return work, transient_failures
 

@@ -58,7 +58,7 @@ def embed_finetuned(start: Start, delta: dict[str, Tensor], device: str, say: Ca
     choices: dict[str, Any] = {name: start.index.source.get(name, "") for name in CHOICES}
     settings = replace(settings, **choices)
     # the pictures that are unchanged need not be hashed again
-    embed_dataset(settings, say, start.index.hints, _splits(start))
+    embed_dataset(settings, say, start.index, _splits(start))
     index = read_index(settings.index)
     if index.ids != start.index.ids or _usable(index) != _usable(start.index):
         raise UnusableStart(f"{settings.data}: its memes changed while they were trained on; run `make embed` again")

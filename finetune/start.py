@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from cache import DatasetIndex, Layout, UnusableIndex, absolute_if_file
-from embed.pictures.hashing import hash_pictures
+from embed.pictures.keys import hash_pictures
 from embed.pictures.locate import pictures_root
+from embed.plan.earlier import hints
 from head.bundle.evaluation import load_bundle_data
 from head.bundle.format import load_bundle
 from head.bundle.settings import Judging, review_share
@@ -162,12 +163,13 @@ def sides_of(ensemble: HeadEnsemble) -> set[str]:
 def _unchanged_pictures(index: DatasetIndex) -> Path:
     """The folder of the pictures. Raises UnusableStart where one is not the picture that was embedded."""
     root = pictures_root(index.source)
-    images = {index.images[row]: (index.image_stamps[row], index.image_keys[row]) for row in usable_rows(index)}
-    hashed = hash_pictures(root, images, images)
-    for image, (_, key) in images.items():
-        if hashed.keys.get(image) != key:
-            reason = hashed.problems.get(image, "it has changed since it was embedded")
-            raise UnusableStart(f"{root / image}: {reason}; run `make embed` and `make tune` again")
+    usable = set(usable_rows(index))
+    images = [image if row in usable else "" for row, image in enumerate(index.images)]
+    hashed = hash_pictures(root, images, hints(index))
+    for row, (key, found) in enumerate(zip(index.image_keys, hashed.keys)):
+        if images[row] and found != key:
+            reason = hashed.problems[row] or "it has changed since it was embedded"
+            raise UnusableStart(f"{root / images[row]}: {reason}; run `make embed` and `make tune` again")
     return root
 
 

@@ -4,6 +4,7 @@
     python -m head nested --data demo/memes --model local-dir:demo/encoder
     python -m head bundles | runs                       tables of versions, and of trainings over seeds
     python -m head threshold --target-recall 0.9        a new version with another threshold, in seconds
+    python -m head score --data demo/memes --out scores.parquet
     python -m head use NAME/VERSION                     which version is served
     python -m head prune --keep 5                       remove old versions
 
@@ -84,6 +85,9 @@ def _manage(options: argparse.Namespace) -> None:
         commands.run_runs(options.artifacts, options.format)
     elif options.command == "use":
         commands.run_use(options.bundle, options.artifacts)
+    elif options.command == "score":
+        assert bundle is not None
+        commands.run_score(request_of(options), bundle, options.artifacts, options.out)
     elif options.command == "prune":
         commands.run_prune(options.artifacts, options.keep)
     else:
@@ -109,6 +113,14 @@ def _parser() -> Parser:
                 "unless the ensemble is better",
             )
             _add_review(command)
+    scoring = commands.add_parser(
+        "score",
+        help="probabilities of every cached meme as CSV or Parquet",
+        formatter_class=form,
+        parents=[data_options()],
+    )
+    _add_bundle(scoring, "bundle to score with")
+    scoring.add_argument("--out", type=Path, help="file to write, .csv or .parquet; default: in --artifacts")
     for name, purpose in (
         ("bundles", "all versions of all model bundles, as a table"),
         ("runs", "all trainings, with mean and deviation over seeds"),
@@ -125,11 +137,14 @@ def _parser() -> Parser:
         elif name == "use":
             command.add_argument("bundle", type=Path, help="<name>/<version> as `bundles` shows it, or its folder")
         else:
-            default = Path("artifacts/bundles/latest")
-            command.add_argument("--bundle", type=Path, default=default, help="version to start from")
+            _add_bundle(command, "version to start from")
             _add_aim(command)
             _add_review(command)
     return parser
+
+
+def _add_bundle(command: argparse.ArgumentParser, purpose: str) -> None:
+    command.add_argument("--bundle", type=Path, default=Path("artifacts/bundles/latest"), help=purpose)
 
 
 def _add_search(command: argparse.ArgumentParser, several: bool) -> None:

@@ -1,14 +1,18 @@
-"""Run `bundles`, `runs`, `use`, `prune` and `threshold` and print their results; imports torch and scikit-learn."""
+"""Run the commands that work on tuned bundles and print their results; imports torch and scikit-learn."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
-from cache import Layout, find_bundle
-from head.bundle.format import read_config
+import numpy as np
+
+from cache import DatasetRequest, Layout, find_bundle, find_index, read_index, write_table
+from head.bundle.format import load_bundle, read_config
 from head.bundle.settings import review_share
 from head.bundle.versions import Version, flat_names, in_use, prune, take_over, use, versions
 from head.judge.threshold import Aim, aim_of, aim_words
 from head.rethreshold import rethreshold
+from head.scoring import score_index
 from head.tables import bundles_table, review_words, runs_table, threshold_words
 
 
@@ -55,6 +59,28 @@ def run_threshold(bundle: Path, artifacts: Path, aim: Aim | None, review: float 
     print_review(version)
     print(f"bundle      {version.folder}")
     print(f"in use      {use(layout, version.folder)}")
+
+
+def run_score(request: DatasetRequest, folder: Path, artifacts: Path, out: Path | None) -> None:
+    """Write the probability of every cached meme of a data set to `out`. Raises what `score_index` and `write_table` raise.
+
+    Without a model in the request, the index is that of the bundle's encoder.
+    """
+    bundle = load_bundle(folder)
+    config = bundle.config
+    if not request.model:
+        features = config["spec"].get("feature", request.features)
+        finetuned = "finetuned" in config
+        request = replace(request, **config["encoder"], features=features, finetuned=finetuned)
+    path = find_index(artifacts, request)
+    index = read_index(path)
+    columns = score_index(bundle, index, Layout(artifacts).vectors)
+    out = out or Layout(artifacts).scores(path.stem, folder.name)
+    write_table(out, columns)
+    decisions, counts = np.unique(columns["decision"], return_counts=True)
+    print(f"scored      {len(columns['id'])} memes, {len(index) - len(columns['id'])} without vectors left out")
+    print(f"answers     {', '.join(f'{count} {decision}' for decision, count in zip(decisions, counts))}")
+    print(f"table       {out}")
 
 
 def print_review(version: Version) -> None:

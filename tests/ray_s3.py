@@ -21,7 +21,8 @@ from moto.server import ThreadedMotoServer
 
 from cache import VectorStore, content_key, read_index
 from embed.__main__ import main
-from embed.data.dataset import Meme, read_dataset
+from embed.data.dataset import read_dataset
+from embed.data.memes import Meme
 from embed.pictures.hashing import read_picture
 from embed.pictures.locate import pictures_root
 from embed.pictures.remote import MISSING

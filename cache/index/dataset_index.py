@@ -89,12 +89,6 @@ class DatasetIndex:
         """Whether the index has parts; older ones do not."""
         return not (np.asarray(self.parts) == _NO_PARTS).any()
 
-    @property
-    def hints(self) -> dict[str, tuple[str, str]]:
-        """{image: (stamp, key)} of the picture files with a stamp."""
-        hints = zip(self.images, self.image_stamps, self.image_keys)
-        return {image: (stamp, key) for image, stamp, key in hints if stamp}
-
 
 _DESCRIPTIONS = ("spec", "source", "prompts")  # stored as JSON attributes of the file
 _COLUMNS = tuple(f.name for f in fields(DatasetIndex) if f.name not in _DESCRIPTIONS)

@@ -33,12 +33,13 @@ from embed.audit.page import write_page
 from embed.base.errors import DatasetError, RowError
 from embed.base.threads import run_ahead
 from embed.data.choices import Choices, add_choices, recall, remember
-from embed.data.dataset import Meme, check_usable, scan_dataset
+from embed.data.dataset import check_usable, scan_dataset
 from embed.data.labels import LABEL_NAMES
+from embed.data.memes import Meme
 from embed.data.near_duplicates import picture_hash
 from embed.data.understood import Understood
 from embed.pictures.decoding import UnreadableImage, decode_stored, see
-from embed.pictures.hashing import UnusableFile, read_picture
+from embed.pictures.hashing import UnusableFile, read_ahead, read_picture
 
 # Rows of a finding, and memes of a group, on the screen; the page and --json list more.
 _LINES = 20
@@ -140,8 +141,9 @@ def _useless(data: str, memes: list[Meme], checks: dict[str, PictureCheck], unde
 def check_pictures(root: Path, images: Iterable[str]) -> dict[str, PictureCheck]:
     """Decode each picture under `root` once: {image: check}; errors are in `PictureCheck.problem`."""
     names = list(dict.fromkeys(images))
-    checks = run_ahead(lambda name: _check(root / name), names, _AHEAD)
-    return dict(zip(names, tqdm(checks, "pictures", len(names), unit=" pictures", mininterval=0.5), strict=True))
+    with read_ahead(root, names) as ahead:
+        checks = run_ahead(lambda name: _check(ahead / name), names, _AHEAD)
+        return dict(zip(names, tqdm(checks, "pictures", len(names), unit=" pictures", mininterval=0.5), strict=True))
 
 
 def _check(path: Path) -> PictureCheck:

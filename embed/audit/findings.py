@@ -13,8 +13,8 @@ import numpy as np
 
 from cache import text_key
 from embed.base.errors import RowError
-from embed.data.dataset import Meme
 from embed.data.labels import LABEL_NAMES, UNLABELLED
+from embed.data.memes import Meme
 from embed.data.near_duplicates import differing_bits, near_pictures, near_texts, shared_words, words
 
 

@@ -11,8 +11,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from cache import write_bytes_atomically
 from embed.audit.findings import Finding, Group
 from embed.base.threads import run_ahead
-from embed.data.dataset import Meme
 from embed.data.labels import LABEL_NAMES
+from embed.data.memes import Meme
 from embed.pictures.thumbnails import thumbnail
 
 # Groups shown with pictures: a page of a few megabytes, which a browser opens at once.

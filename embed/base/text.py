@@ -7,7 +7,12 @@ MAX_TEXT = 1_000_000
 
 def clean_text(text: str) -> str:
     """Strip; replace lone surrogates and NUL, so that every text has a key; "" where no character is visible."""
-    cleaned = text.encode("utf-8", "replace").decode("utf-8").replace("\0", " ").strip()
+    if text.isascii():
+        cleaned = text.replace("\0", " ").strip()
+    else:
+        cleaned = text.encode("utf-8", "replace").decode("utf-8").replace("\0", " ").strip()
+    if cleaned.isprintable():  # all of it, the usual case
+        return cleaned
     return cleaned if any(sign.isprintable() and not sign.isspace() for sign in cleaned) else ""
 
 

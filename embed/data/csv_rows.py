@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TextIO, cast
 
 from embed.base.text import MAX_TEXT
-from embed.data.columns import Columns, fields_of
+from embed.data.columns import Columns
 
 _DELIMITERS = (",", ";", "\t", "|")
 # Of the letters of a Western text in cp1252 few are outside ASCII; in a Cyrillic or Greek code page nearly all are.
@@ -77,17 +77,19 @@ class _Counted:
 
 def _rows(records: _Counted, header: tuple[str, ...], columns: dict[str, str]) -> Iterator[Numbered]:
     width = len(header)
+    last = {name: place for place, name in enumerate(header)}
+    places = [(ours, last.get(theirs)) for ours, theirs in columns.items()]
     for number, row in records:
         if isinstance(row, str):
             yield number, row
-        elif not any(cell.strip() for cell in row):
+        elif not any(map(str.strip, row)):
             continue
-        elif any(cell.strip() for cell in row[width:]):
+        elif len(row) > width and any(map(str.strip, row[width:])):
             yield number, "more fields than the header has; quote a text that holds a comma"
         elif len(row) < width:
             yield number, "fewer fields than the header has, or a quote that is not closed"
         else:
-            yield number, fields_of(dict(zip(header, row)), columns)
+            yield number, {ours: None if place is None else row[place] for ours, place in places}
 
 
 def _first_line(file: TextIO) -> tuple[str, int]:

@@ -6,17 +6,21 @@ folder of the tables, or in IMAGES: another folder or a URL.
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from cache import group_name
+import numpy as np
+
+from cache import TextColumn, group_name
 from embed.base.errors import DatasetError, RowError
 from embed.base.text import clean_text, hide_secrets
+from embed.base.text_rows import first_rows
 from embed.data.choices import Choices
 from embed.data.layouts.reading import Reading, split_in
 from embed.data.layouts.registry import LAYOUTS, PLAIN
+from embed.data.memes import Meme, Memes
 from embed.data.tables import Row, check_exists
 from embed.data.understood import Understood
 from embed.data.values import as_name, as_text, is_missing
@@ -26,29 +30,9 @@ from embed.pictures.locate import Finder, open_pictures
 _NO_GROUP = "pc_empty"
 
 
-@dataclass(frozen=True)
-class Meme:
-    """One row of a data set.
-
-    image: path inside the pictures' root, as POSIX; text: cleaned, may be empty; label: 1 offensive, 0 not,
-    -1 unlabelled; split: "train" | "validation" | "test"; where: file and row; problem: "" or why it is skipped;
-    group: target group of the meme as the data name it, or ""; agreement: share of its annotators who gave the label.
-    """
-
-    id: str
-    image: str
-    text: str
-    label: int
-    split: str
-    where: str
-    problem: str = ""
-    group: str = ""
-    agreement: float = 1.0
-
-
 def read_dataset(
     data: Path, choices: Choices | None = None, understood: Understood | None = None
-) -> tuple[Path, list[Meme]]:
+) -> tuple[Path, Memes]:
     """The pictures' root, and every row of the data set, train first; understood: filled with what was read.
 
     Raises DatasetError for a missing folder, table or column, an unknown label or split, for rows that are all
@@ -56,13 +40,15 @@ def read_dataset(
     """
     understood = Understood() if understood is None else understood
     root, rows = scan_dataset(data, choices or Choices(), understood)
-    memes = []
-    for row in rows:
-        if isinstance(row, RowError):
-            raise DatasetError(f"{row.where}: {row.reason}")
-        memes.append(row)
+    memes = Memes.of(map(_meme, rows))
     check_usable(data, understood)
     return root, _mark_repeats(memes)
+
+
+def _meme(row: Meme | RowError) -> Meme:
+    if isinstance(row, RowError):
+        raise DatasetError(f"{row.where}: {row.reason}")
+    return row
 
 
 def check_usable(data: Path, understood: Understood) -> None:
@@ -100,45 +86,42 @@ def _memes(rows: Iterator[Row | RowError], finder: Finder, understood: Understoo
     for row in rows:
         if isinstance(row, RowError):
             yield row
-        else:
-            yield from _read_row(row, finder, understood)
-
-
-def _read_row(row: Row, finder: Finder, understood: Understood) -> Iterator[Meme | RowError]:
-    """The meme of a row, or an error for each of its fields that cannot be used."""
-    where, fields = row
-    readers = (
-        ("name", _name),
-        ("id", lambda fields: as_name(fields.get("id"), "id")),
-        ("text", lambda fields: as_text(fields.get("text"))),
-        ("split", _split),
-        ("label", lambda fields: understood.labels.read(fields.get("label"))),
-    )
-    parts: dict[str, Any] = {}
-    for part, read in readers:
+            continue
         try:
-            parts[part] = read(fields)
-        except ValueError as error:
-            yield RowError(where, str(error))
-    if len(parts) < len(readers):
-        return
-    name, (label, agreement) = parts["name"], parts["label"]
+            yield _read_row(row, finder, understood)
+        except ValueError:
+            yield from _errors(row, understood)
+
+
+def _read_row(row: Row, finder: Finder, understood: Understood) -> Meme:
+    """The meme of a row. Raises ValueError for a field that cannot be used."""
+    where, fields = row
+    name, written_id, text, split, (label, agreement) = (read(fields, understood) for read in _FIELDS)
     image, problem = finder.find(name, fields["folders"])
     # the default id does not depend on how a table spells the folder of its pictures
     default_id = image if name.startswith("/") or "://" in name else name
-    id = hide_secrets(parts["id"]) or default_id
-    understood.take(parts["split"], label, parts["text"], agreement)
-    yield Meme(id, image, parts["text"], label, parts["split"], where, problem, _group(fields), agreement)
+    understood.take(split, label, text, agreement)
+    id = hide_secrets(written_id) or default_id
+    return Meme(id, image, text, label, split, where, problem, _group(fields), agreement)
 
 
-def _name(fields: dict[str, Any]) -> str:
+def _errors(row: Row, understood: Understood) -> Iterator[RowError]:
+    """An error for each field of a row that cannot be used."""
+    for read in _FIELDS:
+        try:
+            read(row[1], understood)
+        except ValueError as error:
+            yield RowError(row[0], str(error))
+
+
+def _name(fields: dict[str, Any], _: Understood) -> str:
     name = hide_secrets(as_name(fields.get("image"), "picture's name") or as_name(fields.get("id"), "id"))
     if not name:
         raise ValueError("no image name; give the picture's file name or delete the row")
     return name
 
 
-def _split(fields: dict[str, Any]) -> str:
+def _split(fields: dict[str, Any], _: Understood) -> str:
     written = fields.get("split")
     split = fields["default_split"] if is_missing(written) else split_in(f"{written}")
     if not split:
@@ -150,27 +133,47 @@ def _split(fields: dict[str, Any]) -> str:
     return split
 
 
+_FIELDS: tuple[Callable[[dict[str, Any], Understood], Any], ...] = (
+    _name,
+    lambda fields, _: as_name(fields.get("id"), "id"),
+    lambda fields, _: as_text(fields.get("text")),
+    _split,
+    lambda fields, understood: understood.labels.read(fields.get("label")),  # last, since it counts
+)
+
+
 def _group(fields: dict[str, Any]) -> str:
     written = fields.get("group")
     group = "" if is_missing(written) else clean_text(group_name(written))
     return "" if group == _NO_GROUP else group
 
 
-def _mark_repeats(rows: list[Meme]) -> list[Meme]:
+def _mark_repeats(memes: Memes) -> Memes:
     """A repeated id: skipped if text and picture are the same, else the row gets a new id, `<id>#2` and so on."""
+    earlier = first_rows(memes.ids)
+    repeated = np.flatnonzero(earlier != np.arange(len(memes)))
+    if not len(repeated):
+        return memes
+    # what a new id could be the same as, and the first row of each repeated id
+    numbered = (row for row, name in enumerate(memes.ids) if "#" in name)
     first: dict[tuple[str, str, str], Meme] = {}
     ids: set[str] = set()
     # next number to try for each id: starting from 2 every time would be quadratic
     numbers: defaultdict[str, Iterator[int]] = defaultdict(lambda: itertools.count(2))
-    marked = []
-    for meme in rows:
-        earlier = first.setdefault((meme.id, meme.text, meme.image), meme)
-        if earlier is not meme:
-            other = "" if earlier.label == meme.label else ", but with the other label: which one is right?"
-            meme = replace(meme, problem=meme.problem or f"the same id and text as {earlier.where}{other}")
+    new_ids, problems = dict[int, str](), dict[int, str]()
+    for row in sorted({*repeated.tolist(), *earlier[repeated].tolist(), *numbered}):
+        meme = memes[row]
+        before = first.setdefault((meme.id, meme.text, meme.image), meme)
+        if before is not meme:
+            other = "" if before.label == meme.label else ", but with the other label: which one is right?"
+            problems[row] = meme.problem or f"the same id and text as {before.where}{other}"
         elif meme.id in ids:
             number = next(n for n in numbers[meme.id] if f"{meme.id}#{n}" not in ids)
-            meme = replace(meme, id=f"{meme.id}#{number}")
-        ids.add(meme.id)
-        marked.append(meme)
-    return marked
+            new_ids[row] = f"{meme.id}#{number}"
+        ids.add(new_ids.get(row, meme.id))
+    return replace(memes, ids=_with(memes.ids, new_ids), problems=_with(memes.problems, problems))
+
+
+def _with(texts: TextColumn, new: dict[int, str]) -> TextColumn:
+    """The column with the texts of some rows replaced."""
+    return TextColumn.of(new.get(row, text) for row, text in enumerate(texts)) if new else texts

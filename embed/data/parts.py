@@ -18,10 +18,10 @@ from tqdm import tqdm
 
 from cache import PartRecord, part_of, read_parts, write_parts
 from embed.base.threads import run_ahead
-from embed.data.dataset import Meme
+from embed.data.memes import Meme
 from embed.data.near_duplicates import near_pictures, near_texts, picture_hash, words
 from embed.pictures.decoding import UnreadableImage, decode_picture
-from embed.pictures.hashing import UnusableFile, read_picture
+from embed.pictures.hashing import UnusableFile, read_ahead, read_picture
 
 _AHEAD = 32
 # A near-duplicate cluster of more than a tenth of the memes, and more than two, is a template or phrase and is ignored.
@@ -73,9 +73,10 @@ def _fill(memes: Sequence[Meme], keys: Mapping[str, str], members: list[list[int
 
 def _hash_missing(record: PartRecord, images: Mapping[str, str], root: Path) -> None:
     missing = [key for key in images if key not in record.hashes]
-    hashes = run_ahead(lambda key: _hash(root / images[key]), missing, _AHEAD)
-    bar = tqdm(hashes, "near-copies", len(missing), unit=" pictures", mininterval=0.5, delay=1)
-    record.hashes |= dict(zip(missing, bar))
+    with read_ahead(root, [images[key] for key in missing]) as ahead:
+        hashes = run_ahead(lambda key: _hash(ahead / images[key]), missing, _AHEAD)
+        bar = tqdm(hashes, "near-copies", len(missing), unit=" pictures", mininterval=0.5, delay=1)
+        record.hashes |= dict(zip(missing, bar))
 
 
 def _hash(path: Path) -> np.ndarray:

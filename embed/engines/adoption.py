@@ -15,7 +15,7 @@ from cache import Segment, VectorStore, content_key
 from embed.base.threads import run_ahead
 from embed.clip.options import older_spec
 from embed.pictures.decoding import UnreadableImage, appearance_changes
-from embed.pictures.hashing import UnusableFile, read_picture
+from embed.pictures.hashing import UnusableFile, read_ahead, read_picture
 
 # Rows of a segment: 4,096 of 1,024 columns take 16 MB.
 _ROWS = 4096
@@ -49,14 +49,15 @@ def _sort(root: Path, images: dict[str, str]) -> tuple[list[str], list[str]]:
     def look(item: tuple[str, str]) -> str:
         key, image = item
         try:
-            data = read_picture(root / image)
+            data = read_picture(ahead / image)
             changes = appearance_changes(data) if content_key(data) == key else ["another file by now"]
         except (UnusableFile, UnreadableImage):
             changes = ["unreadable by now"]
         return " and ".join(changes)
 
-    reasons = tqdm(run_ahead(look, images.items(), _AHEAD), "looking", len(images), unit=" pictures", delay=1)
-    found = dict(zip(images, reasons, strict=True))
+    with read_ahead(root, images.values()) as ahead:
+        reasons = tqdm(run_ahead(look, images.items(), _AHEAD), "looking", len(images), unit=" pictures", delay=1)
+        found = dict(zip(images, reasons, strict=True))
     return [key for key, reason in found.items() if not reason], [reason for reason in found.values() if reason]
 
 

@@ -4,19 +4,22 @@ An engine reads pictures, prepares and encodes them, and adds vectors to a store
 other.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from cache import VectorStore
 from embed.base.threads import run_ahead
 from embed.clip.options import EncoderRequest
+from embed.pictures.hashing import read_ahead
 
 if TYPE_CHECKING:
     from embed.clip.encoder import ClipEncoder
     from embed.engines.writing import Filled
 
 ENGINES = ("local", "ray")
+# Items in the queue of the threads.
+_AHEAD = 256
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -26,8 +29,8 @@ class Engine(Protocol):
 
     device: str
 
-    def map(self, work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-        """`work` of each item, in order."""
+    def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """`work` of each item, in order; items are taken as they are needed."""
 
     def load(self) -> tuple[dict[str, Any], Path]:
         """The feature spec of its encoders, and their weights file. Raises EncoderUnavailable."""
@@ -47,8 +50,8 @@ class LocalEngine:
         self._loaded: ClipEncoder | None = None
         self.device = ""
 
-    def map(self, work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-        return run_ahead(work, items, len(items) + 1)
+    def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        return run_ahead(work, items, _AHEAD)
 
     def load(self) -> tuple[dict[str, Any], Path]:
         encoder = self._encoder()
@@ -60,7 +63,8 @@ class LocalEngine:
         from embed.engines.prepare import preparer
 
         encoder = self._encoder()
-        return fill(store, kind, todo, preparer(kind, encoder, root), Encoding.of(encoder, kind))
+        with read_ahead(root, todo.values() if kind == "image" else ()) as ahead:
+            return fill(store, kind, todo, preparer(kind, encoder, ahead), Encoding.of(encoder, kind))
 
     def close(self) -> None:
         """Nothing to release."""

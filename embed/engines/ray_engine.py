@@ -12,7 +12,7 @@ import math
 import os
 import socket
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -107,7 +107,7 @@ class RayEngine:
         self._failed_starts = 0
         self.device = ""
 
-    def map(self, work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+    def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """`work` of each item, in order, one CPU each; call before `load`, since encoders reserve CPUs.
 
         Raises the exceptions of `work`, SpecMismatch if a machine has other versions of the libraries than this one, and

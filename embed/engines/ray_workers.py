@@ -24,6 +24,7 @@ from embed.clip.options import EncoderRequest, library_versions
 from embed.clip.preprocessor import Preprocessor, load_preprocessor
 from embed.engines.batches import Batch, Encoding, GpuBatches
 from embed.engines.prepare import Prepared, preparer
+from embed.pictures.hashing import read_ahead
 
 Items = list[tuple[str, str]]
 """(key, image path under the root or text) of each item."""
@@ -64,8 +65,8 @@ def _inputs(model: str, spec: str) -> Preprocessor:
 
 def _prepare(inputs: Preprocessor, root: Path, kind: str, items: Items) -> PreparedBatch:
     started = time.monotonic()
-    with _enough_memory():
-        made = [preparer(kind, inputs, root)(key, item) for key, item in items]
+    with _enough_memory(), read_ahead(root, [item for _, item in items] if kind == "image" else ()) as ahead:
+        made = [preparer(kind, inputs, ahead)(key, item) for key, item in items]
     # Ray passes arrays through shared memory; tensors would be copied
     arrays = [item.tensor.numpy() for item in made if item.tensor is not None]
     return PreparedBatch([item.without_tensor() for item in made], arrays, time.monotonic() - started)

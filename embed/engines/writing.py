@@ -24,6 +24,8 @@ _SEGMENT_ROWS = 4096
 _SEGMENT_SECONDS = 2.0
 # Segments that wait while one is written: a slow disk stops the job before it fills the memory.
 _WAITING = 1
+# So many items of a run are not all odd ones.
+_MOST_ODD = 32
 NOT_FINITE = "its vector has NaN or infinite numbers: the encoder cannot embed it"
 
 
@@ -99,8 +101,9 @@ class BatchWriter:
             self.filled.added += len(items)
 
     def _sort_out_not_finite(self) -> None:
-        """Record single items as failures; where no other vector was ever made, the encoder is broken, not the items."""
-        if self._not_finite and not self.filled.added and not self._store.known(self._kind):
+        """Record odd items as failures; many of them, or the first ever, and no other vector: the encoder is broken."""
+        odd = len(self._not_finite) < _MOST_ODD and self._store.known(self._kind)
+        if self._not_finite and not self.filled.added and not odd:
             raise BrokenEncoder(
                 f"all {len(self._not_finite)} {self._kind} vectors have NaN or infinite numbers: the weights are damaged, "
                 "or too large for this precision; try --precision fp32 (PRECISION=fp32)"
@@ -109,12 +112,11 @@ class BatchWriter:
         self._not_finite = []
 
     def _close_segment(self) -> None:
-        items, batches, failures = self._items, self._vectors, self._failures
-        self._clear()
-        if items or failures:
-            vectors = np.concatenate(batches) if batches else np.empty((0, 0), np.float32)
-            tokens = np.array([item.tokens for item in items], np.int32)
-            self._thread.put(Segment([item.key for item in items], vectors, tokens, failures))
+        if self._items or self._failures:
+            vectors = np.concatenate(self._vectors) if self._vectors else np.empty((0, 0), np.float32)
+            tokens = np.array([item.tokens for item in self._items], np.int32)
+            self._thread.put(Segment([item.key for item in self._items], vectors, tokens, self._failures))
+        self._clear()  # last: Ctrl-C while a slow disk is waited for does not lose them
 
     def _clear(self) -> None:
         self._items: list[Prepared] = []

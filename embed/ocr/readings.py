@@ -9,16 +9,17 @@ picture up before they read it.
 
 import re
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
-from cache import content_key, cores
+from cache import KeyColumn, content_key, cores
 from embed.base import json_lines
 from embed.base.threads import run_ahead
-from embed.data.dataset import Meme
+from embed.data.memes import Memes
 from embed.ocr.reader import OcrFailed, TextReader, engine_name
 from embed.ocr.recognisers import Recogniser
 from embed.pictures.decoding import UnreadableImage
@@ -46,35 +47,30 @@ class Reading:
 
 
 def fill_texts(
-    root: Path, memes: Sequence[Meme], keys: Mapping[str, str], results: "Readings", retry_failed: bool = False
-) -> tuple[list[Meme], Reading]:
+    root: Path, memes: Memes, keys: KeyColumn, results: "Readings", retry_failed: bool = False
+) -> tuple[Memes, Reading]:
     """The memes with empty texts filled by OCR, and counts.
 
-    keys: {image: content key} of the readable pictures under `root`; results: earlier ones, and where new ones go;
-    retry_failed: retry pictures that could not be read. Their texts stay empty, and those of new pictures where
+    keys: (N,) content keys of the pictures under `root`, "" of unreadable ones; results: earlier ones, and where new ones
+    go; retry_failed: retry pictures that could not be read. Their texts stay empty, and those of new pictures where
     `results` only keeps earlier ones. Raises OcrUnavailable, and OSError when the disk is full.
     """
-    empty = [meme for meme in memes if not meme.text and not meme.problem and meme.image in keys]
-    pictures = {keys[meme.image]: root / meme.image for meme in empty}
-    new = {key: path for key, path in pictures.items() if key not in results.texts}
-    todo = {} if results.recogniser is None else new
-    if retry_failed and results.recogniser is not None:
-        todo = new | {key: path for key, path in pictures.items() if key in results.problems}
+    empty = np.flatnonzero((memes.texts.lengths == 0) & keys.present)
+    rows = dict(zip(empty.tolist(), keys.take(empty)))
+    pictures = {key: root / image for key, image in zip(rows.values(), memes.images.take(empty))}
+    new = pictures.keys() - results.texts.keys()
+    again = pictures.keys() & results.problems if retry_failed else set()
+    todo = {key: path for key, path in pictures.items() if key in new | again} if results.recogniser else {}
     started = time.monotonic()
     if todo:
         _read(todo, results)
-    filled = [
-        replace(meme, text=results.texts.get(keys.get(meme.image, ""), ""))
-        if not meme.text and not meme.problem
-        else meme
-        for meme in memes
-    ]
-    unread = new.keys() - todo.keys()
+    found = {row: text for row, key in rows.items() if (text := results.texts.get(key))}
+    unread = new - todo.keys()
     failed = pictures.keys() - (results.texts.keys() - results.problems) - unread
-    return filled, Reading(
+    reading = Reading(
         engine=results.engine,
         empty=len(empty),
-        filled=sum(bool(meme.text) for meme in filled) - sum(bool(meme.text) for meme in memes),
+        filled=len(found),
         pictures=len(pictures),
         known=len(pictures.keys() - todo.keys() - failed - unread),
         read=len(todo.keys() - failed),
@@ -82,6 +78,7 @@ def fill_texts(
         seconds=time.monotonic() - started,
         unread=len(unread),
     )
+    return (memes.with_texts(found) if found else memes), reading
 
 
 def _read(todo: Mapping[str, Path], results: "Readings") -> None:

@@ -1,43 +1,27 @@
-"""Compute the keys of a data set's pictures: each file is read once and hashed, none is decoded.
+"""Read picture files, and compute their keys: each file is read once and hashed, none is decoded.
 
-A file with the same size and times as in an earlier run, or behind a URL with the same ETag, keeps its key unread;
-`--rehash` reads every file.
+A file with the same size and times as in an earlier run, or behind a URL with the same ETag, is not read.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import partial
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
-from tqdm import tqdm
-
-from cache import content_key, file_stamp
-from embed.base.threads import run_ahead
+from cache import content_key
 
 if TYPE_CHECKING:
     from embed.pictures.remote import RemotePath
 
 # Size limit of a picture file, which is read into memory.
 MAX_FILE_BYTES = 100_000_000
-# Files per task of a thread: a single file is less work than the hand-over.
-_FILES_AT_ONCE = 64
-# Object stores are latency-bound: concurrent requests per worker thread.
-_REQUESTS_AT_ONCE = 8
-# Pictures, spread over the data set, that are requested first from an object store: if it is down or denies access,
-# each request takes the seconds of several attempts.
-_FIRST_REQUESTS = 8
 _BLOCK = 1 << 20
 
 
-class Known(NamedTuple):
-    """A picture, and its file's stamp and key in an earlier run, "" without one."""
-
-    image: str
-    stamp: str
-    key: str
+Known: TypeAlias = tuple[str, str, str | None]
+"""A picture, its file's stamp in an earlier run, "" without one, and its stamp in a listing of now, None where it is not listed."""
 
 
 class Outcome(NamedTuple):
@@ -48,103 +32,31 @@ class Outcome(NamedTuple):
     problem: str
 
 
-Part: TypeAlias = list[Known]
-
-
 class UnusableFile(ValueError):
     """A picture's file cannot be read."""
-
-
-class StoreUnreached(ValueError):
-    """An object store failed for all pictures requested first, and the reason is not the pictures."""
-
-
-@dataclass
-class Hashed:
-    """{image: key} and {image: stamp} of the readable pictures, and {image: reason} of the others."""
-
-    keys: dict[str, str] = field(default_factory=dict)
-    stamps: dict[str, str] = field(default_factory=dict)
-    problems: dict[str, str] = field(default_factory=dict)
-
-
-def in_threads(work: Callable[[Part], list[Outcome]], parts: Sequence[Part]) -> Iterator[list[Outcome]]:
-    """`work` of each part, in order, in threads of this machine."""
-    return run_ahead(work, parts, len(parts) + 1)
-
-
-def hash_pictures(
-    root: Path,
-    images: Iterable[str],
-    hints: Mapping[str, tuple[str, str]],
-    spread: Callable[[Callable[[Part], list[Outcome]], Sequence[Part]], Iterator[list[Outcome]]] = in_threads,
-    note: Callable[[Part], None] = lambda part: None,
-) -> Hashed:
-    """The keys of the pictures under `root`. Raises StoreUnreached.
-
-    hints: {image: (stamp, key)} of an earlier run; spread: the parallel map to use; note: called with the new or
-    changed pictures of each part, so that progress survives a kill.
-    """
-    names = list(dict.fromkeys(images))
-    asked = [Known(name, *hints.get(name, ("", ""))) for name in names]
-    hashed = Hashed()
-    # no bar if it takes less than a second
-    with tqdm(total=len(names), desc="hashing", unit=" files", delay=1) as bar:
-        for parts in _rounds(root, asked):
-            for part, results in zip(parts, spread(partial(_hash_part, root), parts), strict=True):
-                _take(hashed, part, results, note)
-                bar.update(len(part))
-            _check_reached(root, hashed)
-    return hashed
-
-
-def _rounds(root: Path, asked: Part) -> list[list[Part]]:
-    """The parts in one round, or for an object store in two: first a few pictures spread over the data set."""
-    if isinstance(root, Path):
-        return [_parts(asked)]
-    step = max(1, len(asked) // _FIRST_REQUESTS)
-    return [_parts(asked[::step]), _parts([item for place, item in enumerate(asked) if place % step])]
-
-
-def _parts(asked: Part) -> list[Part]:
-    return [asked[i : i + _FILES_AT_ONCE] for i in range(0, len(asked), _FILES_AT_ONCE)]
-
-
-def _take(hashed: Hashed, part: Part, results: list[Outcome], note: Callable[[Part], None]) -> None:
-    new = []
-    for known, (stamp, key, problem) in zip(part, results, strict=True):
-        if problem:
-            hashed.problems[known.image] = problem
-        else:
-            hashed.keys[known.image], hashed.stamps[known.image] = key, stamp
-            found = Known(known.image, stamp, key)
-            if stamp and found != known:
-                new.append(found)
-    if new:
-        note(new)
-
-
-def _check_reached(root: Path, hashed: Hashed) -> None:
-    reasons = set(hashed.problems.values())
-    if isinstance(root, Path) or hashed.keys or len(reasons) != 1:
-        return
-    from embed.pictures.remote import UNREACHED
-
-    if (reason := reasons.pop()).startswith(UNREACHED):
-        raise StoreUnreached(f"IMAGES={root}: {reason}; the same for all {len(hashed.problems)} pictures tried")
 
 
 def read_picture(path: "Path | RemotePath") -> bytes:
     """A picture file's bytes. Raises UnusableFile if it is absent, unreadable or larger than MAX_FILE_BYTES."""
     with _unusable_file(path):
-        if isinstance(path, Path):
-            _check_size(path.stat().st_size)
-        with path.open("rb") as file:
-            # an object store reports the size in its first response
-            _check_size(getattr(file, "size", None) or 0)
-            data = _read_at_most(file, MAX_FILE_BYTES + 1)
+        data = _read_file(path) if isinstance(path, Path) else path.read(MAX_FILE_BYTES + 1)
     _check_size(len(data))
     return data
+
+
+def read_ahead(root: Path, images: Iterable[str]) -> AbstractContextManager[Path]:
+    """The root for `read_picture` of these pictures, about in this order; an object store is asked for several at once."""
+    if isinstance(root, Path):
+        return nullcontext(root)
+    from embed.pictures import remote
+
+    return cast(AbstractContextManager[Path], remote.read_ahead(root, images, MAX_FILE_BYTES + 1))
+
+
+def _read_file(path: Path) -> bytes:
+    _check_size(path.stat().st_size)
+    with path.open("rb") as file:
+        return _read_at_most(file, MAX_FILE_BYTES + 1)
 
 
 def _check_size(size: int) -> None:
@@ -153,7 +65,7 @@ def _check_size(size: int) -> None:
 
 
 def _read_at_most(file: IO[bytes], limit: int) -> bytes:
-    """The first `limit` bytes: a file may grow, and a server's response may never end."""
+    """The first `limit` bytes: a file may grow."""
     blocks = []
     while limit and (block := file.read(min(limit, _BLOCK))):
         blocks.append(block)
@@ -171,7 +83,7 @@ def _unusable_file(path: "Path | RemotePath") -> Iterator[None]:
     except OSError as error:
         raise UnusableFile(_why(path, error)) from error
     except Exception as error:
-        if isinstance(path, Path):
+        if isinstance(path, Path) or isinstance(error, MemoryError):
             raise
         raise UnusableFile(_why(path, error)) from error  # object stores raise their own types
 
@@ -184,30 +96,53 @@ def _why(path: "Path | RemotePath", error: Any) -> str:
     return why(error)
 
 
-def _hash_part(root: Path, part: Part) -> list[Outcome]:
+def hash_part(root: "Path | RemotePath", part: list[Known]) -> list[Outcome | None]:
+    """The outcome of each picture under `root`, None for a file whose stamp is the known one."""
     if isinstance(root, Path):
-        return [_outcome(root / known.image, known) for known in part]
-    with ThreadPoolExecutor(_REQUESTS_AT_ONCE) as pool:
-        return list(pool.map(lambda known: _outcome(root / known.image, known), part))
+        folder = str(root)
+        return [
+            None if stamp and _stamp(f"{folder}/{image}") == stamp else _outcome(root / image, _of_file, stamp, None)
+            for image, stamp, _ in part
+        ]
+    from embed.pictures.fetching import REQUESTS_AT_ONCE
+
+    with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
+        return list(pool.map(lambda known: _outcome(root / known[0], _of_store, *known[1:]), part))
 
 
-def _outcome(path: "Path | RemotePath", known: Known) -> Outcome:
+def _outcome(
+    path: Any, work: Callable[[Any, str, str | None], Outcome | None], known: str, listed: str | None
+) -> Outcome | None:
     try:
-        # taken before the file is read: a change in between gives another stamp in the next run
         with _unusable_file(path):
-            stamp = _stamp(path)
-        if stamp and stamp == known.stamp:
-            return Outcome(stamp, known.key, "")
-        return Outcome(stamp, content_key(read_picture(path)), "")
+            return work(path, known, listed)
     except UnusableFile as error:
         return Outcome("", "", str(error))
 
 
-def _stamp(path: "Path | RemotePath") -> str:
-    """The stamp in the format of an index, "" without one."""
-    if isinstance(path, Path):
-        # size and times only, as in existing indexes
-        return " ".join(map(str, (file_stamp(path) or [])[:3]))
-    from embed.pictures.remote import stamp
+def _of_file(path: Path, known: str, _: str | None) -> Outcome | None:
+    # taken before the file is read: a change in between gives another stamp in the next run
+    stamp = _stamp(str(path))
+    return None if stamp and stamp == known else Outcome(stamp, content_key(read_picture(path)), "")
 
-    return stamp(path)
+
+def _of_store(path: "RemotePath", known: str, listed: str | None) -> Outcome | None:
+    """In one request, or none if the listing says that the picture is unchanged."""
+    stamp = listed or ""
+    if listed is None and (known or not path.says_stamp):
+        stamp = path.stamp()
+    if stamp and stamp == known:
+        return None
+    data, said = path.read_with_stamp(MAX_FILE_BYTES + 1)
+    _check_size(len(data))
+    return Outcome(stamp or said, content_key(data), "")
+
+
+def _stamp(path: str) -> str:
+    """A file's stamp in the format of an index, "" without one."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return ""
+    # size and times only, as in existing indexes
+    return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"

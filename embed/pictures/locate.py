@@ -20,6 +20,8 @@ from embed.base.errors import DatasetError
 # Picture folders of the known layouts.
 _FOLDERS = ("Labelled Images", "", "images", "img", "pictures")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".gif", ".webp", ".bmp", ".tif", ".tiff")
+# Pictures that are looked up one by one before their folder is listed as a whole.
+_MANY = 1_000
 _DATA, _IMAGES = ("the data folder", "DATA"), ("IMAGES", "IMAGES")
 
 
@@ -81,13 +83,17 @@ class PictureFinder:
         self._real_roots = tuple(os.path.join(os.path.realpath(place), "") for place in (root, links) if place)
         self._folders = [folder for folder in folders if os.path.isdir(root / folder)]
         self._inside: dict[str, bool] = {}
+        self._wanted: Counter[str] = Counter()
+        self._listed: dict[str, dict[str, bool]] = {}
 
     def find(self, name: str, folders: Sequence[str] = ()) -> tuple[str, str]:
         """The picture's POSIX path inside the folder, and "" or why it cannot be used; folders: looked in first."""
-        inside = next((name[len(full) :].lstrip("/") for full in self._given if name.startswith(full)), name)
-        parts = [part for part in inside.split("/") if part not in ("", ".")]
-        if inside.startswith("/") or "://" in inside or ".." in re.split(r"[/\\]", inside):
-            return name, self._outside(inside)
+        inside, parts = name, [name]
+        if "/" in name or "\\" in name or name in ("", ".", ".."):
+            inside = next((name[len(full) :].lstrip("/") for full in self._given if name.startswith(full)), name)
+            parts = [part for part in inside.split("/") if part not in ("", ".")]
+            if inside.startswith("/") or "://" in inside or ".." in re.split(r"[/\\]", inside):
+                return name, self._outside(inside)
         problem = self._missing
         for folder in dict.fromkeys([*folders, *self._folders]):
             path = "/".join([folder, *parts] if folder else parts)
@@ -117,6 +123,24 @@ class PictureFinder:
         return f"{problem}, or where pictures may be read from as IMAGES=<folder or URL>"
 
     def _problem(self, path: str) -> str:
+        folder, _, name = path.rpartition("/")
+        there = self._there(folder)
+        if there is not None and there.get(name, True):
+            return "" if name in there else self._missing
+        return self._problem_of_file(path)
+
+    def _there(self, folder: str) -> dict[str, bool] | None:
+        """{name: whether it is a file} of a folder from which many pictures are wanted, listed once."""
+        self._wanted[folder] += 1
+        if self._wanted[folder] == _MANY and self._folder_is_inside(folder):
+            try:
+                with os.scandir(folder) as entries:
+                    self._listed[folder] = {entry.name: entry.is_file(follow_symlinks=False) for entry in entries}
+            except OSError:
+                pass  # every picture in it is looked up, which says why
+        return self._listed.get(folder)
+
+    def _problem_of_file(self, path: str) -> str:
         try:
             mode = os.lstat(path).st_mode
             if not self._folder_is_inside(path.rpartition("/")[0]):

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from cache import DatasetIndex, UnusableIndex, differences, read_index
+from cache import DatasetIndex, KeyColumn, TextColumn, UnusableIndex, differences, read_index
 from cache.store.spec import Spec
 from embed.clip.options import EncoderOptions, precision_of
 from embed.ocr.readings import Readings
 from embed.ocr.recognisers import OcrUnavailable, find_recogniser
+from embed.pictures.hints import NO_HINTS, Hints
 from embed.plan.settings import EmbedSettings
 
 # Fields of a spec that are shown when it has changed.
@@ -33,9 +34,16 @@ def preferring(options: EncoderOptions, earlier: DatasetIndex | None) -> Encoder
     return replace(options, prefer=precision_of(earlier.spec))
 
 
-def hints(earlier: DatasetIndex | None, images: str) -> dict[str, tuple[str, str]]:
-    """{image: (stamp, key)} of the previous run, if its picture folder is `images`."""
-    return earlier.hints if earlier is not None and earlier.source.get("images", "") == images else {}
+def hints(index: DatasetIndex | None) -> Hints:
+    """The stamps and keys of the index's pictures."""
+    if index is None:
+        return NO_HINTS
+    return Hints(TextColumn.of(index.images), TextColumn.of(index.image_stamps), KeyColumn.of(index.image_keys))
+
+
+def hints_of_folder(earlier: DatasetIndex | None, images: str) -> Hints:
+    """The hints of the previous run, if its picture folder is `images`."""
+    return hints(earlier if earlier is not None and earlier.source.get("images", "") == images else None)
 
 
 def find_readings(settings: EmbedSettings, earlier: DatasetIndex | None) -> Readings | None:

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from cache import DatasetIndex, VectorStore
-from embed.clip.options import EncoderOptions, precision_of
+from cache import DatasetIndex, VectorStore, spec_id
+from embed.clip.options import EncoderOptions, older_spec, precision_of
 from embed.clip.recall import recall_spec, remember_spec
 from embed.engines.local import Engine
 from embed.plan.earlier import changed_fields
@@ -28,10 +28,10 @@ def open_store(settings: EmbedSettings, engine: Engine, wanted: Wanted) -> tuple
     if recalled and not _is_preferred(settings.options, recalled):
         recalled = None
     store = VectorStore(layout.vectors, recalled or load())
-    lacking = any(wanted.missing(store).values())
+    lacking = wanted.count(store) > 0
     if recalled and lacking and (spec := load()) != recalled:
         store = VectorStore(layout.vectors, spec)
-        lacking = any(wanted.missing(store).values())
+        lacking = wanted.count(store) > 0
     return store, lacking
 
 
@@ -40,14 +40,19 @@ def _is_preferred(options: EncoderOptions, spec: dict[str, Any]) -> bool:
     return options.prefer in ("", precision_of(spec))
 
 
+def may_adopt(store: VectorStore) -> bool:
+    """Whether there is a store of the same encoder's older spec."""
+    older = older_spec(store.spec)
+    return older != store.spec and (store.folder.parent / spec_id(older)).is_dir()
+
+
 def report_change(settings: EmbedSettings, earlier: DatasetIndex | None, store: VectorStore, wanted: Wanted) -> str:
     """That the encoder is not the earlier index's, and how many vectors that costs; "" if it is."""
     fields = changed_fields(earlier, store.spec) if earlier is not None else ""
     if earlier is None or not fields:
         return ""
-    missing = sum(map(len, wanted.missing(store).values()))
-    total = sum(map(len, wanted.items.values()))
-    return f"{settings.index} was made with another encoder ({fields}): {missing} of {total} vectors have to be made"
+    made, total = wanted.count(store), sum(map(len, wanted.kinds.values()))
+    return f"{settings.index} was made with another encoder ({fields}): {made} of {total} vectors have to be made"
 
 
 def report_damage(store: VectorStore, say: Callable[[str], None]) -> None:

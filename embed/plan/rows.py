@@ -1,69 +1,75 @@
-"""The rows of the dataset index: keys, token counts, parts, and why a row has no vectors."""
+"""The rows of the dataset index: token counts, and why a row has no vectors."""
 
-from collections.abc import Sequence
 from dataclasses import asdict
 
 import numpy as np
 
-from cache import DatasetIndex, VectorStore, text_key
+from cache import DatasetIndex, KeyColumn, KeyTable, NumberColumn, TextColumn, VectorStore, text_key
 from embed.clip.prompts import PROMPTS
-from embed.data.dataset import Meme
-from embed.pictures.hashing import Hashed
+from embed.data.memes import Memes
+from embed.pictures.keys import Hashed
 from embed.plan.settings import EmbedSettings
 
 
-def reasons(
-    memes: Sequence[Meme], hashed: Hashed, failures: dict[str, str], text_failures: dict[str, str]
-) -> list[str]:
-    """Why each meme has no vectors, "" if it has; failures, text_failures: {key: reason} of pictures and of texts."""
+def reasons(memes: Memes, hashed: Hashed, keys: KeyColumn, failures: dict[str, dict[str, str]]) -> TextColumn:
+    """Why each meme has no vectors, "" if it has.
 
-    def reason(meme: Meme) -> str:
-        if meme.problem or meme.image in hashed.problems:
-            return meme.problem or hashed.problems[meme.image]
-        text_failure = text_failures and text_failures.get(text_key(meme.text))
-        return failures.get(hashed.keys[meme.image], "") or (f"its text: {text_failure}" if text_failure else "")
-
-    return [reason(meme) for meme in memes]
+    keys: of the texts; failures: {"image" | "text": {key: reason}}.
+    """
+    found = _failed_rows(keys, failures["text"], "its text: ") | _failed_rows(hashed.keys, failures["image"])
+    for problems in (hashed.problems, memes.problems):
+        found |= {row: problems[row] for row in np.flatnonzero(problems.lengths).tolist()}
+    return TextColumn.sparse(len(memes), found)
 
 
-def without_parts(earlier: DatasetIndex | None, index: DatasetIndex) -> bool:
-    """Whether the earlier index has the same rows and is older than parts."""
-    return earlier is not None and not earlier.has_parts and _rows(earlier) == _rows(index)
-
-
-def _rows(index: DatasetIndex) -> list[tuple[str, str, str, int]]:
-    return list(zip(index.ids, index.image_keys, index.text_keys, index.labels))
+def _failed_rows(keys: KeyColumn, failures: dict[str, str], prefix: str = "") -> dict[int, str]:
+    if not failures:
+        return {}
+    of, reasons = KeyTable(KeyColumn.of(failures)).find(keys), list(failures.values())
+    return {row: prefix + reasons[of[row]] for row in np.flatnonzero(of >= 0).tolist()}
 
 
 def index_of(
-    memes: Sequence[Meme], store: VectorStore, hashed: Hashed, skipped: list[str], source: dict[str, str]
+    memes: Memes, keys: KeyColumn, hashed: Hashed, skipped: TextColumn, store: VectorStore, source: dict[str, str]
 ) -> DatasetIndex:
-    """The index, without parts."""
-    text_keys = [text_key(meme.text) for meme in memes]
-    failed = store.failures("text")
-    embedded = np.array([key not in failed for key in text_keys])
+    """The index, without parts; keys: of the texts."""
+    embedded = store.has("text", keys)
     tokens = np.zeros(len(memes), np.int32)
-    tokens[embedded] = store.token_counts([key for key in text_keys if key not in failed])
-    tokenizer = store.spec["tokenizer"]
-    cut = (tokens > tokenizer["context_length"]) & (source["long_text"] == "truncate")
+    tokens[embedded] = store.token_counts(keys.take(embedded))
+    cut = (tokens > store.spec["tokenizer"]["context_length"]) & (source["long_text"] == "truncate")
     return DatasetIndex(
-        ids=[meme.id for meme in memes],
-        splits=[meme.split for meme in memes],
-        labels=[meme.label for meme in memes],
-        images=[meme.image for meme in memes],
-        texts=[meme.text for meme in memes],
-        image_keys=[hashed.keys.get(meme.image, "") for meme in memes],
-        text_keys=text_keys,
+        ids=memes.ids,
+        splits=memes.splits,
+        labels=memes.labels,
+        images=memes.images,
+        texts=memes.texts,
+        image_keys=hashed.keys,
+        text_keys=keys,
         skipped=skipped,
-        text_tokens=tokens.tolist(),
-        text_cut=cut.astype(int).tolist(),
-        image_stamps=[hashed.stamps.get(meme.image, "") for meme in memes],
+        text_tokens=NumberColumn(tokens),
+        text_cut=NumberColumn(cut.astype(np.int8)),
+        image_stamps=hashed.stamps,
         spec=store.spec,
         source=source,
-        groups=[meme.group for meme in memes],
-        agreements=[meme.agreement for meme in memes],
-        prompts={label: list(texts) for label, texts in PROMPTS.items()},
+        groups=memes.groups,
+        agreements=memes.agreements,
+        prompts=_prompts(store),
     )
+
+
+def same_rows(earlier: DatasetIndex | None, index: DatasetIndex) -> bool:
+    """Whether the earlier index has the same memes, splits and labels."""
+    names = ("ids", "splits", "labels", "image_keys", "text_keys")
+    return earlier is not None and all(getattr(earlier, name) == getattr(index, name) for name in names)
+
+
+def _prompts(store: VectorStore) -> dict[str, list[str]]:
+    """The zero-shot prompts that have a vector; {} where a label has none."""
+    embedded = {
+        label: [text for text, has in zip(texts, store.has("text", [text_key(text) for text in texts])) if has]
+        for label, texts in PROMPTS.items()
+    }
+    return embedded if all(embedded.values()) else {}
 
 
 def source_of(settings: EmbedSettings) -> dict[str, str]:

@@ -20,7 +20,7 @@ from embed.base.errors import DatasetError, RowError
 from embed.base.text import clean_text
 from embed.data.labels import UNLABELLED, parse_label
 from embed.data.tables import read_table
-from embed.pictures.hashing import hash_pictures
+from embed.pictures.keys import hash_pictures
 from embed.pictures.locate import PictureFinder
 from embed.published.registry import Published, PublishedSplit
 
@@ -96,9 +96,9 @@ def _check_folder(root: Path, published: Published) -> list[Check]:
     tables = {split: _read_table(root / split.table) for split in published.splits if (root / split.table).is_file()}
     finder = PictureFinder(root)
     paths = {name: finder.find(name) for table in tables.values() for name, _, _ in table.rows}
-    hashed = hash_pictures(root, [image for image, problem in paths.values() if not problem], {})
-    problems = {name: problem or hashed.problems.get(image, "") for name, (image, problem) in paths.items()}
-    keys = {name: hashed.keys[image] for name, (image, _) in paths.items() if not problems[name]}
+    hashed = hash_pictures(root, ["" if problem else image for image, problem in paths.values()])
+    problems = {name: problem or unreadable for (name, (_, problem)), unreadable in zip(paths.items(), hashed.problems)}
+    keys = {name: key for name, key in zip(paths, hashed.keys) if not problems[name]}
     checks = []
     for split in published.splits:
         if split in tables:

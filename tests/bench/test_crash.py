@@ -15,6 +15,13 @@ def test_killed_jobs_lose_nothing_and_make_nothing_twice(tmp_path: Path) -> None
     assert found["vectors"] == 80
 
 
+def test_merged_segments_are_not_made_again() -> None:
+    parts = {"image-a.h5": [b"1"], "image-b.h5": [b"2"]}
+    for after in ({"image-c.h5": [b"1", b"2", b"3"]}, {**parts, "image-c.h5": [b"1", b"2"]}):
+        assert compare(Disk(parts, {}), Disk(after, {})) == []
+    assert Disk({**parts, "image-c.h5": [b"1", b"2"]}, {}).rows == 2
+
+
 @pytest.mark.parametrize(
     ("after", "wrong"),
     [

@@ -224,6 +224,37 @@ def test_a_meme_whose_vector_is_not_finite_is_skipped_and_blocks_nothing(
     assert summary.work.embedded == {"image": 0, "text": 0} and len(loads) == 2  # the whole run's and the first
 
 
+def test_the_segments_of_many_small_runs_are_merged(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cache.store.compaction.MANY", 3)
+    counts = []
+    for count in (3, 6, 9):
+        write_multioff(tmp_path / "data", memes(count))
+        summary = run()
+        counts.append(len(list(summary.store.folder.glob("image-*.h5"))))
+    assert counts == [1, 2, 1]
+    again = run()
+    assert again.work.embedded == {"image": 0, "text": 0} and again.work.cached["image"] == 9
+
+
+def test_a_prompt_whose_vector_is_not_finite_is_left_out_of_the_index(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_multioff(tmp_path / "data", memes(3))
+    (first, *others), other_label = PROMPTS["offensive"], list(PROMPTS["non-offensive"])
+    odd = torch.tensor(run(artifacts=tmp_path / "whole").store.read("text", [text_key(first)])[0])
+    encode = FakeEncoder.text_features
+
+    def with_nan(encoder: FakeEncoder, items: Sequence[torch.Tensor]) -> torch.Tensor:
+        vectors = encode(encoder, items)
+        vectors[(vectors == odd).all(dim=1)] = torch.nan
+        return vectors
+
+    monkeypatch.setattr(FakeEncoder, "text_features", with_nan)
+    run()
+    (index,) = (tmp_path / "artifacts" / "datasets").glob("*.h5")
+    assert read_index(index).prompts == {"offensive": others, "non-offensive": other_label}
+
+
 def test_an_encoder_whose_weights_are_elsewhere_is_asked_for_its_spec_once(
     tmp_path: Path, run: Run, loads: list[FakeEncoder], monkeypatch: pytest.MonkeyPatch
 ) -> None:

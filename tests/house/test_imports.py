@@ -24,7 +24,7 @@ WITHIN = {
     for room, order in {
         "cache": "errors exports edge cores files columns hdf5 layout bundles store demo index contents exchange verify stats",
         "embed": "base pictures data clip ocr engines plan audit published job",
-        "head": "request data model candidates search judge fitting pipeline bundle nested tuning rethreshold tables version_commands command",
+        "head": "request data model candidates search judge fitting pipeline bundle nested tuning rethreshold scoring tables version_commands command",
         "api": "settings pid_file schema metrics memory model commands http transport server",
     }.items()
 }

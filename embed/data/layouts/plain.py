@@ -110,6 +110,8 @@ def _labels(reading: Reading, table: Path) -> dict[str, Any]:
 
 
 def _with_label(labels: dict[str, Any], fields: Fields) -> Fields:
+    if not labels:
+        return fields
     return {"label": next((labels[key] for key in _keys(fields) if key in labels), None)} | fields
 
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,7 @@ class Reading:
         )
         place = table.parent.relative_to(self.folder).as_posix() if self.folder in table.parents else ""
         self.understood.rows[name] += 0
+        usual = {"default_split": split, "folders": ("" if place == "." else place,)}
         for row in read_table(table, matcher, self.understood.note):
             self.understood.rows[name] += 1
             if isinstance(row, RowError):
@@ -70,9 +72,10 @@ class Reading:
             except (ValueError, TypeError, KeyError, IndexError) as error:
                 yield RowError(row[0], f"not a row of this layout ({error})")
                 continue
-            yield row[0], {"default_split": split, "folders": ("" if place == "." else place,)} | fields
+            yield row[0], usual | fields
 
 
+@cache
 def split_in(name: str) -> str:
     """The split named in a file name or a cell: `Training_meme_dataset`, `dev_seen`, `memes-test`; or ""."""
     words = re.split(r"[^a-z]+", name.lower())

@@ -76,7 +76,7 @@ def test_reload_uses_what_is_on_disk(disk: Make, caplog: pytest.LogCaptureFixtur
     assert (ask(service), service.card.model.version) == ("v0", "v0") and made.replaced == [None]
     assert service.reload() is True
     assert (ask(service), service.card.model.version) == ("v1", "v1") and made.replaced == [None, first]
-    assert "reloaded: fake v1 is in use" in caplog.messages
+    assert "reloaded: fake v1 is in use, before it was fake v0" in caplog.messages
     assert made.sample("meme_reloads_total", result="taken") == 1
 
 

@@ -40,7 +40,8 @@ from cache import NOTICE, SpecMismatch, VectorStore, read_index
 from embed.clip.encoder import load_encoder
 from embed.clip.options import EncoderOptions, older_spec
 from embed.clip.weights import EncoderUnavailable
-from embed.data.dataset import Meme, read_dataset
+from embed.data.dataset import read_dataset
+from embed.data.memes import Meme
 from embed.job import embed_dataset
 from embed.plan.settings import EmbedSettings
 from head.bundle.format import Bundle, UnusableBundle, load_bundle, save_bundle

@@ -173,6 +173,32 @@ def test_without_a_model_the_only_index_of_the_data_is_taken(tmp_path: Path) -> 
         find_index(tmp_path, DatasetRequest("d", "", "openai"))
 
 
+def test_long_names_are_shortened_and_stay_apart(tmp_path: Path) -> None:
+    long = "x" * 250
+    requests = [
+        DatasetRequest(data, model, features="pooled")
+        for data in (long, "memes", f"a/{long}")
+        for model in ("m" * 300, "n" + "m" * 300)
+    ]
+    paths = [Layout(tmp_path).index(request) for request in requests]
+    assert len(set(paths)) == len(paths)
+    for request, path in zip(requests, paths):
+        write_index(path, INDEX)
+        path.with_name(f"{path.stem}.hashed.jsonl").touch()
+        Layout(tmp_path).choices(request.data).touch()
+        assert path in Layout(tmp_path).indexes(request)
+
+
+def test_a_file_called_like_a_tag_does_not_change_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    requests = [DatasetRequest("d", "ViT-B-32", name) for name in ("openai", "./openai", "openai.pt")]
+    before = [Layout(tmp_path).index(request) for request in requests]
+    for name in ("openai", "openai.pt"):
+        (tmp_path / name).write_bytes(b"w")
+    after = [Layout(tmp_path).index(request) for request in requests]
+    assert after[0] == before[0] and after[1] != before[1] and after[2] != before[2]
+
+
 def test_an_index_that_cannot_be_read_now_is_no_damaged_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the next run would write it again, without what only the earlier one knew."""
     path = tmp_path / "index.h5"
@@ -201,29 +227,3 @@ def test_an_index_is_small_in_memory(tmp_path: Path) -> None:
     held, peak = (size - index.texts.utf8.nbytes for size in tracemalloc.get_traced_memory())
     tracemalloc.stop()
     assert len(index) == count and held < 300 * count and peak < 600 * count
-
-
-def test_long_names_are_shortened_and_stay_apart(tmp_path: Path) -> None:
-    long = "x" * 250
-    requests = [
-        DatasetRequest(data, model, features="pooled")
-        for data in (long, "memes", f"a/{long}")
-        for model in ("m" * 300, "n" + "m" * 300)
-    ]
-    paths = [Layout(tmp_path).index(request) for request in requests]
-    assert len(set(paths)) == len(paths)
-    for request, path in zip(requests, paths):
-        write_index(path, INDEX)
-        path.with_name(f"{path.stem}.hashed.jsonl").touch()
-        Layout(tmp_path).choices(request.data).touch()
-        assert path in Layout(tmp_path).indexes(request)
-
-
-def test_a_file_called_like_a_tag_does_not_change_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    requests = [DatasetRequest("d", "ViT-B-32", name) for name in ("openai", "./openai", "openai.pt")]
-    before = [Layout(tmp_path).index(request) for request in requests]
-    for name in ("openai", "openai.pt"):
-        (tmp_path / name).write_bytes(b"w")
-    after = [Layout(tmp_path).index(request) for request in requests]
-    assert after[0] == before[0] and after[1] != before[1] and after[2] != before[2]

@@ -203,7 +203,7 @@ def test_it_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.M
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("cache.files.sync", full)
+    monkeypatch.setattr("cache.files.os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
         write_delta(path, low_rank())
     assert path.read_bytes() == before and os.listdir(tmp_path) == [DELTA]

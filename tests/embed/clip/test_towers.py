@@ -97,6 +97,15 @@ def test_bfloat16_is_near_and_no_vector_depends_on_its_batch(reference: Referenc
         assert difference(tower(batch[:1]), together[:1]) <= batch_tolerance("bf16")
 
 
+@torch.inference_mode()
+def test_a_batch_of_texts_may_be_cut_before_it_goes_to_a_gpu(reference: Reference) -> None:
+    for features in ("projected", "both"):
+        tower, tokens = text_tower(reference.model(), features, FP32), reference.batches[1][:2]
+        cut = tower.cut(tokens)
+        assert cut.shape[1] == (41 if "text" in QUICK.get(reference.name, ()) else tokens.shape[1])
+        assert torch.equal(tower(cut), tower(tokens))
+
+
 def test_the_plain_towers_are_the_quick_ones(reference: Reference) -> None:
     sides = zip(("image", "text"), both_towers(reference.model(), FP32))
     assert {side for side, tower in sides if not isinstance(tower, _StockTower)} == QUICK.get(reference.name, set())

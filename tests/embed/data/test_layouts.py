@@ -16,7 +16,8 @@ from fakes import picture
 
 from embed.base.errors import DatasetError
 from embed.data.choices import Choices
-from embed.data.dataset import Meme, read_dataset
+from embed.data.dataset import read_dataset
+from embed.data.memes import Meme
 from embed.data.understood import Understood
 
 PICTURE = picture()

@@ -11,7 +11,7 @@ from PIL import Image
 
 from cache import PARTS, Layout, content_key, part_of, read_index, read_parts, write_index
 from embed.data import parts as module
-from embed.data.dataset import Meme
+from embed.data.memes import Meme
 from embed.data.parts import assign_parts
 from embed.job import embed_dataset
 from embed.plan.settings import EmbedSettings
@@ -77,7 +77,7 @@ def test_a_bridge_between_two_groups_moves_neither(tmp_path: Path) -> None:
     memes = [meme(number) for number in range(30)]
     parts = assigned(tmp_path, memes)
     one = next(number for number in range(30) if parts[number] != parts[0])
-    bridge = replace(meme(30), text=memes[one].text)
+    bridge = meme(30)._replace(text=memes[one].text)
     found = assigned(tmp_path, [*memes, bridge], {"30.png": (tmp_path / "0.png").read_bytes()})
     assert found[:30] == parts and found[30] == parts[0]
 

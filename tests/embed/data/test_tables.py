@@ -10,8 +10,9 @@ import pytest
 
 from embed.base.errors import DatasetError
 from embed.data.choices import Choices, remember, remembered
-from embed.data.dataset import Meme, read_dataset
+from embed.data.dataset import read_dataset
 from embed.data.labels import LabelReader
+from embed.data.memes import Meme
 from embed.data.understood import Understood
 from tests.embed.data.test_layouts import draw, lines, workbook, write
 

@@ -149,6 +149,8 @@ def test_a_vector_that_is_not_finite_is_a_failure_of_its_item(store: VectorStore
     more = {text_key("more"): 53}
     assert fill(store, "text", more, prepare, on(with_nan, 8)).added == 0
     assert more.keys() < store.failures("text").keys()
+    with pytest.raises(BrokenEncoder, match="all 32 text"):  # but so many are not odd ones
+        fill(store, "text", {text_key(f"more {n}"): 53 for n in range(32)}, prepare, on(with_nan, 8))
 
 
 def test_only_vectors_that_are_not_finite_are_a_broken_encoder(
@@ -222,6 +224,24 @@ def test_ctrl_c_while_a_gpu_is_waited_for_loses_nothing_that_it_computes(store: 
     with pytest.raises(KeyboardInterrupt):
         fill(store, "text", todo(80), prepare, Encoding(stack, 10, on_gpu=True, copy=Interrupted))
     assert store.known("text") == set(todo(40))  # one was taken, one waited for, two launched
+
+
+def test_ctrl_c_while_a_slow_disk_is_waited_for_loses_nothing(
+    store: VectorStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put, waited = embed.engines.writing._Thread.put, list[Segment]()
+
+    def interrupted(thread: embed.engines.writing._Thread, segment: Segment) -> None:
+        waited.append(segment)
+        if len(waited) == 2:
+            raise KeyboardInterrupt
+        put(thread, segment)
+
+    monkeypatch.setattr(embed.engines.writing._Thread, "put", interrupted)
+    monkeypatch.setattr(embed.engines.writing, "_SEGMENT_SECONDS", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        fill(store, "text", todo(80), prepare, gpu(stack, 10))
+    assert store.known("text") == set(todo(20))
 
 
 class Clock:

@@ -30,7 +30,7 @@ from embed.job import embed_dataset
 from embed.ocr.reader import OcrFailed, OcrUnavailable, TextReader, engine_name
 from embed.ocr.readings import Reading, Readings, fill_texts
 from embed.pictures.decoding import NotAnImage, UnreadableImage
-from embed.pictures.hashing import hash_pictures
+from embed.pictures.keys import hash_pictures
 from embed.plan.settings import EmbedSettings
 
 DEMO = Path("demo/memes")
@@ -272,7 +272,7 @@ def fill(tmp_path: Path) -> Fill:
 
     def fill(**options: bool) -> tuple[dict[str, str], Reading]:
         root, memes = read_dataset(tmp_path / "data")
-        hashed = hash_pictures(root, [meme.image for meme in memes if not meme.problem], {})
+        hashed = hash_pictures(root, ["" if meme.problem else meme.image for meme in memes])
         filled, reading = fill_texts(root, memes, hashed.keys, Readings(tmp_path / "readings"), **options)
         return {meme.id: meme.text for meme in filled}, reading
 

@@ -18,15 +18,19 @@ import embed.engines.prepare  # takes its own read_picture before a test changes
 import embed.pictures.hashing
 from embed.job import Summary, embed_dataset
 from embed.pictures.hash_log import HashLog
-from embed.pictures.hashing import Hashed, hash_pictures
+from embed.pictures.hints import Hints, Triple
+from embed.pictures.keys import Hashed, hash_pictures
 from embed.plan.settings import EmbedSettings
 
-STAMPED = [("a.png", "1 2 3", "k1"), ("b\udc80\n.png", "4 5 6", "k2")]
-READ = {image: (stamp, key) for image, stamp, key in STAMPED}
+STAMPED = [("a.png", "1 2 3", "1" * 64), ("b\udc80\n.png", "4 5 6", "2" * 64)]
 
 
 def noted(tmp_path: Path, images: str = "") -> HashLog:
     return HashLog(tmp_path / "datasets" / "memes.v1.h5", images)
+
+
+def read_back(tmp_path: Path, images: str = "") -> list[Triple]:
+    return list(noted(tmp_path, images).read())
 
 
 def sidecar(tmp_path: Path) -> Path:
@@ -34,20 +38,21 @@ def sidecar(tmp_path: Path) -> Path:
 
 
 def test_what_is_noted_is_read_by_the_next_run_until_it_is_forgotten(tmp_path: Path) -> None:
-    assert noted(tmp_path).read() == {}
+    assert read_back(tmp_path) == []
     noted(tmp_path).add(STAMPED[:1])
     noted(tmp_path).add(STAMPED[1:])
-    assert noted(tmp_path).read() == READ
-    noted(tmp_path).add([("a.png", "7", "k3")])
-    assert noted(tmp_path).read()["a.png"] == ("7", "k3")
+    assert read_back(tmp_path) == STAMPED
+    noted(tmp_path).add([("a.png", "7", "3" * 64)])
+    stamps, keys = noted(tmp_path).read().find(["a.png", "none"])
+    assert stamps == ["7", ""] and keys == ["3" * 64, ""]
     noted(tmp_path).forget()
     noted(tmp_path).forget()
-    assert noted(tmp_path).read() == {} and not sidecar(tmp_path).exists()
+    assert read_back(tmp_path) == [] and not sidecar(tmp_path).exists()
 
 
 def test_hashes_of_pictures_from_another_place_are_not_believed(tmp_path: Path) -> None:
     noted(tmp_path, "s3://one").add(STAMPED)
-    assert noted(tmp_path, "s3://two").read() == {} and noted(tmp_path).read() == {}
+    assert read_back(tmp_path, "s3://two") == read_back(tmp_path) == []
 
 
 def test_every_torn_end_loses_no_line_but_the_last(tmp_path: Path) -> None:
@@ -57,9 +62,9 @@ def test_every_torn_end_loses_no_line_but_the_last(tmp_path: Path) -> None:
     whole = sidecar(tmp_path).read_bytes()
     for end in range(first, len(whole) - 2):
         sidecar(tmp_path).write_bytes(whole[:end])
-        assert noted(tmp_path).read() == dict(list(READ.items())[:1])
+        assert read_back(tmp_path) == STAMPED[:1]
         noted(tmp_path).add(STAMPED[1:])
-        assert noted(tmp_path).read() == READ
+        assert read_back(tmp_path) == STAMPED
 
 
 @pytest.mark.parametrize("line", ["[]", "7", '{"images": ""}', '{"images": "", "hashed": [[1]]}', "\xff"])
@@ -67,18 +72,21 @@ def test_lines_of_anything_are_passed_over(tmp_path: Path, line: str) -> None:
     noted(tmp_path).add(STAMPED)
     with sidecar(tmp_path).open("ab") as file:
         file.write(line.encode("latin-1"))
-    assert noted(tmp_path).read() == READ
+    assert read_back(tmp_path) == STAMPED
 
 
 def test_only_what_was_read_is_noted(tmp_path: Path) -> None:
     for seed in range(3):
         (tmp_path / f"{seed}.png").write_bytes(picture(seed))
     names = ["0.png", "1.png", "2.png", "gone.png"]
-    first = hash_pictures(tmp_path, names, {})
-    hints = {name: (first.stamps[name], first.keys[name]) for name in names[:2]}
-    parts: list[list[tuple[str, str, str]]] = []
+    first = hash_pictures(tmp_path, names)
+    parts: list[list[Triple]] = []
+    hints = Hints.of(zip(names[:2], first.stamps, first.keys))
     assert hash_pictures(tmp_path, names, hints, note=parts.append) == first
-    assert parts == [[("2.png", first.stamps["2.png"], first.keys["2.png"])]]
+    assert parts == [[("2.png", first.stamps[2], first.keys[2])]]
+    again = hash_pictures(tmp_path, ["1.png", "", "1.png", "gone.png", "gone.png"], hints, note=parts.append)
+    assert again.keys == [first.keys[1], "", first.keys[1], "", ""] and len(parts) == 1
+    assert [bool(problem) for problem in again.problems] == [False, False, False, True, True]
 
 
 @pytest.fixture
@@ -113,7 +121,7 @@ from embed.job import embed_dataset
 from embed.plan.settings import EmbedSettings
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job begins with it ignored
 embed.base.threads.cores = lambda: 1
-embed.pictures.hashing._FILES_AT_ONCE = 4
+embed.pictures.keys._FILES_AT_ONCE = 4
 whole = embed.pictures.hashing.read_picture
 data, artifacts = sys.argv[1:]
 number, go_on = itertools.count(), Path(artifacts, "go-on")
@@ -162,17 +170,17 @@ def test_a_picture_that_changed_after_it_was_noted_is_hashed_anew(
     data = write_multioff(tmp_path / "data", memes(9))
     settings = EmbedSettings(str(data), "fake", artifacts=tmp_path / "artifacts")
     names = [f"Labelled Images/m{n}.png" for n in range(9)]
-    before: Hashed = hash_pictures(data, names, {}, note=HashLog(settings.index, "").add)
+    before: Hashed = hash_pictures(data, names, note=HashLog(settings.index, "").add)
     (data / names[3]).write_bytes(picture(99))
     read.clear()
     run()
-    assert read == [data / names[3]] and before.keys[names[3]] != hash_pictures(data, names, {}).keys[names[3]]
+    assert read == [data / names[3]] and before.keys[3] != hash_pictures(data, names).keys[3]
 
 
 def test_rehash_distrusts_what_is_noted(tmp_path: Path, run: Callable[..., Summary], read: list[Path]) -> None:
     data = write_multioff(tmp_path / "data", memes(3))
     settings = EmbedSettings(str(data), "fake", artifacts=tmp_path / "artifacts")
-    hash_pictures(data, [f"Labelled Images/m{n}.png" for n in range(3)], {}, note=HashLog(settings.index, "").add)
+    hash_pictures(data, [f"Labelled Images/m{n}.png" for n in range(3)], note=HashLog(settings.index, "").add)
     read.clear()
     run(rehash=True)
     assert len(read) == 3

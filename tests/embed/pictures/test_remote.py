@@ -12,6 +12,7 @@ from typing import Any
 import fsspec
 import pytest
 from fakes import FakeEncoder, picture
+from fsspec.implementations.memory import MemoryFileSystem
 from machine import WITHOUT_AIOHTTP
 
 import embed.clip.encoder
@@ -20,9 +21,12 @@ import embed.pictures.hashing
 from cache import content_key, read_index
 from embed.__main__ import main
 from embed.job import Summary, embed_dataset
-from embed.pictures.hashing import StoreUnreached, UnusableFile, hash_pictures, read_picture
+from embed.pictures.fetching import stamp_of
+from embed.pictures.hashing import UnusableFile, read_picture
+from embed.pictures.kept import Kept
+from embed.pictures.keys import StoreUnreached, hash_pictures
 from embed.pictures.locate import open_pictures, pictures_root
-from embed.pictures.remote import MISSING, UNREACHED, stamp, why
+from embed.pictures.remote import MISSING, UNREACHED, why
 from embed.plan.settings import EmbedSettings
 from report.pictures import thumbnails
 
@@ -126,25 +130,89 @@ def test_the_job_goes_on_without_what_is_refused_or_missing(
     assert run(names).work.embedded["image"] == 1
 
 
-def test_a_store_that_says_no_version_is_read_again(
-    run: Callable[..., Summary], bucket: object, monkeypatch: pytest.MonkeyPatch
+class Requests(list[tuple[str, str]]):
+    """(method, file or folder) of each request to the memory store, which says ETags while `versions` is true."""
+
+    versions = True
+
+    def of(self, method: str) -> list[str]:
+        return sorted(name for one, name in self if one == method)
+
+
+@pytest.fixture
+def asked(bucket: object, monkeypatch: pytest.MonkeyPatch) -> Requests:
+    requests = Requests()
+
+    def counted(method: str) -> Callable[..., Any]:
+        original = getattr(MemoryFileSystem, method)
+
+        def call(self: MemoryFileSystem, path: str, *arguments: Any, **options: Any) -> Any:
+            requests.append((method, path.rpartition("/")[2]))
+            found = original(self, path, *arguments, **options)
+            for info in found if method == "ls" else [found] if method == "info" else []:
+                if requests.versions and info["type"] == "file":
+                    info["ETag"] = content_key(self.store[info["name"]].getvalue())
+            return found
+
+        return call
+
+    for method in ("ls", "info", "cat_file", "_open"):
+        monkeypatch.setattr(MemoryFileSystem, method, counted(method))
+    return requests
+
+
+def test_a_picture_takes_one_request_and_none_while_it_is_unchanged(
+    bucket: Callable[[str, bytes], None], asked: Requests, run: Callable[..., Summary]
 ) -> None:
-    read: list[object] = []
-    whole = embed.pictures.hashing.read_picture
-    monkeypatch.setattr(embed.pictures.hashing, "read_picture", lambda path: read.append(path) or whole(path))
+    names = [f"deep/{seed}.png" for seed in range(20)]
+    for seed, name in enumerate(names):
+        bucket(f"memes/{name}", picture(seed))
+    asked.clear()
+    assert run(names).work.embedded["image"] == 20
+    assert asked.of("cat_file") == sorted(Path(name).name for name in names)
+    assert [one for one in asked if one[0] != "cat_file"] == [("ls", "deep")]
+    asked.clear()
+    assert run(names).work.embedded["image"] == 0
+    assert asked == [("ls", "deep")]
+    bucket(f"memes/{names[3]}", picture(77))
+    asked.clear()
+    assert run(names).work.embedded["image"] == 1
+    assert asked.of("cat_file") == ["3.png"] and len(asked) == 2
+
+
+def test_pictures_are_asked_for_again_where_they_could_not_be_kept(
+    asked: Requests, run: Callable[..., Summary], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Kept, "put", lambda *_: None)
+    assert run(list(PICTURES)).work.embedded["image"] == 4
+    # hashed, embedded, and looked at for near-copies
+    assert asked.of("cat_file") == sorted([Path(name).name for name in PICTURES] * 3)
+
+
+def test_a_store_that_says_no_version_is_read_again(asked: Requests, run: Callable[..., Summary]) -> None:
+    asked.versions = False
     for _ in range(2):
         assert not run(list(PICTURES)).skipped
-    assert len(read) == 8
+    assert len(asked.of("cat_file")) == 8
 
 
-class Info:
-    """A path whose store says this of it."""
+def test_a_folder_that_cannot_be_listed_is_asked_for_picture_by_picture(
+    bucket: Callable[[str, bytes], None],
+    asked: Requests,
+    run: Callable[..., Summary],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError
 
-    path = ""
-
-    def __init__(self, **info: object) -> None:
-        self.fs = self
-        self.info = lambda path: info
+    names = [f"{seed}.png" for seed in range(20)]
+    for seed, name in enumerate(names):
+        bucket(f"memes/{name}", picture(seed))
+    monkeypatch.setattr(MemoryFileSystem, "ls", refused)
+    for embedded in (20, 0):
+        asked.clear()
+        assert run(names).work.embedded["image"] == embedded
+        assert asked.of("info") == sorted(names) and len(asked.of("cat_file")) == embedded
 
 
 @pytest.mark.parametrize(
@@ -157,7 +225,7 @@ class Info:
     ],
 )
 def test_a_stamp_is_what_the_store_says_of_the_content(info: dict[str, Any], expected: str) -> None:
-    assert stamp(Info(**info)) == expected
+    assert stamp_of(info) == expected
 
 
 class Served:
@@ -217,11 +285,13 @@ def test_http_pictures_are_embedded_and_not_fetched_again(
     names = [*(f"{seed}.png" for seed in range(30)), f"{url}/a b%3F.png"]
     summary = run(names, url)
     assert summary.work.embedded["image"] == 31 and not summary.skipped
+    assert sorted(served.asked) == sorted(("GET", path) for path in served.answers)
     served.asked.clear()
     served.answers["/memes/3.png"] = (200, {"ETag": '"new"'}, picture(77))
     again = run(names, url)
     assert again.work.embedded["image"] == 1
-    assert {path for method, path in served.asked if method == "GET"} == {"/memes/3.png"}
+    assert [path for method, path in served.asked if method == "GET"] == ["/memes/3.png"]
+    assert sorted(path for method, path in served.asked if method == "HEAD") == sorted(served.answers)
 
 
 def test_http_names_and_redirects_do_not_lead_elsewhere(
@@ -273,7 +343,7 @@ def test_what_is_wrong_with_every_picture_is_said_once(
 def test_a_store_that_is_down_is_said_at_once(server: tuple[Served, str]) -> None:
     root = pictures_root({"data": "", "images": "http://127.0.0.1:9/memes"})
     with pytest.raises(StoreUnreached, match=r"IMAGES=http://127.0.0.1:9/memes: the store does not give it"):
-        hash_pictures(root, [f"{n}.png" for n in range(10_000)], {})
+        hash_pictures(root, [f"{n}.png" for n in range(10_000)])
 
 
 def test_one_forbidden_picture_is_skipped(server: tuple[Served, str], run: Callable[..., Summary]) -> None:
