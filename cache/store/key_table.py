@@ -1,6 +1,6 @@
 """Find many content keys at once among millions: one sorted array instead of a dict of str.
 
-16 bytes a key beside the keys themselves; a dict of hex digits takes some 240.
+12 bytes a key beside the keys themselves; a dict of hex digits takes some 240.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ _BLOCK = 1 << 16
 class KeyTable:
     """The rows of keys that may repeat; of equal keys the last one counts.
 
-    rows: (D,) int64, the row of each distinct key, in the order of the keys.
+    rows: (D,) uint32 or int64, the row of each distinct key, in the order of the keys.
     """
 
     def __init__(self, keys: KeyColumn) -> None:
@@ -26,7 +26,8 @@ class KeyTable:
         if (same & ~equal).any():  # different keys with the same first 8 bytes: made on purpose
             rows = np.lexsort([*(_big_endian(self._words[:, word]) for word in (3, 2, 1)), heads])
             _, equal = self._neighbours(rows, heads)
-        self.rows = rows[np.append(~equal, True)] if len(rows) else rows
+        rows = rows[np.append(~equal, True)] if len(rows) else rows
+        self.rows = rows.astype(np.uint32) if len(heads) < 1 << 32 else rows
         self._heads = heads[self.rows]
 
     def __len__(self) -> int:

@@ -10,7 +10,7 @@ Files:
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -99,7 +99,7 @@ class VectorStore:
         """The keys of `kind` that have a vector, sorted."""
         return self._rows[kind].keys
 
-    def has(self, kind: str, keys: Sequence[str]) -> np.ndarray:
+    def has(self, kind: str, keys: Collection[str]) -> np.ndarray:
         """(N,) bool: whether each key has a vector."""
         return self._rows[kind].find(KeyColumn.of(keys)) >= 0
 

@@ -6,6 +6,7 @@ its spec go on using.
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -34,8 +35,7 @@ def adopt_vectors(
     if "picture" not in store.spec:
         return
     older = VectorStore(store.folder.parent, older_spec(store.spec))
-    known = {kind: older.known(kind) for kind in missing}
-    held = {kind: {key: item for key, item in items.items() if key in known[kind]} for kind, items in missing.items()}
+    held = {kind: dict(compress(items.items(), older.has(kind, items))) for kind, items in missing.items()}
     _copy(older, store, "text", list(held["text"]))
     unchanged, changes = _sort(root, held["image"])
     _copy(older, store, "image", unchanged)

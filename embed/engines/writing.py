@@ -102,8 +102,10 @@ class BatchWriter:
 
     def _sort_out_not_finite(self) -> None:
         """Record odd items as failures; many of them, or the first ever, and no other vector: the encoder is broken."""
-        odd = len(self._not_finite) < _MOST_ODD and self._store.known(self._kind)
-        if self._not_finite and not self.filled.added and not odd:
+        if not self._not_finite:
+            return
+        odd = len(self._not_finite) < _MOST_ODD and len(self._store.keys(self._kind))
+        if not self.filled.added and not odd:
             raise BrokenEncoder(
                 f"all {len(self._not_finite)} {self._kind} vectors have NaN or infinite numbers: the weights are damaged, "
                 "or too large for this precision; try --precision fp32 (PRECISION=fp32)"

@@ -56,8 +56,10 @@ def report_change(settings: EmbedSettings, earlier: DatasetIndex | None, store: 
 
 
 def report_damage(store: VectorStore, say: Callable[[str], None]) -> None:
-    """Say which segments are damaged, and remove them from the store. Call locked."""
+    """Say which segments are damaged, and move them aside. Call locked."""
     for name in store.damaged:
-        say(f"{store.folder / name} is damaged or missing; its rows are made again")
+        say(
+            f"{store.folder / name} is damaged or missing; its rows are made again (a damaged file is kept as {name}.damaged)"
+        )
     if store.damaged:
         store.forget_damaged()
