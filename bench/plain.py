@@ -1,6 +1,6 @@
-"""Peer (a) of `bench.embed`: open_clip as in its README, with torch's DataLoader, on the CPU; or another runtime there.
+"""Peer (a) of `bench.embed`: open_clip as in its README, with torch's DataLoader; or another runtime.
 
-    python -m bench.plain FOLDER WEIGHTS OUT.npz --workers N [--no-images | --no-texts] [--runtime openvino --dtype bfloat16]
+    python -m bench.plain FOLDER WEIGHTS OUT.npz --workers N [--no-images | --no-texts] [--runtime NAME]
 
 Embeds a folder that `bench.cases` wrote and prints {"seconds"} of the loop, without loading the model. It uses none of
 the job's code.

@@ -24,6 +24,8 @@ from cache import cores
 
 # onnxruntime is the project's own.
 PINS = ("onnx==1.23.2", "onnxscript==0.7.2", "openvino==2026.4.1")
+# Of each of OpenVINO's requests, which run side by side.
+_OPENVINO_BATCH = 8
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
 
 Encode = Callable[[Tensor], Tensor]
@@ -68,9 +70,21 @@ def _onnxruntime(path: Path, dtype: str) -> Encode:
 def _openvino(path: Path, dtype: str) -> Encode:
     import openvino
 
-    hints = {"INFERENCE_PRECISION_HINT": _HINTS[dtype], "PERFORMANCE_HINT": "LATENCY"}
-    model = openvino.compile_model(path, "CPU", hints)
-    return lambda batch: torch.from_numpy(model(batch.numpy())[0].copy())
+    hints = {"INFERENCE_PRECISION_HINT": _HINTS[dtype], "PERFORMANCE_HINT": "THROUGHPUT"}  # faster here than LATENCY
+    queue = openvino.AsyncInferQueue(openvino.compile_model(path, "CPU", hints))
+
+    def encode(batch: Tensor) -> Tensor:
+        parts = batch.split(_OPENVINO_BATCH)
+        found: list[Tensor] = [batch] * len(parts)
+        queue.set_callback(
+            lambda request, number: found.__setitem__(number, torch.tensor(request.get_output_tensor().data))
+        )
+        for number, part in enumerate(parts):
+            queue.start_async({0: part.numpy()}, number)
+        queue.wait_all()
+        return torch.cat(found)
+
+    return encode
 
 
 def _exports(weights: Path) -> dict[str, Path]:

@@ -1,4 +1,4 @@
-"""Throughput of the towers alone: ours, ONNX Runtime and OpenVINO on the same pixels and tokens, without decoding.
+"""Throughput of the towers alone: ours, ONNX Runtime and OpenVINO, on the same pixels and tokens.
 
     INTERPRETER -m bench.towers WORK WEIGHTS --dtype float32
 
