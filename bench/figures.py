@@ -18,11 +18,20 @@ PLAIN, PEER, FP32, DEFAULT, LIMIT, FP32_LIMIT = (
     "limit",
     "limit_fp32",
 )
+# {contender: (runtime, dtype)} of `bench.runtimes`.
+RUNTIMES = {
+    "onnxruntime": ("onnxruntime", "float32"),
+    "openvino": ("openvino", "float32"),
+    "openvino_bf16": ("openvino", "bfloat16"),
+}
 _LABELS = {
     PLAIN: "(a) open_clip, plain loop",
     PEER: "(b) clip-retrieval",
     FP32: "(c) ours, fp32",
     DEFAULT: "(d) ours, default",
+    "onnxruntime": "(e) ONNX Runtime, fp32",
+    "openvino": "(f) OpenVINO, fp32",
+    "openvino_bf16": "(g) OpenVINO, bf16",
     FP32_LIMIT: "    limit for (c)",
     LIMIT: "    limit for (d)",
 }
@@ -31,10 +40,13 @@ _GOALS = {
     "d/a": (DEFAULT, PLAIN, 4.0, None),
     "d/b": (DEFAULT, PEER, 4.0, None),
     "c/a": (FP32, PLAIN, 1.5, None),
+    "c/e": (FP32, "onnxruntime", 1.0, None),
+    "c/f": (FP32, "openvino", 1.0, None),
+    "d/g": (DEFAULT, "openvino_bf16", 1.0, None),
     "limit/d": (LIMIT, DEFAULT, None, 1.25),
 }
-# Maximum difference for float32; maximum 1 - cosine for bfloat16, and for clip-retrieval's float16.
-_TOLERANCES = {FP32: 1e-4, DEFAULT: 1e-3, PEER: 1e-3}
+# Maximum difference for (c); maximum 1 - cosine for the others.
+_TOLERANCES = {FP32: 1e-4, DEFAULT: 1e-3, PEER: 1e-3, "onnxruntime": 1e-3, "openvino": 1e-3, "openvino_bf16": 1e-2}
 
 Measured = dict[str, dict[str, Any]]
 """{contender: {"seconds": [...], "wall": [...], ...}} of one case."""
@@ -72,7 +84,7 @@ def _differences(entries: Measured) -> dict[str, dict[str, Any]]:
     """Against the plain loop's vectors: maximum difference for ours in fp32, maximum 1 - cosine for the others."""
     right = entries[PLAIN]["vectors"]
     found = {}
-    for name in (FP32, DEFAULT, PEER):
+    for name in _TOLERANCES:
         if name in entries:
             measure = _absolute if name == FP32 else _cosine
             sides = {side: measure(vectors, right[side]) for side, vectors in entries[name]["vectors"].items()}
@@ -106,8 +118,8 @@ def _rounded(figures: dict[Any, float]) -> Any:
     return list(kept.values()) if 0 in kept else kept
 
 
-def table(results: dict[str, dict[str, Any]], why_not: str | None) -> str:
-    """The table of {case: figures}; why_not: why clip-retrieval was not measured, or None."""
+def table(results: dict[str, dict[str, Any]], why_not: list[str]) -> str:
+    """The table of {case: figures}; why_not: a line for each peer that was not measured."""
     lines = [f"{'memes/s, loading left out (whole command)':42}" + "".join(f"{case:>20}" for case in results)]
     for name, label in _LABELS.items():
         cells = [_cell(r["memes_per_s"].get(name), r["memes_per_s_whole_command"].get(name)) for r in results.values()]
@@ -120,7 +132,8 @@ def table(results: dict[str, dict[str, Any]], why_not: str | None) -> str:
         cells = [
             f"{r['differences'][name]['largest']:.1e}" if name in r["differences"] else "-" for r in results.values()
         ]
-        label = "max |c - a|" if name == FP32 else f"max 1 - cos to a, {'d' if name == DEFAULT else 'b'}"
+        letter = _LABELS[name][1]
+        label = "max |c - a|" if name == FP32 else f"max 1 - cos to a, {letter}"
         lines.append(f"{label:42}" + "".join(f"{cell:>20}" for cell in cells))
     first = next(iter(results.values()))
     parts = first["limit_parts_s"]
@@ -128,7 +141,17 @@ def table(results: dict[str, dict[str, Any]], why_not: str | None) -> str:
         f"(a) is the {first['plain_loop']}; (d) computes in {first['dtype']}; its limit on memes is "
         f"{parts['decode_s']} s decoding + {parts['products_s']} s products"
     )
-    return "\n".join(lines + ([f"(b) was not measured: {why_not}"] if why_not else []))
+    return "\n".join(lines + why_not)
+
+
+def towers_table(towers: dict[str, dict[str, dict[str, float]]]) -> str:
+    """The table of {dtype: {contender: {side: items/s}}}, with ratios of ours to each peer."""
+    lines = ["towers alone, items/s (ours / theirs)                     images               texts"]
+    for dtype, rates in towers.items():
+        for name, found in rates.items():
+            cells = [f"{found[side]:.1f} ({rates['ours'][side] / found[side]:.2f})" for side in ("image", "text")]
+            lines.append(f"{f'{name}, {dtype}':42}" + "".join(f"{cell:>20}" for cell in cells))
+    return "\n".join(lines)
 
 
 def _cell(rate: float | None, wall: float | None) -> str:

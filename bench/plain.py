@@ -1,6 +1,6 @@
-"""Peer (a) of `bench.embed`: open_clip as in its README, with torch's DataLoader, float32 on the CPU.
+"""Peer (a) of `bench.embed`: open_clip as in its README, with torch's DataLoader; or another runtime.
 
-    python -m bench.plain FOLDER WEIGHTS OUT.npz --workers N [--no-images | --no-texts]
+    python -m bench.plain FOLDER WEIGHTS OUT.npz --workers N [--no-images | --no-texts] [--runtime NAME]
 
 Embeds a folder that `bench.cases` wrote and prints {"seconds"} of the loop, without loading the model. It uses none of
 the job's code.
@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from bench import runtimes
 from bench.cases import Row, read_rows
 from bench.weights import MODEL
 
@@ -50,7 +51,9 @@ def main() -> None:
     """Embed a folder, write the vectors, print the time."""
     args = _parser().parse_args()
     model, _, preprocess = open_clip.create_model_and_transforms(MODEL, pretrained=str(args.weights))
-    model.eval()
+    encode: dict[str, Callable[[Tensor], Tensor]] = {"image": model.eval().encode_image, "text": model.encode_text}
+    if args.runtime:
+        encode = runtimes.load(args.runtime, args.dtype, args.weights)
     tokenizer = open_clip.get_tokenizer(MODEL)
     memes = _Memes(read_rows(args.folder), preprocess, tokenizer, args.images, args.texts)
     started = time.perf_counter()
@@ -58,9 +61,9 @@ def main() -> None:
     with torch.no_grad():
         for images, texts in DataLoader(memes, batch_size=_BATCH, num_workers=args.workers):
             if args.images:
-                sides[0].append(model.encode_image(images))
+                sides[0].append(encode["image"](images))
             if args.texts:
-                sides[1].append(model.encode_text(texts))
+                sides[1].append(encode["text"](texts))
     vectors = {name: torch.cat(side).numpy() for name, side in zip(("image", "text"), sides) if side}
     seconds = time.perf_counter() - started
     np.savez(args.out, allow_pickle=False, **vectors)
@@ -73,6 +76,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("weights", type=Path, help="a checkpoint of bench.weights' model")
     parser.add_argument("out", type=Path, help="where the vectors go, as .npz")
     parser.add_argument("--workers", type=int, default=0, help="the DataLoader's (default: %(default)s)")
+    parser.add_argument("--runtime", choices=("onnxruntime", "openvino"), help="of `bench.runtimes`, instead of torch")
+    parser.add_argument("--dtype", default="float32", help="of the runtime's products (default: %(default)s)")
     parser.add_argument("--no-images", dest="images", action="store_false", help="encode no picture")
     parser.add_argument("--no-texts", dest="texts", action="store_false", help="encode no text")
     return parser
