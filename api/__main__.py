@@ -67,6 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(ask_to_reload(**options))
         return 0
     settings = _settings(options)
+    bundle = find_bundle(settings.bundle, settings.artifacts)  # refused before the seconds of imports
     say = partial(print, file=sys.stderr)
     # each command is imported here: torch takes seconds, and the arguments are judged before
     if command == "serve":
@@ -74,7 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
 
         serve(settings, say=partial(print, flush=True))
         return 0
-    settings = replace(settings, bundle=find_bundle(settings.bundle, settings.artifacts))
+    settings = replace(settings, bundle=bundle)
     announce(command, bundle=settings.bundle, memes=given.get("image") or given.get("source"), out=given.get("out"))
     if command == "predict":
         from api.commands.predict import predict
@@ -92,22 +93,19 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _settings(options: dict[str, Any]) -> ServeSettings:
-    """The settings from the flags, None where not given, else from the environment. Raises ValueError, naming the variable, and
-    NoBundle."""
+    """The settings from the flags, None where not given, else from the environment. Raises ValueError, naming the variable."""
     values = {name: value for name, value in options.items() if value is not None}
     for setting in fields(ServeSettings):
         word = os.environ.get(_variable(setting.name), "")
         if word and not _OF_KUBERNETES.match(word) and options.get(setting.name, word) is None:
             values[setting.name] = _read(setting, word)
     try:
-        settings = ServeSettings(**values)
+        return ServeSettings(**values)
     except ValueError as error:
         name, _, reason = str(error).partition(": ")
         if options[name] is not None:
             raise
         raise ValueError(f"{_variable(name)}: {reason}") from error
-    find_bundle(settings.bundle, settings.artifacts)  # refused before the seconds of imports
-    return settings
 
 
 def _variable(name: str) -> str:

@@ -159,7 +159,7 @@ class KeyColumn(Column[str]):
     @classmethod
     def of_digits(cls, texts: TextColumn) -> "KeyColumn":
         """The column of keys that are held as texts. Raises ValueError for what is no key."""
-        lengths = np.diff(texts.ends.astype(np.int64), prepend=0)
+        lengths = texts.lengths
         if not np.isin(lengths, (0, 2 * _DIGEST)).all():
             raise ValueError(f"expected keys of {2 * _DIGEST} hex digits")
         raw = bytearray()

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
-from head.bundle.format import read_part
 from head.bundle.versions import Version
 from head.judge.metrics import read_estimate
 from head.judge.threshold import aim_words
@@ -54,7 +53,7 @@ def runs_table(found: Sequence[Version], form: str) -> str:
     Of the versions of one training, which differ in their threshold, one counts: the newest, of those judged on test if any.
     """
     rows, trained = [], dict[str, Version]()
-    for version in sorted(found, key=lambda one: _judged(one)["split"] == "test"):
+    for version in sorted(found, key=lambda one: one.metrics["split"] == "test"):
         trained[version.config["weights_sha256"]] = version
     for group in _by_seed(version for version in found if version in trained.values()):
         rows += [[version.title, str(version.config["seed"]), *_run_words(version)] for version in group]
@@ -80,7 +79,7 @@ def review_words(config: dict[str, Any]) -> str:
 
 
 def _bundle_row(version: Version, used: bool) -> list[str]:
-    config, metrics = version.config, _judged(version)
+    config, metrics = version.config, version.metrics
     figures = metrics["methods"][config["shipped"]]["figures"]
     memes = sum(sum(counts.values()) for counts in config["data"]["counts"].values())
     words = [
@@ -97,12 +96,6 @@ def _flags(config: dict[str, Any]) -> str:
     return f"{config['flagged']:.0%}" if "flagged" in config else ""
 
 
-def _judged(version: Version) -> dict[str, Any]:
-    """The evaluation of the report, or that of tuning."""
-    metrics: dict[str, Any] = read_part(version.folder, "metrics.json") or version.config["tuning_metrics"]
-    return metrics
-
-
 def _by_seed(found: Iterable[Version]) -> list[list[Version]]:
     """Groups of versions that differ in their seed alone, the newest of each seed."""
     groups: dict[tuple[Any, ...], dict[int, Version]] = {}
@@ -113,24 +106,24 @@ def _by_seed(found: Iterable[Version]) -> list[list[Version]]:
             str(config["protocol"]),
             str(config.get("finetuned", {}).get("learning_rate")),
         )
-        key = (config["name"], config["data"]["fingerprint"], _judged(version)["split"], *trials)
+        key = (config["name"], config["data"]["fingerprint"], version.metrics["split"], *trials)
         groups.setdefault(key, {})[config["seed"]] = version
     return [[group[seed] for seed in sorted(group)] for group in groups.values()]
 
 
 def _run_words(version: Version) -> list[str]:
-    metrics = _judged(version)
+    metrics = version.metrics
     figures = metrics["methods"][version.config["shipped"]]["figures"]
     return [version.config["shipped"], metrics["split"], *(str(read_estimate(figures[name])) for name in _METRICS)]
 
 
 def _spread(group: Sequence[Version]) -> list[str]:
-    figures = [_judged(version)["methods"][version.config["shipped"]]["figures"] for version in group]
+    figures = [version.metrics["methods"][version.config["shipped"]]["figures"] for version in group]
     cells = []
     for name in _METRICS:
         points = [one[name]["point"] for one in figures if one[name]["point"] is not None]
         cells.append(f"{np.mean(points):.3f} +- {np.std(points, ddof=1):.3f}" if len(points) > 1 else "")
-    return ["", _judged(group[0])["split"], *cells]
+    return ["", group[0].metrics["split"], *cells]
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], form: str) -> str:

@@ -12,7 +12,7 @@ import torch
 
 from cache import DatasetRequest, Layout, find_index, read_index
 from head import pipeline
-from head.bundle.settings import Judging, Source, bundle_settings, review_share
+from head.bundle.settings import Judging, Source, bundle_settings, review_after
 from head.bundle.versions import Version, last_version, save_version, use
 from head.candidates.table import BOTH, CANDIDATES
 from head.data.features import fingerprint, load_tuning, prompt_vectors
@@ -32,8 +32,9 @@ SHIP = {"ensemble": ENSEMBLE, "regression": BOTH} | {name: name for name in CAND
 class SearchRequest:
     """How to tune, before the memes are read.
 
-    aim: None for that of the bundle's last version, `Aim()` if there is none. study: name of the Optuna study, None for one made from the data, the folds and the seed; storage: an SQLAlchemy URL,
-    None for a SQLite file in the artifacts folder; protocol, jobs, device: as in TuneConfig.
+    aim: None for that of the bundle's last version, `Aim()` if there is none; study: name of the Optuna study, None for one
+    made from the data, the folds and the seed; storage: an SQLAlchemy URL, None for a SQLite file in the artifacts folder;
+    protocol, jobs, device: as in TuneConfig.
     """
 
     trials: int = StudyConfig.trials
@@ -76,11 +77,6 @@ class Shipping:
         if self.review is not None and not 0 <= self.review < 1:
             raise ValueError(f"--review: expected a number from 0 to below 1, got {self.review}")
 
-    def review_of(self, last: Version | None) -> float | None:
-        """The share, after the last version of the bundle; None for no review band."""
-        kept = review_share(last.config) if last else None
-        return (kept if self.review is None else self.review) or None
-
 
 def tune(
     request: DatasetRequest,
@@ -114,11 +110,15 @@ def tune_source(source: Source, config: TuneConfig, shipping: Shipping, artifact
     ValueError where the vectors do not allow that method.
     """
     prompts = prompt_vectors(source.index, Layout(artifacts).vectors)
+    last = last_version(
+        Layout(artifacts), source.file.stem
+    )  # before the minutes of search: another tune may end meanwhile
     tuned = pipeline.tune(source.features, source.fingerprint, prompts, config)
-    last = last_version(Layout(artifacts), source.file.stem)
     settings, predictions = bundle_settings(
         source,
-        Judging(config.protocol, config.aim, config.study.seed, shipping.review_of(last)),
+        Judging(
+            config.protocol, config.aim, config.study.seed, review_after(shipping.review, last.config if last else None)
+        ),
         tuned.methods,
         np.flatnonzero(np.isfinite(tuned.methods[ENSEMBLE].method.out_of_fold)),
         _shipped(shipping.method, tuned),

@@ -8,7 +8,7 @@ import numpy as np
 
 from cache import DatasetRequest, Layout, find_bundle, find_index, read_index, write_table
 from head.bundle.format import load_bundle, read_config
-from head.bundle.settings import review_share
+from head.bundle.settings import review_after, review_share
 from head.bundle.versions import Version, flat_names, in_use, prune, take_over, use, versions
 from head.judge.threshold import Aim, aim_of, aim_words
 from head.rethreshold import rethreshold
@@ -52,8 +52,7 @@ def run_threshold(bundle: Path, artifacts: Path, aim: Aim | None, review: float 
     _take_over_all(layout)
     folder = find_bundle(bundle, artifacts)
     before = read_config(folder)
-    band = review_share(before) if review is None else review or None
-    version = rethreshold(folder, artifacts, aim or aim_of(before), band)
+    version = rethreshold(folder, artifacts, aim or aim_of(before), review_after(review, before))
     print(f"threshold   {threshold_words(version.config)}")
     print(f"before      {threshold_words(before)}")
     print_review(version)

@@ -1,9 +1,11 @@
 """Small model bundles for tests: heads with weights of their own, settings, predictions."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from head.bundle.format import Bundle, bundle_files, write_bundle
 from head.model.ensemble import HeadEnsemble
 from head.model.fusion import FusionHead, HeadConfig, scaled_columns
 
@@ -31,3 +33,16 @@ def make_head(fusion: str = "align", seed: int = 0, members: int = 2) -> FusionH
 def make(*heads: FusionHead) -> dict[str, HeadEnsemble]:
     heads = heads or (make_head(), make_head("concat", seed=1))
     return {"ensemble": HeadEnsemble(heads, [1 / len(heads)] * len(heads)), "single": HeadEnsemble(heads[:1], [2.0])}
+
+
+def save_bundle(
+    folder: Path,
+    ensembles: dict[str, HeadEnsemble],
+    settings: dict[str, Any],
+    predictions: dict[str, Any],
+    further: dict[str, bytes] | None = None,
+) -> Bundle:
+    """Write a bundle to `folder`; arguments as of `bundle_files`."""
+    config, files = bundle_files(ensembles, settings, predictions, further or {})
+    write_bundle(folder, files)
+    return Bundle(ensembles, config)

@@ -25,6 +25,7 @@ from api.settings import ServeSettings
 from cache import content_key, cores, text_key
 from embed.base.text import clean_text
 from embed.ocr.reader import OcrFailed, OcrUnavailable
+from head.bundle.format import answer_of
 
 _log = logging.getLogger(__name__)
 Input = TypeVar("Input", bytes, str)
@@ -195,7 +196,4 @@ class Predictor:
         )
 
     def _label(self, probability: float) -> Label:
-        band = self.classifier.review
-        if band is not None and band["low"] <= probability < band["high"]:
-            return "review"
-        return "offensive" if probability >= self.classifier.threshold else "non-offensive"
+        return answer_of(probability, self.classifier.threshold, self.classifier.review)

@@ -25,6 +25,12 @@ def cell_error(path: Path, column: str, row: int, problem: str) -> UnusableTable
     return UnusableTable(f"{path}: column {column}, row {row} (counted from 0): {problem}")
 
 
+def require_suffix(path: Path, suffixes: Sequence[str]) -> None:
+    """Raise UnusableTable unless the file name ends in one of `suffixes`."""
+    if path.suffix not in suffixes:
+        raise UnusableTable(f"{path}: expected a name that ends in {' or '.join(suffixes)}")
+
+
 def same_lengths(path: Path, columns: dict[str, Sequence[Any]]) -> None:
     """Raise UnusableTable unless all columns have the same length, and it is not 0."""
     lengths = {name: len(values) for name, values in columns.items()}

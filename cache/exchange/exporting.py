@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from cache.columns import KeyColumn
-from cache.exchange.formats import Prompt, Provenance, Rows, require_suffix, write_rows
+from cache.exchange.columns import require_suffix
+from cache.exchange.formats import SUFFIXES, Prompt, Provenance, Rows, write_rows
 from cache.exchange.vectors import VectorColumn, piece_rows
 from cache.index.dataset_index import DatasetIndex, read_index
 from cache.store.keys import text_key
@@ -23,7 +24,7 @@ def export_index(index_file: Path, vectors: Path, out: Path) -> int:
 
     Raises UnusableIndex, UnusableTable, MissingVectors, OSError; ValueError if no row has vectors.
     """
-    require_suffix(out)
+    require_suffix(out, SUFFIXES)
     index = read_index(index_file)
     rows = np.array([not reason for reason in index.skipped])
     if not rows.any():

@@ -72,15 +72,9 @@ class Rows:
     parts: Sequence[int] = ()
 
 
-def require_suffix(path: Path) -> None:
-    """Raise UnusableTable unless the file name ends in one of SUFFIXES."""
-    if path.suffix not in SUFFIXES:
-        raise UnusableTable(f"{path}: expected a name that ends in {' or '.join(SUFFIXES)}")
-
-
 def write_rows(path: Path, rows: Rows) -> None:
     """Write rows with a provenance, atomically. Raises UnusableTable for another suffix, and OSError."""
-    require_suffix(path)
+    columns.require_suffix(path, SUFFIXES)
     provenance = rows.provenance
     assert provenance is not None  # only `export` writes, and its rows come from the cache
     held = {
@@ -114,7 +108,7 @@ def write_rows(path: Path, rows: Rows) -> None:
 def read_rows(path: Path) -> Rows:
     """Read and check a file; vectors made elsewhere are checked while they are read. Raises UnusableTable, naming file, column
     and row, and OSError."""
-    require_suffix(path)
+    columns.require_suffix(path, SUFFIXES)
     names = ("id", *_REQUIRED, *_OPTIONAL, *_EXPORTED)
     held, texts = read_parquet(path, names, _VECTORS) if path.suffix == ".parquet" else _read_npz(path, names)
     if "id" in held:

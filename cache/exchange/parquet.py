@@ -1,6 +1,6 @@
 """Exchange files as Parquet: vectors as fixed_size_list<float32>, JSON texts in the schema metadata.
 
-The only module of this room that imports pyarrow; `import cache` does not import it. Vectors are written and read in pieces.
+It imports pyarrow, as `tables.py` does; `import cache` imports neither. Vectors are written and read in pieces.
 """
 
 from collections.abc import Iterator, Sequence

@@ -19,9 +19,10 @@ class TextRows:
     def find(self, texts: Sequence[str]) -> np.ndarray:
         """(M,) int64: the row of each text, -1 where it is absent; of two in 10 billion billion texts another's row."""
         wanted = _hashes(texts)
+        if not len(self._rows):
+            return np.full(len(wanted), -1)
         at = np.searchsorted(self._hashes, wanted, "right") - 1
-        found = np.where(at >= 0, self._rows[at], -1) if len(self._rows) else at
-        return np.where((at >= 0) & (self._hashes[at] == wanted), found, -1) if len(self._rows) else found
+        return np.where((at >= 0) & (self._hashes[at] == wanted), self._rows[at], -1)
 
 
 def first_rows(texts: Sequence[str]) -> np.ndarray:

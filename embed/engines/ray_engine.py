@@ -1,9 +1,9 @@
 """The embedding engine for a Ray cluster: tasks preprocess, actors encode, the job's process writes.
 
 A shard is a number of batches of keys missing in the cache, cut when an encoder asks for it; its vectors are collected
-into segments as those of the local engine. There is one encoder actor per GPU, fed by one CPU task per batch that reads and decodes, or tokenises; without GPUs there is one
-actor per CPU, which also preprocesses. A lost worker costs the shard it was encoding, and a killed job those of its
-workers and the segments in hand. The cluster is that of RAY_ADDRESS, or else this machine.
+into segments as those of the local engine. There is one encoder actor per GPU, fed by one CPU task per batch that reads
+and decodes, or tokenises; without GPUs there is one actor per CPU, which also preprocesses. A lost worker costs the shard
+it was encoding, and a killed job those of its workers and the segments in hand. The cluster is that of RAY_ADDRESS, or else this machine.
 """
 
 import json
@@ -127,7 +127,8 @@ class RayEngine:
         """The feature spec and the weights file of the encoders. Starts an actor if there is none.
 
         Raises EncoderUnavailable, TooLittleMemory if the model does not fit into a worker's memory, and
-        ClusterUnavailable if it cannot be loaded for another reason, or if three workers in succession die while loading, e.g. killed for lack of memory.
+        ClusterUnavailable if it cannot be loaded for another reason, or if three workers in succession die while loading,
+        e.g. killed for lack of memory.
         """
         facts = self._loaded()
         return facts.spec, facts.weights

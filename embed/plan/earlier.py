@@ -61,7 +61,7 @@ def find_readings(settings: EmbedSettings, earlier: DatasetIndex | None) -> Read
 
 def ocr_source(settings: EmbedSettings, earlier: DatasetIndex | None, engine: str) -> dict[str, str]:
     """The entries of the new index's source about OCR; engine: its name, "" without OCR."""
-    kept = engine and not settings.ocr and earlier is not None
+    kept = engine and not settings.ocr
     return {"ocr": engine, "ocr_lang": earlier.source.get("ocr_lang", "") if kept and earlier else settings.ocr_lang}
 
 

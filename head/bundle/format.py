@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -29,6 +29,7 @@ from head.model.kinds import describe_head, rebuild_head
 
 FORMAT = 2
 LABELS = ["non-offensive", "offensive"]
+Answer = Literal["offensive", "non-offensive", "review"]
 # Folds times repeats; beyond it config.json is damaged.
 _MOST_MEMBERS = 10_000
 # Of weights, and of the nodes of trees.
@@ -60,28 +61,14 @@ class Bundle:
         return Calibration(**self.config["calibration"])
 
 
-def save_bundle(
-    folder: Path,
-    ensembles: dict[str, HeadEnsemble],
-    settings: dict[str, Any],
-    predictions: dict[str, Any],
-    further: dict[str, bytes] | None = None,
-) -> Bundle:
-    """Write a bundle to `folder`, replacing an older one atomically once the new one is on disk.
-
-    settings: name, shipped, encoder, spec, calibration, threshold, review and what a report shows, as JSON values;
-    further: {name: bytes} of additional files. A kill between the last two renames leaves the old bundle beside `folder`,
-    under a name ending in `.old`. Raises OSError, and ValueError for NaN or infinite numbers.
-    """
-    config, files = bundle_files(ensembles, settings, predictions, further or {})
-    write_bundle(folder, files)
-    return Bundle(ensembles, config)
-
-
 def bundle_files(
     ensembles: dict[str, HeadEnsemble], settings: dict[str, Any], predictions: dict[str, Any], further: dict[str, bytes]
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """The config.json of a new bundle, and {name: bytes} of all its files; arguments and errors as `save_bundle`."""
+    """The config.json of a new bundle, and {name: bytes} of all its files.
+
+    settings: name, shipped, encoder, spec, calibration, threshold, review and what a report shows, as JSON values;
+    further: {name: bytes} of additional files. Raises ValueError for NaN or infinite numbers.
+    """
     state, twins = _state(ensembles)
     weights = save(state)
     config = {**settings, "format": FORMAT, "labels": LABELS, "twins": twins}
@@ -100,7 +87,10 @@ def bundle_files(
 
 
 def write_bundle(folder: Path, files: dict[str, bytes]) -> None:
-    """Write a bundle's files to `folder`, as `save_bundle` does. Raises OSError."""
+    """Write a bundle's files to `folder`, replacing an older one atomically once the new one is on disk.
+
+    A kill between the last two renames leaves the old bundle beside `folder`, under a name ending in `.old`. Raises OSError.
+    """
     with folder_replaced(folder) as staging:
         for name, data in files.items():
             (staging / name).write_bytes(data)
@@ -130,6 +120,13 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{folder / 'config.json'}: format {config.get('format')!r}, expected {FORMAT}; run `make tune` again"
         )
     return config
+
+
+def answer_of(probability: float, threshold: float, review: dict[str, Any] | None) -> Answer:
+    """What a meme is called; review: the entry of config.json, None for no review band."""
+    if review is not None and review["low"] <= probability < review["high"]:
+        return "review"
+    return "offensive" if probability >= threshold else "non-offensive"
 
 
 def demo_notice_of(config: dict[str, Any]) -> str:

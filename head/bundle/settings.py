@@ -38,7 +38,7 @@ class Judging:
 def bundle_settings(
     source: Source, judging: Judging, methods: dict[str, CalibratedMethod], held: np.ndarray, shipped: str, **more: Any
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """config.json, without what `save_bundle` adds, and predictions.json.
+    """config.json, without what `head.bundle.format.bundle_files` adds, and predictions.json.
 
     held: (H,) rows of the features with cross-fitted scores; shipped: name of the method that is served; more: further
     entries of config.json. Raises Unreachable if no threshold of the shipped method serves the aim.
@@ -82,6 +82,12 @@ def bundle_settings(
 def review_share(config: dict[str, Any]) -> float | None:
     """The share of memes that a bundle leaves to human review, None for no review band."""
     return config["review"]["share"] if config.get("review") else None
+
+
+def review_after(review: float | None, last: dict[str, Any] | None) -> float | None:
+    """The share to leave to review: `review`, 0 for none; where that is None, the share of the last bundle's config.json."""
+    kept = review_share(last) if last else None
+    return (kept if review is None else review) or None
 
 
 def split_counts(features: Features) -> dict[str, dict[str, int]]:

@@ -7,19 +7,21 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from cache import CONFIG, LATEST, Layout, bundle_names, followed, version_folders
-from head.bundle.format import UnusableBundle, bundle_files, read_config, write_bundle
+from head.bundle.format import UnusableBundle, bundle_files, read_config, read_part, write_bundle
 from head.model.ensemble import HeadEnsemble
 
 
 @dataclass(frozen=True, eq=False)
 class Version:
-    """A bundle on disk, and its config.json."""
+    """A bundle on disk, and its config.json; metrics: of the report, where it has evaluated the bundle, else of tuning."""
 
     folder: Path
     config: dict[str, Any]
@@ -29,6 +31,10 @@ class Version:
         """<name>/<version>, as BUNDLE takes it."""
         return f"{self.folder.parent.name}/{self.folder.name}"
 
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        return read_part(self.folder, "metrics.json") or self.config["tuning_metrics"]
+
 
 def save_version(
     layout: Layout,
@@ -37,7 +43,8 @@ def save_version(
     predictions: dict[str, Any],
     further: dict[str, bytes] | None = None,
 ) -> Version:
-    """Write a new version of the bundle that settings["name"] names; arguments and errors as `head.bundle.format.save_bundle`."""
+    """Write a new version of the bundle that settings["name"] names; arguments and errors as `head.bundle.format.bundle_files` and
+    `write_bundle`."""
     take_over(layout, settings["name"])
     config, files = bundle_files(ensembles, settings, predictions, further or {})
     folder = layout.bundle(config["name"]) / _folder_name(config)
@@ -65,11 +72,11 @@ def in_use(layout: Layout) -> Path | None:
     return folder if (folder / CONFIG).is_file() else None
 
 
-def versions(layout: Layout, name: str | None = None) -> tuple[list[Version], list[str]]:
-    """All versions, of one name or of all, by name and age; and for each that cannot be read, why."""
+def versions(layout: Layout) -> tuple[list[Version], list[str]]:
+    """All versions, by name and age; and for each that cannot be read, why."""
     found, unusable = [], []
-    for one in bundle_names(layout) if name is None else [name]:
-        for folder in version_folders(layout.bundle(one)):
+    for name in bundle_names(layout):
+        for folder in version_folders(layout.bundle(name)):
             try:
                 found.append(Version(folder, read_config(folder)))
             except UnusableBundle as error:
@@ -79,9 +86,11 @@ def versions(layout: Layout, name: str | None = None) -> tuple[list[Version], li
 
 def last_version(layout: Layout, name: str) -> Version | None:
     """The version of a name that is in use, else its newest, None where there is none."""
-    found = {version.folder: version for version in versions(layout, name)[0]}
-    used = found.get(followed(layout.bundle(name) / LATEST))
-    return used or next(reversed(found.values()), None)
+    home = layout.bundle(name)
+    for folder in (followed(home / LATEST), *reversed(version_folders(home))):
+        with suppress(UnusableBundle):
+            return Version(folder, read_config(folder))
+    return None
 
 
 def prune(layout: Layout, keep: int) -> list[Path]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cache import SPLITS, DatasetIndex, VectorStore, spec_id, text_key
+from cache import SPLITS, DatasetIndex, KeyColumn, TextColumn, VectorStore, spec_id, text_key
 from head.data.duplicates import duplicate_groups
 from head.data.folds import carve, check_labels, check_split
 
@@ -90,7 +90,8 @@ def prompt_vectors(index: DatasetIndex, vectors: Path) -> dict[str, np.ndarray]:
 
 def usable_rows(index: DatasetIndex) -> np.ndarray:
     """(N,) int64: the rows of the index with vectors and a label, in order."""
-    return np.array([row for row in range(len(index)) if not index.skipped[row] and index.labels[row] in (0, 1)], int)
+    embedded = TextColumn.of(index.skipped).lengths == 0
+    return np.flatnonzero(embedded & np.isin(np.asarray(index.labels), (0, 1)))
 
 
 def fingerprint(features: Features, spec: dict) -> str:
@@ -118,7 +119,7 @@ def _load(index: DatasetIndex, vectors: Path, official: bool, seed: int, with_te
     if not len(rows):
         raise ValueError(f"none of the data set's {len(index)} rows has a label, vectors and a split to be tuned on")
     store = VectorStore(vectors, index.spec)
-    keys = {"image": [index.image_keys[row] for row in rows], "text": [index.text_keys[row] for row in rows]}
+    keys = {"image": KeyColumn.of(index.image_keys).take(rows), "text": KeyColumn.of(index.text_keys).take(rows)}
     found = {side: store.read(side, of) for side, of in keys.items()}
     ids = np.array(index.ids)[rows]
     for side, values in found.items():

@@ -23,6 +23,7 @@ import pytest
 import torch
 from fakes import FakeEncoder, picture
 from flask.testing import FlaskClient
+from head_bundles import save_bundle
 from machine import PATIENCE, batch_tolerance, until
 from PIL import Image
 from torch import Tensor, nn
@@ -44,7 +45,7 @@ from embed.data.dataset import read_dataset
 from embed.data.memes import Meme
 from embed.job import embed_dataset
 from embed.plan.settings import EmbedSettings
-from head.bundle.format import Bundle, UnusableBundle, load_bundle, save_bundle
+from head.bundle.format import Bundle, UnusableBundle, load_bundle
 from head.candidates.data import CandidateData
 from head.candidates.table import CANDIDATES, TRAINED
 from head.data.features import Features, joint_columns

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from head_bundles import PREDICTIONS, SETTINGS, make, make_head
+from head_bundles import PREDICTIONS, SETTINGS, make, make_head, save_bundle
 from safetensors.torch import load_file, save_file
 
 from cache import NOTICE, demo
@@ -23,7 +23,6 @@ from head.bundle.format import (
     load_bundle,
     read_config,
     read_part,
-    save_bundle,
     write_part,
 )
 from head.model.ensemble import HeadEnsemble

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from head_bundles import PREDICTIONS, SETTINGS, make
+from head_bundles import PREDICTIONS, SETTINGS, make, save_bundle
 
 from cache import Layout, find_bundle, followed
 from head.bundle import versions as module
-from head.bundle.format import load_bundle, save_bundle
+from head.bundle.format import load_bundle
 from head.bundle.versions import (
     Version,
     flat_names,

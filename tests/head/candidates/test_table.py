@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from fakes import planted_features
+from head_bundles import save_bundle
 from scipy.special import logit
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
@@ -14,7 +15,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler, normalize
 from threadpoolctl import threadpool_limits
 
-from head.bundle.format import load_bundle, save_bundle
+from head.bundle.format import load_bundle
 from head.candidates import data as sampling
 from head.candidates import neighbours, regression
 from head.candidates.data import CandidateData
