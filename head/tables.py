@@ -63,8 +63,9 @@ def runs_table(found: Sequence[Version], form: str) -> str:
 
 
 def threshold_words(config: dict[str, Any]) -> str:
-    """A bundle's threshold, its aim, and what it flags, in words."""
-    return f"{config['threshold']:.3f}, for {aim_words(config['aim'])}; {config['flagged']:.0%} of the memes are called offensive"
+    """A bundle's threshold, its aim, and what it flags, which older bundles do not say, in words."""
+    flags = f"; {_flags(config)} of the memes are called offensive" if "flagged" in config else ""
+    return f"{config['threshold']:.3f}, for {aim_words(config['aim'])}{flags}"
 
 
 def review_words(config: dict[str, Any]) -> str:

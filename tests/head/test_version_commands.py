@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import re
 import shutil
 from pathlib import Path
@@ -132,6 +133,18 @@ def test_use_goes_back_and_prune_keeps_what_is_in_use(artifacts: Path, capsys: p
         f"removed     {new}" in capsys.readouterr().out and old in folders(artifacts) and len(folders(artifacts)) == 2
     )
     assert run(artifacts, "use", "nothing") == 2 and run(artifacts, "prune", "--keep=0") == 2
+
+
+def test_a_bundle_that_does_not_say_what_it_flags_is_put_into_use(
+    artifacts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = folders(artifacts)[0]
+    path = old / "config.json"
+    path.write_text(
+        json.dumps({name: value for name, value in json.loads(path.read_text()).items() if name != "flagged"})
+    )
+    assert run(artifacts, "use", str(old)) == 0
+    assert capsys.readouterr().out.endswith(", for the highest macro-F1\n") and run(artifacts, "bundles") == 0
 
 
 def test_confidence_without_a_target_is_refused(artifacts: Path, capsys: pytest.CaptureFixture[str]) -> None:
