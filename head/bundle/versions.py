@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from typing import Any
 from cache import CONFIG, LATEST, Layout, bundle_names, followed, version_folders
 from head.bundle.format import UnusableBundle, bundle_files, read_config, read_part, write_bundle
 from head.model.ensemble import HeadEnsemble
+
+_DATE = "%Y%m%d-%H%M%S"
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +49,9 @@ def save_version(
     `write_bundle`."""
     take_over(layout, settings["name"])
     config, files = bundle_files(ensembles, settings, predictions, further or {})
-    folder = layout.bundle(config["name"]) / _folder_name(config)
+    home = layout.bundle(config["name"])
+    dates = [date for folder in version_folders(home) if (date := _date_of(folder))]
+    folder = home / _folder_name(config, after=max(dates, default=None))
     write_bundle(folder, files)
     return Version(folder, config)
 
@@ -137,9 +141,23 @@ def flat_names(layout: Layout) -> list[str]:
     return sorted({*moving, *(name for name in bundle_names(layout) if (layout.bundle(name) / CONFIG).is_file())})
 
 
-def _folder_name(config: dict[str, Any]) -> str:
-    """20261130-061500-3f9c01: the UTC date, and the beginning of the version's hash."""
-    return f"{datetime.fromisoformat(config['created']):%Y%m%d-%H%M%S}-{config['version'][:6]}"
+def _folder_name(config: dict[str, Any], after: datetime | None = None) -> str:
+    """20261130-061500-3f9c01: the UTC date, and the beginning of the version's hash.
+
+    after: the newest version's date, which is passed by a second where both are made in one, or the clock was set back: names
+    sort by age.
+    """
+    date = datetime.fromisoformat(config["created"]).replace(tzinfo=None)
+    if after is not None and date <= after:
+        date = after + timedelta(seconds=1)
+    return f"{date:{_DATE}}-{config['version'][:6]}"
+
+
+def _date_of(folder: Path) -> datetime | None:
+    """The date in a version's name, None in another name."""
+    with suppress(ValueError):
+        return datetime.strptime(folder.name.rpartition("-")[0], _DATE)
+    return None
 
 
 def _link(link: Path, target: Path) -> None:

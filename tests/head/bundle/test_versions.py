@@ -1,12 +1,13 @@
 """Versions are kept beside each other, put into use by links, pruned, and taken over from the layout with one bundle per name."""
 
+from datetime import datetime, tzinfo
 from pathlib import Path
 from typing import Any
 
 import pytest
 from head_bundles import PREDICTIONS, SETTINGS, make, save_bundle
 
-from cache import Layout, find_bundle, followed
+from cache import Layout, find_bundle, followed, version_folders
 from head.bundle import versions as module
 from head.bundle.format import load_bundle
 from head.bundle.versions import (
@@ -38,6 +39,25 @@ def test_versions_are_kept_and_one_of_them_is_in_use(tmp_path: Path) -> None:
     use(layout, first.folder)
     last = last_version(layout, "memes")
     assert last is not None and last.folder == first.folder  # what is in use, not what is newest
+
+
+def test_versions_of_one_second_and_of_a_clock_set_back_sort_by_age(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = []
+    for second, threshold in ((30, 0.1), (30, 0.2), (30, 0.3), (10, 0.4), (59, 0.5)):
+
+        class Now(datetime):
+            @classmethod
+            def now(cls, tz: tzinfo | None = None, at: int = second) -> datetime:
+                return datetime(2026, 12, 31, 23, 59, at, tzinfo=tz)
+
+        with monkeypatch.context() as patch:
+            patch.setattr("head.bundle.format.datetime", Now)
+            saved.append(save(tmp_path, threshold).folder)
+    assert sorted(saved) == saved == version_folders(tmp_path / "bundles" / "memes")
+    dates = ["20261231-235930", "20261231-235931", "20261231-235932", "20261231-235933", "20261231-235959"]
+    assert [folder.name[:15] for folder in saved] == dates
 
 
 def test_of_two_names_each_has_a_version_in_use_and_one_is_served(tmp_path: Path) -> None:
